@@ -1,0 +1,177 @@
+// Package config is the checked configuration as plain data: what the parser
+// makes of smtpd.conf and every process works by. It holds no text to parse,
+// opens no files and has no behaviour beyond looking things up in itself.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Pos is where in the configuration text something was written.
+type Pos struct {
+	File string
+	Line int // 1-based; 0: not from a file
+}
+
+// Config is one whole configuration. It is never changed once handed out; a
+// reload makes a new one. JSON carries it from the parent to the children.
+type Config struct {
+	Generation uint64 // counts reloads, from 1
+	File       string // the main file, as named
+
+	ServerName string
+	LocalNames []string     // lower-case domains that `for local` matches: localhost, server name, and what legacy files add
+	LocalAddrs []netip.Addr // addresses of this host, for `from local` and literals
+
+	Listeners []*Listener // network listeners, one per address and port
+	Socket    *Listener   // the local socket (sendmail, notices); never nil
+	Tables    map[string]*Table
+	Actions   map[string]*Action
+	Rules     []*Rule // in the order of the file
+	Filters   map[string]*Filter
+	Procs     map[string]*Proc
+	PKI       map[string]*PKI // by lower-case name, and "*"
+	CA        map[string]*CA
+	Wrappers  map[string]string // mda wrapper: name -> command
+
+	ADMD      string
+	Queue     Queue
+	SMTP      SMTP
+	MDA       MDA
+	MTA       MTA
+	Scheduler Scheduler
+	SRS       SRS
+	Warn      []time.Duration // bounce warn-interval, at most 4
+}
+
+// Queue holds the queue directives.
+type Queue struct {
+	TTL           time.Duration // default 4 days
+	Compression   bool
+	EncryptionKey Secret // 32 octets, or empty: not encrypted
+	AskKey        string // "stdin" or "prompt": the key is still to be read at start
+}
+
+// SMTP holds the smtp directives.
+type SMTP struct {
+	MaxRcpt        int   // recipients per transaction, default 1000
+	MaxMails       int   // messages per session, default 100
+	MaxMessageSize int64 // octets, default 35 MiB
+	SubAddrDelim   string
+	Ciphers        string
+}
+
+// MDA holds `mda limit`.
+type MDA struct {
+	MaxSession, MaxSessionPerUser     int
+	TaskHiwat, TaskLowat, TaskRelease int
+}
+
+// Scheduler holds `scheduler limit`.
+type Scheduler struct {
+	MaxInflight, MaxEvpBatchSize, MaxMsgBatchSize, MaxSchedule int
+}
+
+// MTA holds `mta max-deferred` and `mta limit`.
+type MTA struct {
+	MaxDeferred int
+	Default     MTALimits
+	Domain      map[string]*MTALimits // lower-case domain -> its own limits
+}
+
+// MTALimits are the bounds on connections out. Durations are in whole seconds.
+type MTALimits struct {
+	Family string // "", "inet4" or "inet6"
+
+	MaxConnPerHost, MaxConnPerRoute, MaxConnPerSource        int
+	MaxConnPerConnector, MaxConnPerRelay, MaxConnPerDomain   int
+	ConnDelayHost, ConnDelayRoute, ConnDelaySource           time.Duration
+	ConnDelayConnector, ConnDelayRelay, ConnDelayDomain      time.Duration
+	ReconnDelayRoute                                         time.Duration
+	SessionMailMax                                           int
+	SessionTransactionDelay, SessionKeepalive                time.Duration
+	MaxFailuresPerSession, TaskHiwat, TaskLowat, TaskRelease int
+}
+
+// SRS holds the srs directives.
+type SRS struct {
+	Key, Backup Secret
+	TTL         time.Duration // whole days
+}
+
+// Secret is a string that does not print itself. JSON carries it in the clear:
+// that is how the parent hands it to the process it concerns.
+type Secret string
+
+// String hides the secret from every print verb that asks for text.
+func (Secret) String() string { return "********" }
+
+// GoString hides the secret from %#v.
+func (Secret) GoString() string { return `"********"` }
+
+// PKI is a certificate with its key, by the name a configuration gives it.
+type PKI struct {
+	Name     string
+	CertFile string
+	KeyFile  string
+	DHE      string // "none", "auto" or "legacy"
+	Pos      Pos
+
+	Cert []byte // PEM, public; read by the parent
+	Key  Secret // PEM; only ever in the copies for keys
+}
+
+// CA is a file of certificates to trust.
+type CA struct {
+	Name     string
+	CertFile string
+	Pos      Pos
+	Cert     []byte // PEM; read by the parent
+}
+
+// Defaults fills a Config with what holds when the file says nothing. Maps are
+// made, the socket listener is there, names and addresses are left to the
+// caller.
+func Defaults() *Config {
+	return &Config{
+		Socket:   &Listener{Name: "socket", IsSocket: true, DSN: true},
+		Tables:   map[string]*Table{},
+		Actions:  map[string]*Action{},
+		Filters:  map[string]*Filter{},
+		Procs:    map[string]*Proc{},
+		PKI:      map[string]*PKI{},
+		CA:       map[string]*CA{},
+		Wrappers: map[string]string{},
+		Queue:    Queue{TTL: 4 * 24 * time.Hour},
+		SMTP: SMTP{MaxRcpt: 1000, MaxMails: 100, MaxMessageSize: 35 << 20,
+			SubAddrDelim: "+", Ciphers: "HIGH:!aNULL:!MD5"},
+		MDA: MDA{MaxSession: 50, MaxSessionPerUser: 7, TaskHiwat: 50, TaskLowat: 30, TaskRelease: 10},
+		MTA: MTA{MaxDeferred: 100, Default: DefaultMTALimits(), Domain: map[string]*MTALimits{}},
+		Scheduler: Scheduler{MaxInflight: 5000, MaxEvpBatchSize: 256,
+			MaxMsgBatchSize: 1024, MaxSchedule: 10},
+		SRS:  SRS{TTL: 4 * 24 * time.Hour},
+		Warn: []time.Duration{4 * time.Hour},
+	}
+}
+
+// DefaultMTALimits are the limits that hold without any `mta limit`. Two differ
+// from OpenSMTPD on purpose: its delays between connections to one relay and
+// route (2 and 5 s) hold a willing destination down to a few mails a second.
+func DefaultMTALimits() MTALimits {
+	return MTALimits{
+		MaxConnPerHost: 10, MaxConnPerRoute: 5, MaxConnPerSource: 100,
+		MaxConnPerConnector: 20, MaxConnPerRelay: 100, MaxConnPerDomain: 100,
+		ReconnDelayRoute: 3 * time.Second, SessionMailMax: 100,
+		SessionKeepalive: 10 * time.Second, MaxFailuresPerSession: 25,
+		TaskHiwat: 50, TaskLowat: 30, TaskRelease: 10,
+	}
+}
+
+// For is the limits that hold for a lower-case domain.
+func (m *MTA) For(domain string) *MTALimits {
+	if l := m.Domain[domain]; l != nil {
+		return l
+	}
+	return &m.Default
+}

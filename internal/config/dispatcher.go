@@ -1,0 +1,88 @@
+package config
+
+import "time"
+
+// Method is how an action disposes of a message.
+type Method string
+
+// The methods of `action`.
+const (
+	MethodMbox        Method = "mbox"
+	MethodMaildir     Method = "maildir"
+	MethodLMTP        Method = "lmtp"
+	MethodMDA         Method = "mda"
+	MethodForwardOnly Method = "forward-only"
+	MethodExpandOnly  Method = "expand-only"
+	MethodRelay       Method = "relay"
+)
+
+// Action is one `action` line, the dispatcher that envelopes name.
+type Action struct {
+	Pos    Pos
+	Name   string
+	Method Method
+	TTL    time.Duration // 0: Queue.TTL
+
+	// Local methods.
+	Path     string // maildir; empty: ~/Maildir
+	Junk     bool   // maildir
+	Dest     string // lmtp: "/socket" or "host:port"
+	RcptTo   bool   // lmtp
+	Command  string // mda
+	User     string // deliver as
+	Alias    string // table
+	Virtual  string // table
+	Userbase string // table; empty: getpwnam
+	Wrapper  string // name
+
+	Relay *Relay // MethodRelay
+}
+
+// IsLocal reports whether the action delivers on this host, by whatever method.
+func (a *Action) IsLocal() bool { return a.Method != MethodRelay }
+
+// Relay is the part of an action that sends mail on.
+type Relay struct {
+	Helo      string
+	HeloSrc   string // table: address -> name
+	PKI       string
+	CA        string
+	Ciphers   string
+	Protocols string
+	Src       string // table of addresses
+	MailFrom  string
+	Backup    bool
+	BackupMX  string // empty: the server name
+	Host      string // table of relay URLs
+	Domain    string // table: domain -> relay URL
+	TLS       bool   // required
+	NoVerify  bool   // with TLS: the certificate is not checked
+	Auth      string // table of credentials
+	Filter    []string
+	SRS       bool
+}
+
+// Filter is one `filter` line.
+type Filter struct {
+	Pos   Pos
+	Name  string
+	Proc  string   // runs in this Proc
+	Chain []string // or is these filters in a row
+
+	// Or decides by itself.
+	Phase    string // connect helo ehlo auth mail-from rcpt-to data commit
+	Cond     string // fcrdns rdns auth src helo mail-from rcpt-to
+	Match    Match
+	Decision string // reject disconnect rewrite report junk bypass
+	Text     string // argument of the decision
+}
+
+// Proc is a filter program.
+type Proc struct {
+	Pos     Pos
+	Name    string
+	Command string
+	User    string
+	Group   string
+	Chroot  string
+}

@@ -1,0 +1,46 @@
+package config
+
+import "net/netip"
+
+// TLSMode says how TLS starts on a listener.
+type TLSMode string
+
+// The modes of `listen on`.
+const (
+	TLSNone     TLSMode = ""
+	TLSOffered  TLSMode = "tls"         // STARTTLS may be used
+	TLSRequired TLSMode = "tls-require" // STARTTLS before MAIL
+	TLSImplicit TLSMode = "smtps"       // from the first octet
+)
+
+// Listener is one address and port, or the local socket.
+type Listener struct {
+	Pos      Pos
+	Name     string // interface or address word as written; "socket"
+	IsSocket bool
+	Addr     netip.AddrPort // network listeners
+
+	Hostname  string // for banner and Received; empty: the server name
+	Hostnames string // table: local address -> name
+	Tag       string
+	Filter    []string // filters, in their order
+
+	TLS        TLSMode
+	VerifyPeer bool     // the client certificate must verify
+	PKI        []string // names; the first is the default, all serve SNI
+	CA         string
+	Ciphers    string
+	Protocols  string
+
+	Auth         bool   // AUTH is offered (inside TLS)
+	AuthRequired bool   // MAIL is refused before AUTH
+	AuthTable    string // empty: system users
+
+	Senders    string // table: user -> addresses it may send from
+	Masquerade bool
+
+	MaskSource   bool
+	ReceivedAuth bool
+	DSN          bool // announced unless no-dsn
+	ProxyV2      bool
+}

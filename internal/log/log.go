@@ -1,0 +1,244 @@
+// Package log is the mail log: log/slog beneath, printed as the lines that log
+// parsers for OpenSMTPD know: `id subsystem event key=value`. A Logger owns no
+// goroutine; the writer it is given decides where lines go. Secrets and bodies
+// never pass through here, and text from outside only as an attribute, which is
+// quoted when it needs to be.
+package log
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"smtpd/internal/mail"
+)
+
+// Logger writes lines. It is safe for concurrent use; copies made by With share
+// the writer and the switches.
+type Logger struct {
+	s *slog.Logger
+	c *core
+}
+
+// core is what all copies of a Logger share.
+type core struct {
+	mu    sync.Mutex // one line is one write
+	w     io.Writer
+	form  Form
+	debug atomic.Bool
+	trace atomic.Pointer[map[string]bool] // topics of smtpctl trace
+}
+
+// Form says how a line begins.
+type Form int
+
+// The forms: bare lines for a terminal, lines with a syslog severity "<6>" in
+// front for the parent or systemd to read, and JSON objects.
+const (
+	FormPlain Form = iota
+	FormSeverity
+	FormJSON
+)
+
+// New makes a Logger on w. Each line is one call of w.Write.
+func New(w io.Writer, form Form) *Logger {
+	c := &core{w: w, form: form}
+	var h slog.Handler = &handler{c: c}
+	if form == FormJSON {
+		h = slog.NewJSONHandler(&locked{c}, &slog.HandlerOptions{Level: leveler{c}})
+	}
+	return &Logger{s: slog.New(h), c: c}
+}
+
+// Discard is a Logger whose lines go nowhere.
+func Discard() *Logger { return New(io.Discard, FormPlain) }
+
+// SetVerbose switches debug lines (smtpctl log verbose, -v).
+func (l *Logger) SetVerbose(on bool) { l.c.debug.Store(on) }
+
+// SetTrace replaces the set of traced topics (smtpctl trace, -T).
+func (l *Logger) SetTrace(topics map[string]bool) { l.c.trace.Store(&topics) }
+
+// Tracing reports whether the topic is traced; check it before building an
+// expensive line.
+func (l *Logger) Tracing(topic string) bool {
+	t := l.c.trace.Load()
+	return t != nil && ((*t)[topic] || (*t)["all"])
+}
+
+// Trace writes a line of a traced topic, and nothing otherwise.
+func (l *Logger) Trace(topic, msg string, attrs ...slog.Attr) {
+	if l.Tracing(topic) {
+		l.put(slog.LevelInfo, topic+": "+msg, attrs)
+	}
+}
+
+// Event writes "<id> <what> key=value ..." at severity info. what is the
+// subsystem and the event: "smtp connected".
+func (l *Logger) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
+	if l.c.form == FormJSON {
+		attrs = append(attrs, slog.String("session", id.String()))
+		l.put(slog.LevelInfo, what, attrs)
+		return
+	}
+	l.put(slog.LevelInfo, id.String()+" "+what, attrs)
+}
+
+// Info writes a line at severity info.
+func (l *Logger) Info(msg string, attrs ...slog.Attr) { l.put(slog.LevelInfo, msg, attrs) }
+
+// Warn writes a line at severity err, as OpenSMTPD logs its warnings; the text
+// usually begins with "warn: ".
+func (l *Logger) Warn(msg string, attrs ...slog.Attr) { l.put(slog.LevelWarn, msg, attrs) }
+
+// Fatal writes a line at severity crit. It does not end the process.
+func (l *Logger) Fatal(msg string, attrs ...slog.Attr) { l.put(slog.LevelError, msg, attrs) }
+
+// Debug writes a line when the log is verbose.
+func (l *Logger) Debug(msg string, attrs ...slog.Attr) {
+	if l.c.debug.Load() {
+		l.put(slog.LevelDebug, msg, attrs)
+	}
+}
+
+func (l *Logger) put(level slog.Level, msg string, attrs []slog.Attr) {
+	l.s.LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// Raw is an attribute printed as it is. The text must be ours, or cleaned and
+// quoted by the caller.
+func Raw(key, text string) slog.Attr { return slog.Any(key, raw(text)) }
+
+// Quoted is an attribute printed in double quotes whatever it holds.
+func Quoted(key, text string) slog.Attr { return slog.Any(key, quoted(text)) }
+
+type raw string
+
+type quoted string
+
+// leveler lets the JSON handler follow SetVerbose.
+type leveler struct{ c *core }
+
+func (v leveler) Level() slog.Level {
+	if v.c.debug.Load() {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// locked makes each write of the JSON handler one write of the core's writer.
+type locked struct{ c *core }
+
+func (w *locked) Write(b []byte) (int, error) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	return w.c.w.Write(b)
+}
+
+// handler prints records as mail log lines.
+type handler struct {
+	c    *core
+	with []slog.Attr
+}
+
+func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &handler{c: h.c, with: append(h.with[:len(h.with):len(h.with)], attrs...)}
+}
+
+func (h *handler) WithGroup(string) slog.Handler { return h } // lines have no groups
+
+var lines = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+func (h *handler) Handle(_ context.Context, r slog.Record) error {
+	p := lines.Get().(*[]byte)
+	defer lines.Put(p)
+	b := (*p)[:0]
+	if h.c.form == FormSeverity {
+		b = append(b, '<', severity(r.Level), '>')
+	}
+	b = append(b, oneLine(r.Message)...)
+	for _, a := range h.with {
+		b = appendAttr(b, a)
+	}
+	r.Attrs(func(a slog.Attr) bool { b = appendAttr(b, a); return true })
+	b = append(b, '\n')
+	*p = b
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	_, err := h.c.w.Write(b)
+	return err
+}
+
+// severity is the digit of syslog(3): crit 2, err 3, info 6, debug 7.
+func severity(l slog.Level) byte {
+	switch {
+	case l >= slog.LevelError:
+		return '2'
+	case l >= slog.LevelWarn:
+		return '3'
+	case l >= slog.LevelInfo:
+		return '6'
+	}
+	return '7'
+}
+
+func appendAttr(b []byte, a slog.Attr) []byte {
+	b = append(b, ' ')
+	b = append(b, a.Key...)
+	b = append(b, '=')
+	switch v := a.Value.Any().(type) {
+	case raw:
+		return append(b, oneLine(string(v))...)
+	case quoted:
+		return appendQuoted(b, string(v))
+	}
+	s := a.Value.String()
+	if strings.ContainsAny(s, " \"=") || hasControl(s) {
+		return appendQuoted(b, s)
+	}
+	return append(b, s...)
+}
+
+// appendQuoted puts s between double quotes; octets that would end the quotes
+// or the line are written as \xNN, a quote or backslash with a backslash.
+func appendQuoted(b []byte, s string) []byte {
+	b = append(b, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c == 0x7f:
+			b = append(b, '\\', 'x')
+			if c < 0x10 {
+				b = append(b, '0')
+			}
+			b = strconv.AppendUint(b, uint64(c), 16)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
+
+// oneLine makes sure that a line stays one line.
+func oneLine(s string) string {
+	if !hasControl(s) {
+		return s
+	}
+	return mail.Clean(s, len(s))
+}
+
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
