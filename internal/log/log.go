@@ -199,7 +199,7 @@ func appendAttr(b []byte, a slog.Attr) []byte {
 		return appendQuoted(b, string(v))
 	}
 	s := a.Value.String()
-	if strings.ContainsAny(s, " \"=") || hasControl(s) {
+	if strings.ContainsAny(s, " \"") || hasControl(s) {
 		return appendQuoted(b, s)
 	}
 	return append(b, s...)
