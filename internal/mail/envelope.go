@@ -133,3 +133,16 @@ type Envelope struct {
 
 // Expires is when the envelope is given up.
 func (e *Envelope) Expires() time.Time { return e.Created.Add(e.TTL) }
+
+// GoneReason says how an envelope ended, for the counters.
+type GoneReason uint8
+
+// The reasons.
+const (
+	GoneDelivered GoneReason = iota + 1
+	GoneFailed               // permanent failure; a notice may have taken its place
+	GoneLoop                 // permanent failure: a loop
+	GoneExpired
+	GoneRemoved // by the operator
+	GoneCorrupt // moved aside
+)

@@ -1,0 +1,110 @@
+package imsg
+
+import "slices"
+
+// edge is one direction between two processes.
+type edge struct{ from, to Role }
+
+// allowed is the whole traffic law. ipc refuses to send, and drops the channel
+// on receiving, a type that is not listed for its edge. Replies are not listed:
+// they follow from replies.
+var allowed = map[edge][]Type{
+	{Parent, Keys}:      {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, Control}:   {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+	{Parent, Lookup}:    {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, SMTP}:      {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+	{Parent, Queue}:     {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, Scheduler}: {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, MTA}:       {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, MDA}:       {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+
+	{Keys, Parent}:      {TypeReady, TypeFatal, TypeViolation},
+	{Control, Parent}:   {TypeReady, TypeFatal, TypeViolation, TypeReload, TypeSwitch, TypeStatusGet},
+	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypeUserQuery, TypeForwardOpen, TypeSystemAuth},
+	{SMTP, Parent}:      {TypeReady, TypeFatal, TypeViolation},
+	{Queue, Parent}:     {TypeReady, TypeFatal, TypeViolation},
+	{Scheduler, Parent}: {TypeReady, TypeFatal, TypeViolation},
+	{MTA, Parent}:       {TypeReady, TypeFatal, TypeViolation},
+	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypeDeliverStart},
+
+	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery},
+	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
+	{SMTP, Keys}:   {TypeSign},
+	{Queue, SMTP}:  {TypeInject},
+	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery},
+	{MTA, Keys}:    {TypeSign},
+	{MTA, Queue}:   {TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
+	{Queue, MTA}:   {TypeTransfer},
+	{MDA, Lookup}:  {TypeUserbaseQuery, TypeTableQuery},
+	{MDA, Queue}:   {TypeResults, TypeBodyOpen},
+	{Queue, MDA}:   {TypeTransfer},
+	{MDA, Deliver}: {TypeDeliverRun},
+	{Lookup, Keys}: {TypeSign},
+
+	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased},
+	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed},
+
+	{Control, Keys}:      {TypeStatsGet},
+	{Control, Lookup}:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow},
+	{Control, SMTP}:      {TypeStatsGet, TypeSessionOpen, TypeShow},
+	{Control, Queue}:     {TypeStatsGet, TypeQueueList, TypeEnvelopeGet, TypeBodyOpen, TypeShow},
+	{Control, Scheduler}: {TypeStatsGet, TypeSchedGet, TypeSchedCommand},
+	{Control, MTA}:       {TypeStatsGet, TypeShow, TypeRouteCommand},
+	{Control, MDA}:       {TypeStatsGet},
+}
+
+// replies says which imsg answers a request. A type that is not a key is one
+// way.
+var replies = map[Type]Type{
+	TypeUserQuery:     TypeUserInfo,
+	TypeForwardOpen:   TypeForwardFile,
+	TypeSystemAuth:    TypeAuthResult,
+	TypeDeliverStart:  TypeDeliverStarted,
+	TypeReload:        TypeDone,
+	TypeSwitch:        TypeDone,
+	TypeStatusGet:     TypeSwitches,
+	TypeTableQuery:    TypeTableAnswer,
+	TypeSign:          TypeSignature,
+	TypeClientLookup:  TypeClientName,
+	TypeRcptCheck:     TypeRcptAnswer,
+	TypeRcptMore:      TypeRcptAnswer,
+	TypeAuthCheck:     TypeAuthResult,
+	TypeSenderCheck:   TypeTableAnswer,
+	TypeReserveIDs:    TypeReservedIDs,
+	TypeBodyCreate:    TypeBodyCreated,
+	TypeCommit:        TypeCommitted,
+	TypeInject:        TypeInjected,
+	TypeBodyOpen:      TypeBody,
+	TypeResults:       TypeDone,
+	TypeDNSQuery:      TypeDNSAnswer,
+	TypeUserbaseQuery: TypeUserInfo,
+	TypeDeliverRun:    TypeDeliverResult,
+	TypeStatsGet:      TypeStats,
+	TypeQueueList:     TypeQueueListing,
+	TypeEnvelopeGet:   TypeQueueListing,
+	TypeSchedGet:      TypeSchedStates,
+	TypeSchedCommand:  TypeCount,
+	TypeSessionOpen:   TypeSessionOpened,
+	TypeTableUpdate:   TypeDone,
+	TypeShow:          TypeLines,
+	TypeRouteCommand:  TypeDone,
+}
+
+// May reports whether from may send t to to, unasked.
+func May(from, to Role, t Type) bool { return slices.Contains(allowed[edge{from, to}], t) }
+
+// ReplyOf is the type that answers t; 0: none does.
+func ReplyOf(t Type) Type { return replies[t] }
+
+// Neighbours are the roles, the parent aside, that r shares a channel with.
+func Neighbours(r Role) []Role {
+	var n []Role
+	for _, c := range Children {
+		if _, out := allowed[edge{r, c}]; out {
+			n = append(n, c)
+		} else if _, in := allowed[edge{c, r}]; in {
+			n = append(n, c)
+		}
+	}
+	return n
+}

@@ -1,0 +1,124 @@
+package imsg
+
+import (
+	"time"
+
+	"smtpd/internal/mail"
+)
+
+// Sched is what the scheduler needs to know of an envelope.
+type Sched struct {
+	ID           mail.EnvelopeID
+	Kind         mail.Kind
+	Flags        mail.Flags
+	Dispatcher   string
+	Domain       string // of Dest, lower-case
+	Created      time.Time
+	TTL          time.Duration
+	LastTry      time.Time
+	Retry        uint16
+	DelayNotices uint8
+	Notify       mail.Notify
+}
+
+func sched(c *Codec, s *Sched) {
+	Uint(c, &s.ID)
+	Uint(c, &s.Kind)
+	Uint(c, &s.Flags)
+	c.Name(&s.Dispatcher)
+	String(c, &s.Domain, mail.MaxDomain)
+	c.Time(&s.Created)
+	c.Duration(&s.TTL)
+	c.Time(&s.LastTry)
+	Uint(c, &s.Retry)
+	Uint(c, &s.DelayNotices)
+	Uint(c, &s.Notify)
+}
+
+// Scheduled tells the scheduler of envelopes: new ones, ones it asked for with
+// LoadAll, and ones whose attempt is over and that stay. queue -> scheduler.
+type Scheduled struct {
+	Envelopes []Sched
+	Loaded    bool // the last part of what LoadAll asked for
+}
+
+// Fields implements Msg.
+func (m *Scheduled) Fields(c *Codec) { List(c, &m.Envelopes, MaxItems, sched); c.Bool(&m.Loaded) }
+
+// Gone tells the scheduler of envelopes that are no more. queue -> scheduler.
+type Gone struct {
+	IDs []mail.EnvelopeID
+	Why mail.GoneReason
+}
+
+// Fields implements Msg.
+func (m *Gone) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); Uint(c, &m.Why) }
+
+// LoadAll asks the queue for every envelope it has. scheduler -> queue, when
+// the channel is new; answered by Scheduled imsgs.
+type LoadAll struct{}
+
+// Fields implements Msg.
+func (m *LoadAll) Fields(*Codec) {}
+
+// Attempt leases envelopes of one message, all of one kind, and has them tried
+// now. scheduler -> queue. Each comes back in Scheduled or Gone.
+type Attempt struct{ IDs []mail.EnvelopeID }
+
+// Fields implements Msg.
+func (m *Attempt) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID) }
+
+// Expire gives envelopes up. scheduler -> queue; each comes back in Gone, or in
+// Scheduled as the notice it became.
+type Expire struct{ IDs []mail.EnvelopeID }
+
+// Fields implements Msg.
+func (m *Expire) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID) }
+
+// Remove takes envelopes out of the queue without notice, those in flight
+// included. scheduler -> queue; each comes back in Gone.
+type Remove struct{ IDs []mail.EnvelopeID }
+
+// Fields implements Msg.
+func (m *Remove) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID) }
+
+// Suspend keeps the operator's pause of envelopes, or its end. scheduler ->
+// queue.
+type Suspend struct {
+	IDs []mail.EnvelopeID
+	On  bool
+}
+
+// Fields implements Msg.
+func (m *Suspend) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); c.Bool(&m.On) }
+
+// Delayed asks for a notice that an envelope is delayed for longer than
+// Interval. scheduler -> queue; the notice comes back in Scheduled.
+type Delayed struct {
+	ID       mail.EnvelopeID
+	Interval time.Duration
+	Number   uint8 // how many delay notices the envelope has had with this one
+}
+
+// Fields implements Msg.
+func (m *Delayed) Fields(c *Codec) { Uint(c, &m.ID); c.Duration(&m.Interval); Uint(c, &m.Number) }
+
+// Held parks leased envelopes until Release names their key: mta has more of
+// them than it can use. queue -> scheduler.
+type Held struct {
+	IDs []mail.EnvelopeID
+	Key uint64
+}
+
+// Fields implements Msg.
+func (m *Held) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); Uint(c, &m.Key) }
+
+// Released makes up to Count envelopes parked under Key due at once; Count 0:
+// all. queue -> scheduler.
+type Released struct {
+	Key   uint64
+	Count int
+}
+
+// Fields implements Msg.
+func (m *Released) Fields(c *Codec) { Uint(c, &m.Key); c.Count(&m.Count, 1<<31-1) }

@@ -1,0 +1,82 @@
+package imsg
+
+import "smtpd/internal/mail"
+
+// ClientLookup asks for the names of a client. smtp -> lookup; answered by
+// ClientName.
+type ClientLookup struct{ Addr string } // netip.Addr text
+
+// Fields implements Msg.
+func (m *ClientLookup) Fields(c *Codec) { c.Name(&m.Addr) }
+
+// ClientName answers ClientLookup.
+type ClientName struct {
+	Host   string // the first reverse name, or "<unknown>"
+	FCrDNS string // "pass", "fail" or "error"
+}
+
+// Fields implements Msg.
+func (m *ClientName) Fields(c *Codec) { c.Name(&m.Host); c.Name(&m.FCrDNS) }
+
+// RcptCheck asks, at RCPT time, whether the recipient would be accepted and
+// what becomes of it. smtp -> lookup; answered by RcptAnswer.
+type RcptCheck struct {
+	Session  mail.SessionID
+	Envelope mail.Envelope // all but ID, Dispatcher and what expansion decides
+	TLS      bool
+	Local    bool // came through the local socket
+}
+
+// Fields implements Msg.
+func (m *RcptCheck) Fields(c *Codec) {
+	Uint(c, &m.Session)
+	envelope(c, &m.Envelope)
+	c.Bool(&m.TLS)
+	c.Bool(&m.Local)
+}
+
+// RcptAnswer answers RcptCheck: a Status with code 250 and the envelopes that
+// expansion gave, or the Status to refuse with. Envelopes come in parts when
+// they do not fit a frame: then More is set and RcptMore asks for the rest.
+type RcptAnswer struct {
+	Status    mail.Status
+	Rule      string // "file:line" that decided, for the log
+	Envelopes []mail.Envelope
+	More      uint64 // 0, or the token for RcptMore
+}
+
+// Fields implements Msg.
+func (m *RcptAnswer) Fields(c *Codec) {
+	status(c, &m.Status)
+	c.Text(&m.Rule)
+	List(c, &m.Envelopes, MaxItems, envelope)
+	Uint(c, &m.More)
+}
+
+// RcptMore asks for the next envelopes of a long expansion. smtp -> lookup;
+// answered by RcptAnswer.
+type RcptMore struct{ Token uint64 }
+
+// Fields implements Msg.
+func (m *RcptMore) Fields(c *Codec) { Uint(c, &m.Token) }
+
+// AuthCheck checks a login. smtp -> lookup; answered by AuthResult.
+type AuthCheck struct {
+	Table    string // empty: accounts of the system
+	User     string
+	Password string
+}
+
+// Fields implements Msg.
+func (m *AuthCheck) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User); c.Name(&m.Password) }
+
+// SenderCheck asks whether a login may use a reverse-path. smtp -> lookup;
+// answered by TableAnswer: Found says yes.
+type SenderCheck struct {
+	Table  string
+	User   string
+	Sender mail.Address
+}
+
+// Fields implements Msg.
+func (m *SenderCheck) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User); address(c, &m.Sender) }
