@@ -36,6 +36,7 @@ type Config struct {
 	Wrappers  map[string]string // mda wrapper: name -> command
 
 	ADMD      string
+	Resolvers []string // DNS servers, "address:port"; empty: those of resolv.conf
 	Queue     Queue
 	SMTP      SMTP
 	MDA       MDA

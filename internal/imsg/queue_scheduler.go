@@ -19,6 +19,7 @@ type Sched struct {
 	Retry        uint16
 	DelayNotices uint8
 	Notify       mail.Notify
+	Inflight     bool // leased already: an attempt is under way and will report
 }
 
 func sched(c *Codec, s *Sched) {
@@ -33,6 +34,7 @@ func sched(c *Codec, s *Sched) {
 	Uint(c, &s.Retry)
 	Uint(c, &s.DelayNotices)
 	Uint(c, &s.Notify)
+	c.Bool(&s.Inflight)
 }
 
 // Scheduled tells the scheduler of envelopes: new ones, ones it asked for with

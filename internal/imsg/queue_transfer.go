@@ -75,6 +75,18 @@ type Results struct{ Results []Result }
 // Fields implements Msg.
 func (m *Results) Fields(c *Codec) { List(c, &m.Results, MaxItems, result) }
 
+// Inflight names the envelopes that the sender holds. mta, mda -> queue, first
+// of all on every new channel, in parts (one empty part when there are none). A
+// queue that was replaced learns so what is under way and leases nothing of
+// that kind before; what it lent and is not named has lapsed.
+type Inflight struct {
+	IDs  []mail.EnvelopeID
+	Last bool
+}
+
+// Fields implements Msg.
+func (m *Inflight) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); c.Bool(&m.Last) }
+
 // Hold gives leased envelopes back until Release names the key. They do not
 // count as tried. mta -> queue.
 type Hold struct {

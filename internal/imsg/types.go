@@ -82,6 +82,7 @@ const (
 	TypeShow           Type = 75
 	TypeLines          Type = 76
 	TypeRouteCommand   Type = 77
+	TypeInflight       Type = 78
 )
 
 // kinds makes an empty imsg of each type.
@@ -163,6 +164,7 @@ var kinds = [...]func() Msg{
 	TypeShow:           func() Msg { return &Show{} },
 	TypeLines:          func() Msg { return &Lines{} },
 	TypeRouteCommand:   func() Msg { return &RouteCommand{} },
+	TypeInflight:       func() Msg { return &Inflight{} },
 }
 
 func (t Type) make() Msg {
@@ -402,3 +404,6 @@ func (*Lines) Type() Type { return TypeLines }
 
 // Type implements Msg.
 func (*RouteCommand) Type() Type { return TypeRouteCommand }
+
+// Type implements Msg.
+func (*Inflight) Type() Type { return TypeInflight }
