@@ -249,7 +249,7 @@ func (ch *channel) write(b []byte, files []outFile) error {
 	for i, o := range files {
 		err := ch.writeAll(b[off:o.at])
 		if err == nil {
-			_, _, err = ch.conn.WriteMsgUnix(b[o.at:o.at+1], unix.UnixRights(int(o.f.Fd())), nil)
+			err = ch.writeFile(b[o.at:o.at+1], o.f)
 		}
 		o.f.Close()
 		if err != nil {
@@ -261,6 +261,22 @@ func (ch *channel) write(b []byte, files []outFile) error {
 		off = o.at + 1
 	}
 	return ch.writeAll(b[off:])
+}
+
+// writeFile sends b with the descriptor of f. It keeps clear of f.Fd, which
+// would make the description blocking for everyone who shares it.
+func (ch *channel) writeFile(b []byte, f *os.File) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		_, _, err = ch.conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil)
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 func (ch *channel) writeAll(b []byte) error {

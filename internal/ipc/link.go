@@ -70,6 +70,10 @@ func (r *Request) Reply(m imsg.Msg, f *os.File) {
 type Link struct {
 	Self, Peer imsg.Role
 
+	// Violation, when set before the first Attach, is told what the peer did
+	// that it may not do.
+	Violation func(error)
+
 	mu       sync.Mutex
 	up       chan struct{} // closed while a channel is attached
 	ch       *channel
@@ -157,6 +161,9 @@ func (l *Link) lost(ch *channel, err error) {
 	}
 	onLost := l.onLost
 	l.mu.Unlock()
+	if pe, ok := errors.AsType[*ProtocolError](err); ok && l.Violation != nil {
+		l.Violation(pe)
+	}
 	if onLost != nil {
 		onLost(err)
 	}
