@@ -108,3 +108,6 @@ func Neighbours(r Role) []Role {
 	}
 	return n
 }
+
+// Connected reports whether two processes share a channel.
+func Connected(a, b Role) bool { return slices.Contains(Neighbours(a), b) }
