@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -25,14 +26,7 @@ const maxConfig = 256 << 20
 // run. Its result is the exit status. The process ends at once when the parent
 // is gone.
 func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role) *ipc.Link) error) int {
-	form := log.FormPlain
-	switch {
-	case b.JSONLog:
-		form = log.FormJSON
-	case b.Severity:
-		form = log.FormSeverity
-	}
-	logger := log.New(os.Stderr, form)
+	logger := newLogger(b)
 	conn, err := channel()
 	if err == nil {
 		err = Confine(role, b)
@@ -51,6 +45,41 @@ func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role
 		return 1
 	}
 	return 0
+}
+
+// Worker is the life of a delivery worker: it was started as the user it
+// delivers for, and its only channel is the one to mda. Its result is the exit
+// status.
+func Worker(b Boot, run func(context.Context, *ipc.Link, *log.Logger) error) int {
+	logger := newLogger(b)
+	conn, err := channel()
+	if err == nil {
+		err = noCore()
+	}
+	if err == nil && !b.Unprivileged && os.Getuid() == 0 {
+		err = errors.New("refusing to run as root")
+	}
+	if err == nil {
+		link := ipc.NewLink(imsg.Deliver, imsg.MDA)
+		link.Attach(conn)
+		err = run(context.Background(), link, logger)
+	}
+	if err != nil {
+		logger.Fatal(fmt.Sprintf("fatal: deliver: %v", err))
+		return 1
+	}
+	return 0
+}
+
+func newLogger(b Boot) *log.Logger {
+	form := log.FormPlain
+	switch {
+	case b.JSONLog:
+		form = log.FormJSON
+	case b.Severity:
+		form = log.FormSeverity
+	}
+	return log.New(os.Stderr, form)
 }
 
 // child is the side of a process that the parent talks to.

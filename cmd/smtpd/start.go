@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"smtpd/internal/auth"
+	"smtpd/internal/config"
+	"smtpd/internal/ctl"
+	"smtpd/internal/imsg"
+	"smtpd/internal/proc/parent"
+	"smtpd/parser"
+)
+
+// emptyDir is the root folder of the processes that need no files.
+const emptyDir = "/var/empty"
+
+// start runs the daemon: here with -d or -F, in the background otherwise.
+func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
+	conf, diags := parser.Parse(ctx, po)
+	printDiagnostics(stderr, diags)
+	if conf == nil || diags.Failed() {
+		return 1
+	}
+	o, err := f.parentOptions(conf, po, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "smtpd: %v\n", err)
+		return 1
+	}
+	background := !f.debug && !f.foreground
+	if background && os.Getenv(backgroundVar) == "" {
+		return detach(stderr)
+	}
+	tell := func(string) {}
+	if background {
+		tell = backgroundPipe()
+	}
+	o.Started = func() { tell("") }
+
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	if err := parent.Run(ctx, o, reload); err != nil {
+		line := "smtpd: " + err.Error()
+		if background {
+			tell(line)
+		} else {
+			fmt.Fprintln(stderr, line)
+		}
+		return 1
+	}
+	return 0
+}
+
+// parentOptions puts together what the parent is told.
+func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.Writer) (parent.Options, error) {
+	conf.Generation = 1
+	o := parent.Options{
+		Config: conf, Spool: f.spool, Socket: f.socket, Empty: emptyDir,
+		Unprivileged: po.Unprivileged, Version: ctl.Version, Smtpctl: smtpctlPath(),
+		Stderr: stderr, Now: time.Now, Verify: auth.Verify,
+	}
+	o.Parse = func(ctx context.Context) (*config.Config, error) {
+		conf, diags := parser.Parse(ctx, po)
+		if conf == nil || diags.Failed() {
+			var lines []string
+			for _, d := range diags {
+				lines = append(lines, d.String())
+			}
+			return nil, errors.New(strings.Join(lines, "\n"))
+		}
+		return conf, nil
+	}
+	if o.Spool == "" {
+		o.Spool = ctl.Spool
+	}
+	if o.Socket == "" {
+		o.Socket = ctl.Socket
+	}
+	o.Switches = imsg.Switches{Verbose: f.verbose, Trace: f.trace}
+	for _, p := range f.paused {
+		switch p {
+		case "mta":
+			o.Switches.PauseMTA = true
+		case "mda":
+			o.Switches.PauseMDA = true
+		case "smtp":
+			o.Switches.PauseSMTP = true
+		}
+	}
+	o.Log, o.Form, o.Line = f.logger(stderr)
+	o.Notify, o.Watchdog = serviceManager()
+	if o.Unprivileged {
+		return o, nil
+	}
+	var err error
+	if o.Daemon.UID, o.Daemon.GID, err = identity(ctl.DaemonUser); err != nil {
+		return o, err
+	}
+	o.QueueUser.UID, o.QueueUser.GID, err = identity(ctl.QueueUser)
+	return o, err
+}
+
+// backgroundVar marks the process that detach started.
+const backgroundVar = "SMTPD_BACKGROUND"
+
+// detach starts the daemon in the background and waits until it works or says
+// why not: its last word is this process's.
+func detach(stderr io.Writer) int {
+	exe, err := os.Executable()
+	if err != nil {
+		fmt.Fprintf(stderr, "smtpd: %v\n", err)
+		return 1
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		fmt.Fprintf(stderr, "smtpd: %v\n", err)
+		return 1
+	}
+	defer r.Close()
+	cmd := exec.Command(exe, os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), backgroundVar+"=1")
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		fmt.Fprintf(stderr, "smtpd: %v\n", err)
+		return 1
+	}
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if err == nil && line == "\n" {
+		return 0
+	}
+	fmt.Fprint(stderr, line)
+	return 1
+}
+
+// backgroundPipe is the way back to detach; the first word ends it.
+func backgroundPipe() func(string) {
+	w := os.NewFile(3, "status")
+	syscall.CloseOnExec(3)
+	os.Unsetenv(backgroundVar)
+	return func(line string) {
+		if w != nil {
+			fmt.Fprintln(w, line)
+			w.Close()
+			w = nil
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package parent
+
+import (
+	"os/exec"
+	"sync/atomic"
+
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+)
+
+// pidBox carries the pid of a child to the goroutine that reads its log, which
+// runs before the pid is known.
+type pidBox struct{ v atomic.Int64 }
+
+func (b *pidBox) set(pid int) { b.v.Store(int64(pid)) }
+func (b *pidBox) get() int    { return int(b.v.Load()) }
+
+// fromChild runs on the link's reading goroutine: it hands what concerns the
+// state to its owner, and what takes time to goroutines of its own, whose
+// number the link bounds.
+func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
+	switch m := r.Msg.(type) {
+	case *imsg.Ready:
+		p.do(func() { p.isReady(c) })
+	case *imsg.Fatal:
+		p.do(func() { p.childFatal(c, m.Text) })
+	case *imsg.Violation:
+		p.do(func() { p.reported(c, cmd, m) })
+	case *imsg.Reload:
+		p.do(func() { r.Reply(done(p.reload()), nil) })
+	case *imsg.Switch:
+		p.do(func() { r.Reply(&imsg.Done{OK: p.flip(m.Name, m.On)}, nil) })
+	case *imsg.StatusGet:
+		p.do(func() { s := p.switches; r.Reply(&s, nil) })
+	case *imsg.UserQuery:
+		p.tasks.Go(func() { r.Reply(user(m.Name), nil) })
+	case *imsg.ForwardOpen:
+		p.tasks.Go(func() { r.Reply(forward(m), nil) })
+	case *imsg.SystemAuth:
+		p.tasks.Go(func() { r.Reply(p.authenticate(m), nil) })
+	case *imsg.DeliverStart:
+		p.tasks.Go(func() { p.workers.start(r, m) })
+	}
+}
+
+func done(err error) *imsg.Done {
+	if err != nil {
+		return &imsg.Done{Text: err.Error()}
+	}
+	return &imsg.Done{OK: true}
+}
+
+// childFatal: at start the daemon ends with the child's words; later the child
+// is tried again like one that died.
+func (p *parent) childFatal(c *child, text string) {
+	if c.fatal = text; !p.started {
+		p.fail(text)
+		return
+	}
+	p.log.Warn("warn: " + c.role.String() + ": " + text)
+}

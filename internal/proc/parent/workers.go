@@ -1,0 +1,102 @@
+package parent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"sync"
+
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/privsep"
+)
+
+// maxWorkers bounds the delivery workers that run at a time. Ours: mda asks for
+// no more than its own limit of sessions; this holds when mda is not itself.
+const maxWorkers = 256
+
+// workers are the delivery processes. It is safe for concurrent use.
+type workers struct {
+	p       *parent
+	mu      sync.Mutex
+	running map[*exec.Cmd]struct{}
+	closed  bool
+}
+
+func newWorkers(p *parent) *workers {
+	return &workers{p: p, running: map[*exec.Cmd]struct{}{}}
+}
+
+// start brings up a worker as the user that mda names and hands mda the channel
+// to it.
+func (w *workers) start(r *ipc.Request, m *imsg.DeliverStart) {
+	channel, err := w.spawn(m)
+	if err != nil {
+		r.Reply(&imsg.DeliverStarted{Error: err.Error()}, nil)
+		return
+	}
+	r.Reply(&imsg.DeliverStarted{}, channel)
+}
+
+func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
+	o := &w.p.o
+	if err := mayDeliver(o, m); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || len(w.running) >= maxWorkers {
+		return nil, errors.New("too many delivery processes")
+	}
+	stderr, logged, err := w.p.childOutput(imsg.Deliver)
+	if err != nil {
+		return nil, err
+	}
+	defer stderr.close()
+	b := privsep.Boot{Unprivileged: o.Unprivileged, Severity: w.p.asBoot(imsg.MDA).Severity, JSONLog: w.p.asBoot(imsg.MDA).JSONLog}
+	cmd, near, err := privsep.Spawn(imsg.Deliver, b, &privsep.As{UID: m.UID, GID: m.GID, Dir: m.Home}, stderr.w)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || m.Home == "" {
+		// The home is missing or closed to its own user: the delivery may not need it.
+		cmd, near, err = privsep.Spawn(imsg.Deliver, b, &privsep.As{UID: m.UID, GID: m.GID, Dir: "/"}, stderr.w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	stderr.pid.set(cmd.Process.Pid)
+	w.running[cmd] = struct{}{}
+	w.p.tasks.Go(func() {
+		_ = cmd.Wait() // mda sees the end of the channel and judges by that
+		<-logged
+		w.mu.Lock()
+		delete(w.running, cmd)
+		w.mu.Unlock()
+	})
+	return near, nil
+}
+
+// mayDeliver refuses what mda may never ask for, whatever its reason.
+func mayDeliver(o *Options, m *imsg.DeliverStart) error {
+	switch {
+	case m.UID == 0:
+		return fmt.Errorf("delivery as root is refused")
+	case o.Unprivileged && int(m.UID) != os.Getuid():
+		return fmt.Errorf("running unprivileged: cannot deliver as %s", m.User)
+	case !o.Unprivileged && (int(m.UID) == o.Daemon.UID || int(m.UID) == o.QueueUser.UID):
+		if m.User != "" && int(m.UID) == o.Daemon.UID {
+			return nil // commands of aliases run as the daemon's user
+		}
+		return fmt.Errorf("delivery as the queue's user is refused")
+	}
+	return nil
+}
+
+func (w *workers) killAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	for cmd := range w.running {
+		_ = cmd.Process.Kill()
+	}
+}
