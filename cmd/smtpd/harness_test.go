@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// waitLimit bounds every wait for an event: long enough for a machine that
+// does other things as well.
+const waitLimit = 20 * time.Second
+
+// nobody runs the daemon of the scripts when the tests run as root.
+const nobody = 65534
+
+// bins is the folder of the programs under test, built once.
+var bins string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "smtpd-bin")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := buildPrograms(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	bins = dir
+	return m.Run()
+}
+
+// buildPrograms makes the real programs, as `make` does, and the other names
+// of smtpctl.
+func buildPrograms(dir string) error {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"smtpd", "smtpctl"} {
+		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, name), "../"+name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	for _, name := range []string{"sendmail", "send-mail", "mailq", "newaliases", "makemap"} {
+		if err := os.Symlink("smtpctl", filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freePorts finds n loopback ports that nobody uses now.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close()
+		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// daemon is one smtpd under test.
+type daemon struct {
+	cmd    *exec.Cmd
+	dir    string // holds its notify socket
+	socket string
+	ready  chan struct{}
+	ended  chan struct{} // closed when the process has gone
+	err    error         // how; valid once ended
+
+	mu    sync.Mutex
+	cond  *sync.Cond
+	lines []string // of its log
+}
+
+// startDaemon runs smtpd -d with args and waits until it says that it works.
+// uid 0 keeps the identity of the tests.
+func startDaemon(ctx context.Context, dir, socket string, uid int, args ...string) (*daemon, error) {
+	d := &daemon{dir: dir, socket: socket, ready: make(chan struct{}), ended: make(chan struct{})}
+	d.cond = sync.NewCond(&d.mu)
+	notifyPath := filepath.Join(dir, "notify")
+	os.Remove(notifyPath)
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notifyPath, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(notifyPath, 0o666); err != nil {
+		return nil, err
+	}
+	go d.watchReady(conn)
+	d.cmd = exec.CommandContext(ctx, filepath.Join(bins, "smtpd"), append([]string{"-d", "-s", socket}, args...)...)
+	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notifyPath)
+	d.cmd.Dir = dir
+	if uid != 0 {
+		d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	d.cmd.Stderr = w
+	d.cmd.Stdout = w
+	err = d.cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, err
+	}
+	go d.readLog(r)
+	go func() {
+		d.err = d.cmd.Wait()
+		conn.Close()
+		close(d.ended)
+		d.cond.Broadcast()
+	}()
+	select {
+	case <-d.ready:
+		return d, nil
+	case <-d.ended:
+		return nil, fmt.Errorf("smtpd ended at start: %w\n%s", errors.Join(d.err), d.log())
+	case <-time.After(waitLimit):
+		d.kill()
+		return nil, fmt.Errorf("smtpd does not come up\n%s", d.log())
+	}
+}
+
+func (d *daemon) watchReady(conn *net.UnixConn) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		if strings.HasPrefix(string(buf[:n]), "READY=1") {
+			select {
+			case <-d.ready:
+			default:
+				close(d.ready)
+			}
+		}
+	}
+}
+
+func (d *daemon) readLog(r io.ReadCloser) {
+	defer r.Close()
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		d.mu.Lock()
+		d.lines = append(d.lines, sc.Text())
+		d.mu.Unlock()
+		d.cond.Broadcast()
+	}
+}
+
+// log is everything logged so far.
+func (d *daemon) log() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Join(d.lines, "\n")
+}
+
+// waitLog waits until count lines match re.
+func (d *daemon) waitLog(re *regexp.Regexp, count int) error {
+	timer := time.AfterFunc(waitLimit, d.cond.Broadcast)
+	defer timer.Stop()
+	deadline := time.Now().Add(waitLimit)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for {
+		n := 0
+		for _, l := range d.lines {
+			if re.MatchString(l) {
+				n++
+			}
+		}
+		if n >= count {
+			return nil
+		}
+		select {
+		case <-d.ended:
+			return fmt.Errorf("smtpd ended (%v) before %d lines matched %q", d.err, count, re)
+		default:
+		}
+		if !time.Now().Before(deadline) {
+			return fmt.Errorf("%d of %d lines matched %q in %s", n, count, re, waitLimit)
+		}
+		d.cond.Wait()
+	}
+}
+
+// children maps role -> pid of the living processes below the daemon. Delivery
+// workers are left out.
+func (d *daemon) children() map[string]int {
+	roles := map[string]int{}
+	procs, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, p := range procs {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			continue
+		}
+		_, rest, ok := bytes.Cut(b, []byte(") "))
+		fields := bytes.Fields(rest)
+		if !ok || len(fields) < 2 || string(fields[0]) == "Z" || string(fields[1]) != strconv.Itoa(d.cmd.Process.Pid) {
+			continue
+		}
+		dir := filepath.Dir(p)
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if role, ok := strings.CutPrefix(strings.TrimRight(string(cmdline), "\x00"), "smtpd: "); ok && role != "deliver" {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			roles[role] = pid
+		}
+	}
+	return roles
+}
+
+// stop ends the daemon in order and says what went wrong with that.
+func (d *daemon) stop() error {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(waitLimit):
+		d.kill()
+		return errors.New("smtpd does not end")
+	}
+	if d.err != nil {
+		return fmt.Errorf("smtpd ended with %w", d.err)
+	}
+	return nil
+}
+
+// kill ends the daemon and every process of it at once, as a crash would.
+func (d *daemon) kill() {
+	for _, pid := range d.children() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = d.cmd.Process.Kill()
+	<-d.ended
+}
