@@ -125,7 +125,7 @@ func daemonUID() int {
 }
 
 // cmdStart is: start CONF [arguments]. The macros port, port2, ..., maildir and
-// dns are defined for the configuration. With ! it must fail to start.
+// dns are defined for the configuration, and relay: the URL of $PORT2. With ! it must fail to start.
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	if len(args) < 1 || w.d != nil {
@@ -141,7 +141,8 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		all = append(all, "-D", name+"="+ts.Getenv(strings.ToUpper(name)))
 	}
-	all = append(all, "-D", `maildir="`+filepath.Join(work, "home", "Maildir")+`"`, "-D", `work="`+work+`"`)
+	all = append(all, "-D", `maildir="`+filepath.Join(work, "home", "Maildir")+`"`, "-D", `work="`+work+`"`,
+		"-D", `relay="smtp://127.0.0.1:`+ts.Getenv("PORT2")+`"`)
 	if w.dns != nil {
 		all = append(all, "-D", "dns="+w.dns.Addr())
 	}
@@ -198,7 +199,7 @@ func cmdSMTP(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 1 {
 		port = args[1]
 	}
-	script := os.Expand(ts.ReadFile(args[0]), func(name string) string { return ts.Getenv(name) })
+	script := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
 	conn, err := net.DialTimeout("tcp4", "127.0.0.1:"+port, waitLimit)
 	ts.Check(err)
 	defer conn.Close()
@@ -282,7 +283,7 @@ func cmdSink(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // cmdUser is: user PROGRAM ARGUMENTS: runs a program as the daemon's user, with
-// the standard input of the file named by the variable STDIN.
+// the file named by the variable STDIN, its variables replaced, as its input.
 func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 {
 		ts.Fatalf("usage: user PROGRAM [ARGUMENTS]")
@@ -297,10 +298,7 @@ func cmdUser(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.Dir = ts.Getenv("WORK")
 	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "SMTPD_SOCKET=" + ts.Getenv("SMTPD_SOCKET")}
 	if in := ts.Getenv("STDIN"); in != "" {
-		f, err := os.Open(ts.MkAbs(in))
-		ts.Check(err)
-		defer f.Close()
-		cmd.Stdin = f
+		cmd.Stdin = strings.NewReader(os.Expand(ts.ReadFile(in), ts.Getenv))
 	}
 	if os.Getuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
