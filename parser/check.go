@@ -1,0 +1,208 @@
+package parser
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"smtpd/internal/config"
+)
+
+// checker gives the tree its meaning: names are resolved, conflicts found,
+// defaults filled in, and what the configuration names is looked at.
+type checker struct {
+	ctx   context.Context
+	o     *Options
+	diags *diagList
+	in    *input
+	cfg   *config.Config
+
+	tables   map[string]*tableInfo
+	dynamic  map[string]string   // contents of an inline table -> its name
+	unknown  map[string]bool     // "table NAME" of statements that could not be read
+	pkis     map[string]*pkiInfo // by lower-case name
+	refs     []pkiRef            // uses of pki and ca names, resolved at the end
+	used     map[string]bool     // "action NAME"
+	socketAt pos
+	bound    map[string]pos // address and port -> line of the listener
+	ifs      []Interface
+	services map[string]int   // /etc/services, when it was needed
+	lines    map[string]int32 // "table NAME" -> line, when it was needed
+}
+
+// pkiRef is the use of a name that may be declared further down.
+type pkiRef struct {
+	kind string // pki or ca
+	name *token
+}
+
+func newChecker(ctx context.Context, o *Options, in *input) *checker {
+	return &checker{
+		ctx: ctx, o: o, in: in, diags: in.diags, cfg: config.Defaults(),
+		tables:  map[string]*tableInfo{},
+		dynamic: map[string]string{},
+		unknown: map[string]bool{},
+		pkis:    map[string]*pkiInfo{},
+		used:    map[string]bool{},
+		bound:   map[string]pos{},
+	}
+}
+
+func (c *checker) errorf(at pos, format string, args ...any) { c.diags.errorf(at, format, args...) }
+func (c *checker) warnf(at pos, format string, args ...any)  { c.diags.warnf(at, format, args...) }
+
+// at is a position for config.
+func (c *checker) at(p pos) config.Pos {
+	if p.file < 0 {
+		return config.Pos{}
+	}
+	return config.Pos{File: c.diags.sources[p.file].name, Line: int(p.line)}
+}
+
+func (c *checker) check() {
+	c.cfg.File, c.cfg.Generation = c.o.File, 1
+	c.identity()
+	for _, st := range c.in.tree.stmts {
+		c.statement(st)
+	}
+	c.finishListeners()
+	c.finishPKI()
+	if len(c.cfg.Rules) == 0 && !c.unknown["match "] {
+		c.errorf(noPos(), "no rules, nothing to do")
+	}
+	c.lint()
+}
+
+// statement is in the order of the file: a name must stand above its use.
+func (c *checker) statement(st *stmt) {
+	switch n := st.node.(type) {
+	case *badStmt:
+		c.unknown[n.first+" "+n.name] = true
+		if n.first == "match" || n.first == "accept" || n.first == "reject" {
+			c.unknown["match "] = true
+		}
+	case *tableStmt:
+		c.tableStmt(st, n)
+	case *pkiStmt:
+		c.pki(st, n)
+	case *caStmt:
+		c.ca(st, n)
+	case *settingStmt:
+		c.setting(st, n)
+	case *listenStmt:
+		c.listen(st, n)
+	case *procStmt:
+		c.proc(st.pos, n.name, n.command, n.opts)
+	case *filterStmt:
+		c.filter(st, n)
+	case *actionStmt:
+		c.action(st, n)
+	case *matchStmt:
+		c.match(st, n)
+	}
+}
+
+// noSuch reports a name that is not declared above, with a near one; not when
+// its declaration has been reported already.
+func (c *checker) noSuch(kind string, name *token, format string, known []string) {
+	if c.unknown[kind+" "+name.text] {
+		c.diags.errors++
+		return
+	}
+	text := fmt.Sprintf(format, name.text) + suggestion(name.text, known)
+	if line := c.declaredBelow(kind, name.text); line > 0 {
+		text += fmt.Sprintf(", it is declared in line %d and must stand above its use", line)
+	}
+	c.errorf(name.pos, "%s", text)
+}
+
+// declaredBelow is the line of a declaration that comes too late; 0: none.
+func (c *checker) declaredBelow(kind, name string) int32 {
+	if c.lines == nil {
+		c.lines = map[string]int32{}
+		for _, st := range c.in.tree.stmts {
+			if t := declared(st.node); t != nil {
+				c.lines[st.node.word()+" "+t.text] = t.pos.line
+			}
+		}
+	}
+	return c.lines[kind+" "+name]
+}
+
+// declared is the name that a statement makes known; nil: none.
+func declared(n node) *token {
+	switch n := n.(type) {
+	case *tableStmt:
+		return n.name
+	case *actionStmt:
+		return n.name
+	case *filterStmt:
+		return n.name
+	case *procStmt:
+		return n.name
+	}
+	return nil
+}
+
+// once notes that an option was given, and refuses it the second time.
+type once map[string]bool
+
+func (c *checker) once(seen once, what string, at pos, where string) bool {
+	if seen[what] {
+		c.errorf(at, "%s already specified%s", what, where)
+		return false
+	}
+	seen[what] = true
+	return true
+}
+
+// identity finds out who this host is.
+func (c *checker) identity() {
+	name := ""
+	if data, err := c.o.System.ReadFile(c.o.Mailname, 4096); err == nil {
+		name, _, _ = strings.Cut(string(data), "\n")
+		name = strings.TrimSpace(name)
+	}
+	if name == "" {
+		var err error
+		if name, err = c.o.System.Hostname(c.ctx); err != nil || name == "" {
+			name = "localhost"
+		}
+	}
+	if !validName(name) {
+		c.warnf(noPos(), "server name %q is not a host name, write one into %s", name, c.o.Mailname)
+		name = "localhost"
+	}
+	c.cfg.ServerName = name
+	c.cfg.LocalNames = []string{"localhost"}
+	if low := strings.ToLower(name); low != "localhost" {
+		c.cfg.LocalNames = append(c.cfg.LocalNames, low)
+	}
+	var err error
+	if c.ifs, err = c.o.System.Interfaces(); err != nil {
+		c.warnf(noPos(), "%v", err)
+	}
+	for _, in := range c.ifs {
+		c.cfg.LocalAddrs = append(c.cfg.LocalAddrs, in.Addrs...)
+	}
+}
+
+// validName reports whether s is a host name: letters, digits, '-', '_' and
+// dots between them.
+func validName(s string) bool {
+	if s == "" || len(s) > 255 {
+		return false
+	}
+	for i, ch := range []byte(s) {
+		alnum := isLetter(int(ch)) || isDigit(int(ch))
+		inside := i > 0 && i < len(s)-1 && (ch == '-' || ch == '.' || ch == '_')
+		if !alnum && !inside {
+			return false
+		}
+	}
+	return true
+}
+
+func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

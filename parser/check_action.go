@@ -1,0 +1,275 @@
+package parser
+
+import (
+	"fmt"
+	"strings"
+
+	"smtpd/internal/config"
+)
+
+// action compiles one action.
+func (c *checker) action(st *stmt, n *actionStmt) {
+	name := n.name.text
+	if old := c.cfg.Actions[name]; old != nil {
+		c.errorf(n.name.pos, "dispatcher already declared with that name: %s, in line %d", name, old.Pos.Line)
+		return
+	}
+	a := &config.Action{Pos: c.at(st.pos), Name: name, Method: config.Method(n.method.text)}
+	if n.ttl != nil {
+		a.TTL, _ = c.delay(n.ttl, "ttl delay %q is invalid")
+	}
+	if a.Method == config.MethodRelay {
+		a.Relay = &config.Relay{}
+		r := &relaying{c: c, r: a.Relay, seen: once{}}
+		for _, o := range n.opts {
+			r.option(o)
+		}
+		r.finish()
+	} else {
+		c.localMethod(a, n)
+		seen := once{}
+		for _, o := range n.opts {
+			c.localOption(a, o, seen)
+		}
+		c.identityOf(st, a)
+	}
+	c.cfg.Actions[name] = a
+}
+
+func (c *checker) localMethod(a *config.Action, n *actionStmt) {
+	if n.arg == nil {
+		return
+	}
+	c.format(n.arg, false)
+	switch a.Method {
+	case config.MethodMaildir:
+		a.Path = n.arg.text
+		if a.Path == "" {
+			c.errorf(n.arg.pos, "maildir: the path is empty")
+		}
+	case config.MethodLMTP:
+		a.Dest = n.arg.text
+		if !validLMTP(a.Dest) {
+			c.errorf(n.arg.pos, "invalid lmtp destination: %s, expected host:port or /path/of/socket", a.Dest)
+		}
+	case config.MethodMDA:
+		a.Command = n.arg.text
+		if strings.TrimSpace(a.Command) == "" {
+			c.errorf(n.arg.pos, "mda: the command is empty")
+		}
+	}
+}
+
+func validLMTP(s string) bool {
+	i := strings.LastIndexByte(s, ':')
+	return strings.HasPrefix(s, "/") || i > 0 && i < len(s)-1
+}
+
+func (c *checker) localOption(a *config.Action, o *option, seen once) {
+	const where = " for this dispatcher"
+	if !c.once(seen, o.key, o.pos, where) {
+		return
+	}
+	switch o.key {
+	case "junk":
+		a.Junk = true
+	case "rcpt-to":
+		a.RcptTo = true
+	case "user":
+		switch a.Method {
+		case config.MethodMbox, config.MethodForwardOnly, config.MethodExpandOnly:
+			c.errorf(o.pos, "user may not be specified for %s", a.Method)
+			return
+		}
+		a.User = o.arg.text
+		if !c.o.System.HasUser(a.User) {
+			c.warnf(o.arg.pos, "user %q is not known to this system", a.User)
+		}
+	case "alias", "virtual":
+		if seen["alias"] && seen["virtual"] {
+			c.errorf(o.pos, "alias and virtual may not be specified together for a dispatcher")
+			return
+		}
+		t := c.table(o.table, use{what: "alias", hash: true, service: "alias"})
+		if o.key == "alias" {
+			a.Alias = t
+		} else {
+			a.Virtual = t
+		}
+	case "userbase":
+		a.Userbase = c.table(o.table, use{what: "userbase", hash: true, service: "userinfo"})
+	case "wrapper":
+		if _, ok := c.cfg.Wrappers[o.arg.text]; !ok {
+			c.noSuch("mda wrapper", o.arg, "no mda wrapper with that name: %s", keys(c.cfg.Wrappers))
+		}
+		a.Wrapper = o.arg.text
+	}
+}
+
+// identityOf refuses what an ordinary user cannot do: deliver as somebody else.
+func (c *checker) identityOf(st *stmt, a *config.Action) {
+	if !c.o.Unprivileged {
+		return
+	}
+	switch self := c.o.System.CurrentUser(); {
+	case a.Method == config.MethodForwardOnly, a.Method == config.MethodExpandOnly:
+	case a.Method == config.MethodLMTP:
+	case a.User != "" && a.User != self:
+		c.errorf(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
+	case a.Userbase != "" && a.User == "":
+		c.errorf(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
+	case a.User == "":
+		c.warnf(st.pos, "action %q: as an ordinary user only mail for %s itself is delivered", a.Name, self)
+	}
+}
+
+// relaying gathers the options of one relay action.
+type relaying struct {
+	c     *checker
+	r     *config.Relay
+	seen  once
+	label *token // of a URL written here that names credentials
+	old   bool   // a URL written here was secure://
+}
+
+func (s *relaying) option(o *option) {
+	c, r := s.c, s.r
+	const where = " for this dispatcher"
+	if !c.once(s.seen, o.key, o.pos, where) {
+		return
+	}
+	switch o.key {
+	case "helo":
+		r.Helo = c.hostname(o.arg)
+	case "helo-src":
+		r.HeloSrc = c.table(o.table, use{what: "helo-src", hash: true, service: "addrname"})
+	case "pki":
+		r.PKI = strings.ToLower(o.arg.text)
+		c.refs = append(c.refs, pkiRef{"pki", o.arg})
+	case "ca":
+		r.CA = strings.ToLower(o.arg.text)
+		c.refs = append(c.refs, pkiRef{"ca", o.arg})
+	case "ciphers":
+		r.Ciphers = o.arg.text
+	case "protocols":
+		c.protocols(o.arg)
+		r.Protocols = o.arg.text
+	case "src":
+		r.Src = c.table(o.table, use{what: "source", list: true, hash: true, service: "source"})
+	case "mail-from":
+		r.MailFrom = o.arg.text
+		if strings.Trim(o.arg.text, "@ ") == "" || strings.ContainsAny(o.arg.text, " <>") {
+			c.errorf(o.arg.pos, "mail-from: %q is no address", o.arg.text)
+		}
+	case "backup":
+		s.backup(o)
+	case "host", "domain":
+		s.destination(o)
+	case "tls":
+		r.TLS, r.NoVerify = true, o.sub == "no-verify"
+	case "auth":
+		s.auth(o)
+	case "filter":
+		r.Filter = c.filterNames(o)
+	case "srs":
+		r.SRS = true
+		if c.cfg.SRS.Key == "" {
+			c.errorf(o.pos, "an srs key is required for srs, write above: srs key \"SECRET\"")
+		}
+	}
+}
+
+func (s *relaying) backup(o *option) {
+	switch {
+	case s.seen["host"]:
+		s.c.errorf(o.pos, "backup and host are mutually exclusive")
+	case s.seen["domain"]:
+		s.c.errorf(o.pos, "backup and domain are mutually exclusive")
+	}
+	s.r.Backup = true
+	if o.arg != nil {
+		s.r.BackupMX = o.arg.text
+	}
+}
+
+func (s *relaying) destination(o *option) {
+	c := s.c
+	switch {
+	case s.seen["backup"]:
+		c.errorf(o.pos, "backup and %s are mutually exclusive", o.key)
+		return
+	case s.seen["host"] && s.seen["domain"]:
+		c.errorf(o.pos, "host mapping already specified for this dispatcher")
+		return
+	}
+	u := use{what: "relayhost", list: true, service: "relayhost"}
+	if o.key == "domain" {
+		u = use{what: "relayhost", hash: true, service: "domainhost"}
+	}
+	t := c.table(o.table, u)
+	if o.key == "domain" {
+		s.r.Domain = t
+	} else {
+		s.r.Host = t
+	}
+	if info := c.tables[t]; info != nil && info.inline != nil {
+		urls := info.inline.keys
+		if o.key == "domain" {
+			urls = info.inline.values
+		}
+		for _, t := range urls {
+			s.url(t)
+		}
+	}
+}
+
+// url notes what a URL written in the configuration asks of the action. That it
+// is one has been checked with the table.
+func (s *relaying) url(t *token) {
+	u, err := config.ParseRelayURL(t.text)
+	if err != nil {
+		return
+	}
+	if u.Label != "" && s.label == nil {
+		s.label = t
+	}
+	if config.IsOldRelayURL(t.text) {
+		s.c.warnf(t.pos, "%s is written as in an older release, read as %s", t.text, u)
+		s.old = s.old || strings.HasPrefix(strings.ToLower(t.text), "secure")
+	}
+}
+
+func (s *relaying) auth(o *option) {
+	c := s.c
+	if !s.seen["host"] && !s.seen["domain"] {
+		c.errorf(o.pos, "auth may not be specified without host, which stands before it")
+		return
+	}
+	s.r.Auth = c.table(o.table, use{what: "auth", hash: true, service: "login"})
+	c.secretTable(o.table)
+}
+
+func (s *relaying) finish() {
+	if s.old && !s.seen["tls"] {
+		s.r.TLS, s.r.NoVerify = true, true
+	}
+	if s.label != nil && !s.seen["auth"] {
+		s.c.errorf(s.label.pos, "invalid url: %s: a label needs credentials, add: auth <table>", s.label.text)
+	}
+}
+
+// secretTable warns of a file with passwords that others can read.
+func (c *checker) secretTable(e *tableExpr) {
+	if e.ref == nil {
+		return
+	}
+	t := c.tables[e.ref.text]
+	if t == nil || t.cfg.Param == "" || !strings.HasPrefix(t.cfg.Param, "/") {
+		return
+	}
+	fi, err := c.o.System.Stat(t.cfg.Param)
+	if err == nil && fi.Mode.Perm()&0o004 != 0 {
+		c.warnf(t.pos, "%s holds secrets and is readable by others (mode %s), chmod 640 it",
+			t.cfg.Param, fmt.Sprintf("%04o", fi.Mode.Perm()))
+	}
+}

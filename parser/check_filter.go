@@ -1,0 +1,207 @@
+package parser
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"smtpd/internal/config"
+)
+
+// proc declares a filter program.
+func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
+	if c.cfg.Procs[name.text] != nil {
+		c.errorf(name.pos, "processor already exists with that name: %s", name.text)
+		return false
+	}
+	p := &config.Proc{Pos: c.at(at), Name: name.text, Command: command.text}
+	seen := once{}
+	for _, o := range opts {
+		if !c.once(seen, o.key, o.pos, " for this processor") {
+			continue
+		}
+		switch v := o.arg.text; o.key {
+		case "user":
+			p.User = v
+			if !c.o.System.HasUser(v) {
+				c.warnf(o.arg.pos, "user %q is not known to this system", v)
+			}
+		case "group":
+			p.Group = v
+			if !c.o.System.HasGroup(v) {
+				c.warnf(o.arg.pos, "group %q is not known to this system", v)
+			}
+		case "chroot":
+			p.Chroot = v
+		}
+		if c.o.Unprivileged && (o.key != "user" || p.User != c.o.System.CurrentUser()) {
+			c.errorf(o.pos, "processor %s asks for %s %s: an ordinary user (%s) cannot change identity",
+				name.text, o.key, o.arg.text, c.o.System.CurrentUser())
+		}
+	}
+	c.filterProgram(command)
+	c.cfg.Procs[p.Name] = p
+	return true
+}
+
+// filterProgram warns when the program is not there: it may be installed
+// later.
+func (c *checker) filterProgram(command *token) {
+	f := strings.Fields(command.text)
+	if len(f) == 0 {
+		c.errorf(command.pos, "the command is empty")
+		return
+	}
+	places := []string{f[0]}
+	if !strings.HasPrefix(f[0], "/") {
+		places = nil
+		for _, d := range c.libexecDirs() {
+			places = append(places, path.Join(d, f[0]))
+		}
+	}
+	for _, p := range places {
+		if fi, err := c.o.System.Stat(p); err == nil && fi.Mode.IsRegular() && fi.Mode.Perm()&0o111 != 0 {
+			return
+		}
+	}
+	c.warnf(command.pos, "no program %s", strings.Join(places, ", "))
+}
+
+// filter declares a filter.
+func (c *checker) filter(st *stmt, n *filterStmt) {
+	name := n.name.text
+	if old := c.cfg.Filters[name]; old != nil {
+		c.errorf(n.name.pos, "filter already exists with that name: %s, in line %d", name, old.Pos.Line)
+		return
+	}
+	f := &config.Filter{Pos: c.at(st.pos), Name: name}
+	ok := true
+	switch n.kind {
+	case "proc":
+		f.Proc = n.arg.text
+		if c.cfg.Procs[f.Proc] == nil {
+			c.noSuch("proc", n.arg, "no processor exist with that name: %s", keys(c.cfg.Procs))
+			ok = false
+		}
+	case "proc-exec":
+		f.Proc = name
+		ok = c.proc(st.pos, n.name, n.arg, n.opts)
+	case "chain":
+		ok = c.chain(f, n.chain)
+	case "phase":
+		ok = c.builtin(f, n)
+	}
+	if !ok {
+		c.unknown["filter "+name] = true
+		return
+	}
+	c.cfg.Filters[name] = f
+}
+
+// chain puts filters in a row: no chain, no filter and no processor twice.
+func (c *checker) chain(f *config.Filter, names []*token) bool {
+	ok := true
+	filters, procs := once{}, once{}
+	for _, n := range names {
+		g := c.cfg.Filters[n.text]
+		switch {
+		case g == nil:
+			c.noSuch("filter", n, "no filter exist with that name: %s", keys(c.cfg.Filters))
+			ok = false
+			continue
+		case g.Chain != nil:
+			c.errorf(n.pos, "no filter chain allowed within a filter chain: %s", n.text)
+			ok = false
+		case filters[n.text]:
+			c.errorf(n.pos, "no filter allowed twice within a filter chain: %s", n.text)
+			ok = false
+		case g.Proc != "" && procs[g.Proc]:
+			c.errorf(n.pos, "no proc allowed twice within a filter chain: %s", g.Proc)
+			ok = false
+		}
+		filters[n.text], procs[g.Proc] = true, true
+		f.Chain = append(f.Chain, n.text)
+	}
+	return ok
+}
+
+// filterConds are the conditions that a phase can ask for, in the order in
+// which a session makes them known.
+var filterConds = map[string][]string{
+	"connect":   {"fcrdns", "rdns", "src"},
+	"helo":      {"fcrdns", "rdns", "src", "helo"},
+	"ehlo":      {"fcrdns", "rdns", "src", "helo"},
+	"auth":      {"fcrdns", "rdns", "src", "helo", "auth"},
+	"mail-from": {"fcrdns", "rdns", "src", "helo", "auth", "mail-from"},
+	"rcpt-to":   {"fcrdns", "rdns", "src", "helo", "auth", "mail-from", "rcpt-to"},
+	"data":      {"fcrdns", "rdns", "src", "helo", "auth", "mail-from"},
+	"commit":    {"fcrdns", "rdns", "src", "helo", "auth", "mail-from"},
+}
+
+// builtin compiles a filter that decides by itself.
+func (c *checker) builtin(f *config.Filter, n *filterStmt) bool {
+	f.Phase, f.Cond, f.Decision = n.arg.text, n.cond.key, n.decision.text
+	ok := true
+	if conds := filterConds[f.Phase]; !slices.Contains(conds, f.Cond) {
+		c.errorf(n.cond.pos, "syntax error: %s", notAtPhase(f.Cond, f.Phase, conds))
+		ok = false
+	}
+	if f.Phase == "commit" && (f.Decision == "junk" || f.Decision == "bypass") {
+		c.errorf(n.decision.pos, "syntax error: %s is too late at phase commit, expected "+
+			"\"reject\", \"disconnect\", \"rewrite\" or \"report\"", f.Decision)
+		ok = false
+	}
+	use := matchUse(f.Cond, n.cond.regex)
+	if f.Cond == "auth" {
+		use.hash = true
+	}
+	f.Match = config.Match{Not: n.cond.not, Regex: n.cond.regex}
+	if n.cond.table != nil {
+		f.Match.Table = c.table(n.cond.table, use)
+		ok = ok && f.Match.Table != ""
+	}
+	if n.text != nil {
+		f.Text = n.text.text
+		if (f.Decision == "reject" || f.Decision == "disconnect") && !validReply(f.Text) {
+			c.errorf(n.text.pos, "the message of %s must begin with a 4xx or 5xx code and a blank, found %q",
+				f.Decision, f.Text)
+			ok = false
+		}
+	}
+	return ok
+}
+
+func notAtPhase(cond, phase string, conds []string) string {
+	return fmt.Sprintf("%s is not known at phase %s, expected %s", cond, phase, orList(conds, nil))
+}
+
+func validReply(s string) bool {
+	return len(s) > 4 && (s[0] == '4' || s[0] == '5') && isDigit(int(s[1])) && isDigit(int(s[2])) &&
+		s[3] == ' '
+}
+
+// filterNames resolves the filters of a listener or action.
+func (c *checker) filterNames(o *option) []string {
+	list := o.list
+	if o.arg != nil {
+		list = []*token{o.arg}
+	}
+	var names []string
+	seen := once{}
+	for _, t := range list {
+		switch f := c.cfg.Filters[t.text]; {
+		case f == nil:
+			c.noSuch("filter", t, "no filter exist with that name: %s", keys(c.cfg.Filters))
+			continue
+		case o.list != nil && f.Chain != nil:
+			c.errorf(t.pos, "no filter chain allowed within a filter chain: %s", t.text)
+		case seen[t.text]:
+			c.errorf(t.pos, "no filter allowed twice within a filter chain: %s", t.text)
+		}
+		seen[t.text] = true
+		c.used["filter "+t.text] = true
+		names = append(names, t.text)
+	}
+	return names
+}

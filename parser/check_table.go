@@ -1,0 +1,403 @@
+package parser
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"smtpd/internal/config"
+)
+
+// Bounds of tables, ours but for the first.
+const (
+	maxTableName = 1023
+	maxTableFile = 1 << 30
+)
+
+// tableInfo is a declared or inline table and what the checks know of it.
+type tableInfo struct {
+	cfg     *config.Table
+	pos     pos
+	inline  *valueList
+	path    string // of a text file
+	entries []entry
+	used    bool
+	checked map[string]bool // services its values were checked for
+}
+
+// entry is one line of a table file.
+type entry struct {
+	key, value string
+	line       int
+}
+
+// use is a place where a table may stand.
+type use struct {
+	what       string // in the message
+	list, hash bool
+	service    string // how its values are checked; empty: not
+}
+
+// tableStmt declares a table.
+func (c *checker) tableStmt(st *stmt, n *tableStmt) {
+	name := n.name.text
+	switch {
+	case len(name) > maxTableName:
+		c.errorf(n.name.pos, "table name too long, at most %d characters", maxTableName)
+		return
+	case strings.HasPrefix(name, "<"):
+		c.errorf(n.name.pos, "table %q: names that begin with < are internal", name)
+		return
+	case name == "":
+		c.errorf(n.name.pos, "a table needs a name")
+		return
+	case c.tables[name] != nil:
+		c.errorf(n.name.pos, "table %q already defined in line %d", name, c.tables[name].pos.line)
+		return
+	}
+	t := &tableInfo{
+		cfg: &config.Table{Pos: c.at(st.pos), Name: name},
+		pos: n.name.pos, checked: map[string]bool{},
+	}
+	ok := true
+	if n.values != nil {
+		t.inline = n.values
+		fillStatic(t.cfg, n.values)
+	} else {
+		ok = c.backend(t, n.backend)
+	}
+	if !ok {
+		c.unknown["table "+name] = true
+		return
+	}
+	c.tables[name] = t
+	c.cfg.Tables[name] = t.cfg
+}
+
+// fillStatic takes over the values that the configuration itself holds.
+func fillStatic(t *config.Table, v *valueList) {
+	t.Backend, t.Type = "static", config.TableList
+	if v.values == nil {
+		t.List = make([]string, len(v.keys))
+		for i, k := range v.keys {
+			t.List[i] = k.text
+		}
+		return
+	}
+	t.Type = config.TableMapping
+	t.Pairs = make([][2]string, len(v.keys))
+	for i, k := range v.keys {
+		t.Pairs[i] = [2]string{strings.ToLower(k.text), v.values[i].text}
+	}
+}
+
+// backend looks at what stands behind the name: file, db or program.
+func (c *checker) backend(t *tableInfo, spec *token) bool {
+	kind, param, _ := strings.Cut(spec.text, ":")
+	if strings.HasPrefix(spec.text, "/") {
+		kind, param = "file", spec.text
+	}
+	t.cfg.Backend, t.cfg.Param, t.cfg.Type = kind, param, config.TableDynamic
+	bad := func() bool {
+		c.errorf(spec.pos, "invalid backend parameter for table: %s, found %q, expected an absolute path",
+			t.cfg.Name, param)
+		return false
+	}
+	absolute := strings.HasPrefix(param, "/")
+	switch kind {
+	case "file", "static":
+		t.cfg.Backend = "file"
+		return absolute && c.tableFile(t, spec) || !absolute && bad()
+	case "db":
+		return absolute && c.dbFile(spec, param) || !absolute && bad()
+	case "passwd":
+		return absolute && c.readableFile(spec, param) || !absolute && bad()
+	case "getpwnam":
+		return param == "" || absolute || bad()
+	case "socketmap":
+		if strings.HasPrefix(param, "unix:/") || strings.HasPrefix(param, "inet:") {
+			return true
+		}
+		return absolute || bad()
+	}
+	if param != "" && !absolute {
+		return bad()
+	}
+	return c.program(spec, kind)
+}
+
+// program finds the program table-NAME.
+func (c *checker) program(spec *token, kind string) bool {
+	dirs := c.libexecDirs()
+	if kind != "" && !strings.ContainsAny(kind, "/\x00") {
+		for _, d := range dirs {
+			fi, err := c.o.System.Stat(path.Join(d, "table-"+kind))
+			if err == nil && fi.Mode.IsRegular() && fi.Mode.Perm()&0o111 != 0 {
+				return true
+			}
+		}
+	}
+	known := []string{"file", "static", "db", "getpwnam", "passwd", "socketmap"}
+	c.errorf(spec.pos, "backend %q does not exist%s; no table-%s in %s", kind,
+		suggestion(kind, known), kind, strings.Join(dirs, ", "))
+	return false
+}
+
+// libexecDirs are the folders with programs for tables and filters.
+func (c *checker) libexecDirs() []string {
+	dirs := []string{c.o.Libexec}
+	for _, d := range []string{"/usr/local/libexec/smtpd", "/usr/local/libexec/opensmtpd",
+		"/usr/libexec/smtpd", "/usr/libexec/opensmtpd"} {
+		if !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+func (c *checker) readableFile(spec *token, name string) bool {
+	if _, err := c.o.System.ReadFile(name, maxTableFile); err != nil {
+		c.errorf(spec.pos, "cannot read table %s: %v", name, cause(err))
+		return false
+	}
+	return true
+}
+
+// tableFile reads a table of text; a map made by makemap is taken for one.
+func (c *checker) tableFile(t *tableInfo, spec *token) bool {
+	data, err := c.o.System.ReadFile(t.cfg.Param, maxTableFile)
+	if err != nil {
+		c.errorf(spec.pos, "cannot read table %s: %v", t.cfg.Param, cause(err))
+		return false
+	}
+	if k := mapKind(data); k != "" {
+		c.warnf(spec.pos, "%s is a map made by makemap, opened as db:%s", t.cfg.Param, t.cfg.Param)
+		t.cfg.Backend = "db"
+		return c.dbFile(spec, t.cfg.Param)
+	}
+	t.path = t.cfg.Param
+	t.cfg.Type, t.entries, err = readTable(string(data))
+	if err != nil {
+		c.errorf(spec.pos, "table %q: %s:%v", t.cfg.Name, t.cfg.Param, err)
+		return false
+	}
+	return true
+}
+
+// readTable reads a table of text. Its first entry settles whether it is a
+// list or a mapping; `# @list` before it makes it a list. An error begins with
+// the line.
+func readTable(text string) (config.TableType, []entry, error) {
+	kind, settled := config.TableMapping, false
+	var out []entry
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line = strings.Trim(line, " \t\r\n")
+		if line == "" {
+			continue
+		}
+		if line[0] == '#' {
+			if !settled && strings.TrimSpace(line[1:]) == "@list" {
+				kind, settled = config.TableList, true
+			}
+			continue
+		}
+		if settled && kind == config.TableList {
+			out = append(out, entry{key: line, line: n})
+			continue
+		}
+		key, value, ok := splitEntry(line)
+		if !ok {
+			return "", nil, fmt.Errorf("%d: invalid map entry: no ] after [", n)
+		}
+		if !settled {
+			settled = true
+			if value == "" {
+				kind, key = config.TableList, line
+			}
+		}
+		if kind == config.TableMapping && value == "" {
+			return "", nil, fmt.Errorf("%d: invalid map entry: %q has no value", n, printable(key))
+		}
+		out = append(out, entry{key, value, n})
+	}
+	return kind, out, nil
+}
+
+// splitEntry cuts a line into key and value: at a blank or a colon, or behind
+// the bracket of a key that begins with one. False: that bracket is missing.
+func splitEntry(line string) (key, value string, ok bool) {
+	end := 0
+	if line[0] == '[' {
+		if end = strings.IndexByte(line, ']') + 1; end == 0 {
+			return "", "", false
+		}
+	} else if end = strings.IndexAny(line, " \t:"); end < 0 {
+		return line, "", true
+	}
+	value = line[min(end+1, len(line)):]
+	for value != "" && (value[0] == ' ' || value[0] == '\t' ||
+		value[0] == ':' && len(value) > 1 && (value[1] == ' ' || value[1] == '\t')) {
+		value = value[1:]
+	}
+	return line[:end], value, true
+}
+
+// mapKind tells a file that a makemap wrote: "bbolt", "bdb", "bdb185", or
+// nothing.
+func mapKind(head []byte) string {
+	const bolt, hash, btree = 0xED0CDAED, 0x061561, 0x053162
+	word := func(off int, order binary.ByteOrder) uint32 {
+		if len(head) < off+4 {
+			return 0
+		}
+		return order.Uint32(head[off:])
+	}
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		switch {
+		case word(16, order) == bolt:
+			return "bbolt"
+		case word(12, order) == hash, word(12, order) == btree:
+			return "bdb"
+		case word(0, order) == hash, word(0, order) == btree:
+			return "bdb185"
+		}
+	}
+	return ""
+}
+
+// dbFile looks at the head of a map.
+func (c *checker) dbFile(spec *token, name string) bool {
+	data, err := c.o.System.ReadFile(name, maxTableFile)
+	if err != nil {
+		hint := ""
+		if src, ok := strings.CutSuffix(name, ".db"); ok && errors.Is(err, fs.ErrNotExist) {
+			if _, serr := c.o.System.Stat(src); serr == nil {
+				hint = ", run makemap " + src
+				if path.Base(src) == "aliases" {
+					hint += " (or newaliases)"
+				}
+			}
+		}
+		c.errorf(spec.pos, "cannot open map %s: %v%s", name, cause(err), hint)
+		return false
+	}
+	switch mapKind(data) {
+	case "bbolt":
+	case "bdb":
+		c.warnf(spec.pos, "%s was made by another makemap, run makemap again to be rid of this warning", name)
+	case "bdb185":
+		c.errorf(spec.pos, "%s was made by another makemap, run makemap again", name)
+		return false
+	default:
+		c.errorf(spec.pos, "%s is not a map made by makemap", name)
+		return false
+	}
+	return true
+}
+
+// table resolves a table where it is used, and gives its name; empty when it
+// cannot be used there, which has then been reported.
+func (c *checker) table(e *tableExpr, u use) string {
+	var t *tableInfo
+	at := e.pos
+	if e.ref != nil {
+		if t = c.tables[e.ref.text]; t == nil {
+			hint := ""
+			if len(c.tables) == 0 {
+				hint = fmt.Sprintf("; declare it above: table %s file:/etc/mail/%s", e.ref.text, e.ref.text)
+			}
+			c.noSuch("table", e.ref, "no such table: %s"+hint, keys(c.tables))
+			return ""
+		}
+		if t.used = true; t.inline != nil && u.wantsAddrs() && hasLocalhost(t.inline) {
+			t = c.inline(&tableExpr{pos: e.pos, values: t.inline}, u)
+		}
+	} else {
+		t = c.inline(e, u)
+	}
+	ok := t.cfg.Type == config.TableDynamic || t.cfg.Type == config.TableList && u.list ||
+		t.cfg.Type == config.TableMapping && u.hash
+	if !ok {
+		c.misused(at, t, u)
+		return ""
+	}
+	c.checkValues(t, u, e)
+	return t.cfg.Name
+}
+
+func (c *checker) misused(at pos, t *tableInfo, u use) {
+	need := "key = value pairs"
+	if u.list {
+		need = "single values"
+	}
+	format := "table %q may not be used for %s lookups: it has %s, expected %s"
+	if strings.ToUpper(u.what) == u.what {
+		format = "invalid use of table %q as %s parameter: it has %s, expected %s"
+	}
+	have := "single values"
+	if t.cfg.Type == config.TableMapping {
+		have = "key = value pairs"
+	}
+	c.errorf(at, format, t.cfg.Name, u.what, have, need)
+}
+
+// inline gives an unnamed table; one with the same contents is used again.
+func (c *checker) inline(e *tableExpr, u use) *tableInfo {
+	v := e.values
+	if v == nil {
+		v = newValues(e.one)
+	}
+	if u.wantsAddrs() && hasLocalhost(v) {
+		v = c.loopback(v)
+	}
+	var b strings.Builder
+	for i, k := range v.keys {
+		fmt.Fprintf(&b, "%q", k.text)
+		if v.values != nil {
+			fmt.Fprintf(&b, "=%q", v.values[i].text)
+		}
+	}
+	if name := c.dynamic[b.String()]; name != "" {
+		return c.tables[name]
+	}
+	name := fmt.Sprintf("<dynamic:%d>", len(c.dynamic))
+	t := &tableInfo{
+		cfg: &config.Table{Pos: c.at(e.pos), Name: name},
+		pos: e.pos, inline: v, used: true, checked: map[string]bool{},
+	}
+	fillStatic(t.cfg, v)
+	c.dynamic[b.String()] = name
+	c.tables[name] = t
+	c.cfg.Tables[name] = t.cfg
+	return t
+}
+
+func (u use) wantsAddrs() bool { return u.service == "netaddr" || u.service == "source" }
+
+func hasLocalhost(v *valueList) bool {
+	return v.values == nil && slices.ContainsFunc(v.keys, func(k *token) bool {
+		return strings.EqualFold(k.text, "localhost")
+	})
+}
+
+// loopback puts the loopback addresses in place of the word localhost.
+func (c *checker) loopback(v *valueList) *valueList {
+	out := &valueList{}
+	for _, k := range v.keys {
+		if !strings.EqualFold(k.text, "localhost") {
+			out.keys = append(out.keys, k)
+			continue
+		}
+		c.warnf(k.pos, "localhost is no address, it is taken as 127.0.0.1 and ::1")
+		for _, a := range []string{"127.0.0.1", "::1"} {
+			out.keys = append(out.keys, &token{text: a, pos: k.pos, kind: tokString})
+		}
+	}
+	return out
+}

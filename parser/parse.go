@@ -1,0 +1,255 @@
+package parser
+
+//go:generate go tool goyacc -p modern -o modern.go modern.y
+
+// grammar is one of the generated parsers with the words it reserves.
+type grammar struct {
+	run   func(*feed)
+	first []string // words that begin its statements
+
+	words               map[string]int
+	str, num, nl, arrow int
+	keyword             func(g *grammar, before []token, t *token) (int, bool)
+}
+
+var modernGrammar = grammar{
+	run:     func(f *feed) { modernParse(modernFeed{f}) },
+	first:   modernFirst,
+	words:   modernWords,
+	keyword: reserved,
+	str:     mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
+}
+
+// reserved takes each word of the grammar for a key word wherever it stands.
+func reserved(g *grammar, _ []token, t *token) (int, bool) {
+	id, ok := g.words[t.text]
+	return id, ok
+}
+
+// feed hands one statement to a generated parser, token by token, and takes
+// what comes out.
+type feed struct {
+	g      *grammar
+	toks   []token // from the first of the statement to the end of the input
+	next   int
+	node   node
+	done   bool
+	failed *token // the token that cannot stand where it does
+
+	limit bool // a trial: toks ends early
+	past  bool // the parser asked for more than a trial holds
+}
+
+type modernFeed struct{ *feed }
+
+// Lex implements the lexer of the generated parser.
+func (f modernFeed) Lex(v *modernSymType) int {
+	var id int
+	id, v.tok = f.lex()
+	return id
+}
+
+const badToken = 1 // no grammar knows it
+
+func (f *feed) lex() (int, *token) {
+	if f.done || f.next >= len(f.toks) {
+		f.past = true
+		return 0, nil
+	}
+	t := &f.toks[f.next]
+	f.next++
+	switch t.kind {
+	case tokNL:
+		return f.g.nl, t
+	case tokWord:
+		if id, ok := f.g.keyword(f.g, f.toks[:f.next-1], t); ok {
+			return id, t
+		}
+		return f.g.str, t
+	case tokString:
+		return f.g.str, t
+	case tokNumber:
+		return f.g.num, t
+	case tokOp:
+		if t.text == "=>" {
+			return f.g.arrow, t
+		}
+		return int(t.text[0]), t
+	}
+	return badToken, t
+}
+
+// Error implements the lexer of the generated parser. The token it read last
+// is the one it cannot use.
+func (f *feed) Error(string) {
+	if f.failed == nil && !f.past {
+		f.failed = &f.toks[f.next-1]
+	}
+}
+
+func (f *feed) accept(n node) { f.node, f.done = n, true }
+
+// accepted is called by a grammar when a statement is whole; nothing after its
+// line end is read.
+func accepted(lex any, n node) { lex.(interface{ accept(node) }).accept(n) }
+
+// statements reads all tokens into a tree, statement by statement. After a
+// mistake it goes on behind the line.
+type statements struct {
+	toks     []token
+	comments []comment
+	diags    *diagList
+	dialect  dialect
+	tree     *tree
+	detailed int // mistakes explained so far
+}
+
+// maxDetailed bounds the mistakes for which all that could stand is worked out.
+const maxDetailed = 100
+
+func (s *statements) parse() {
+	s.tree = &tree{}
+	for i := 0; i < len(s.toks); {
+		if s.toks[i].kind == tokNL {
+			i++
+			continue
+		}
+		i += s.statement(s.toks[i:], i)
+	}
+	s.tree.tail = tidy(s.lead(len(s.toks)))
+}
+
+// statement reads one statement and returns how many tokens it took.
+func (s *statements) statement(toks []token, at int) int {
+	f := s.run(toks)
+	if f.node == nil {
+		n := skip(toks, f)
+		s.report(toks[:n], f)
+		s.tree.stmts = append(s.tree.stmts, &stmt{pos: toks[0].pos, node: broken(toks[:n])})
+		return n
+	}
+	st := &stmt{pos: toks[0].pos, node: f.node}
+	st.lead = s.lead(at)
+	for len(s.comments) > 0 && s.comments[0].before < at+f.next {
+		c := s.comments[0]
+		s.comments = s.comments[1:]
+		switch {
+		case c.text == "":
+		case c.before == at+f.next-1:
+			st.trail = c.text
+		default:
+			st.lead = append(st.lead, c.text)
+		}
+	}
+	st.lead = tidy(st.lead)
+	s.tree.stmts = append(s.tree.stmts, st)
+	return f.next
+}
+
+// run tries the grammars that know the first word. When none can read the
+// statement, the one that came furthest says why.
+func (s *statements) run(toks []token) *feed {
+	var best *feed
+	for _, g := range s.dialect.grammars(toks) {
+		f := &feed{g: g, toks: toks}
+		g.run(f)
+		if f.node != nil {
+			return f
+		}
+		if best == nil || f.next > best.next {
+			best = f
+		}
+	}
+	return best
+}
+
+// skip is the number of tokens up to the end of the line that holds the
+// mistake; braces left open there are skipped as well, when they are closed
+// before the next statement begins.
+func skip(toks []token, f *feed) int {
+	depth := 0
+	for i := range f.next {
+		depth = max(0, depth+brace(&toks[i]))
+	}
+	i := max(f.next-1, 0)
+	for i < len(toks) && toks[i].kind != tokNL {
+		if i >= f.next {
+			depth = max(0, depth+brace(&toks[i]))
+		}
+		i++
+	}
+	end := min(i+1, len(toks))
+	for depth > 0 && i < len(toks) {
+		switch {
+		case toks[i].kind == tokNL && i+2 < len(toks) && beginsStatement(toks[i+1:]):
+			return end
+		case toks[i].kind == tokNL && depth == 0:
+		}
+		depth += brace(&toks[i])
+		i++
+	}
+	if depth > 0 {
+		return end
+	}
+	for i < len(toks) && toks[i].kind != tokNL {
+		i++
+	}
+	return max(end, min(i+1, len(toks)))
+}
+
+func brace(t *token) int {
+	if t.kind == tokOp {
+		switch t.text {
+		case "{":
+			return 1
+		case "}":
+			return -1
+		}
+	}
+	return 0
+}
+
+// beginsStatement guesses whether a line inside braces is the next statement,
+// the closing brace having been forgotten.
+func beginsStatement(line []token) bool {
+	if line[0].kind != tokWord || !firstWord(line[0].text) {
+		return false
+	}
+	return line[1].kind == tokWord || line[1].kind == tokString
+}
+
+// broken stands for a statement that could not be read; the name it would have
+// declared is kept.
+func broken(toks []token) *badStmt {
+	b := &badStmt{first: toks[0].text}
+	at := 1
+	if b.first == "mda" {
+		b.first, at = "mda wrapper", 2
+	}
+	if at < len(toks) && (toks[at].kind == tokWord || toks[at].kind == tokString) {
+		b.name = toks[at].text
+	}
+	return b
+}
+
+// lead takes the comments before token number n.
+func (s *statements) lead(n int) []string {
+	var lead []string
+	for len(s.comments) > 0 && s.comments[0].before <= n {
+		lead = append(lead, s.comments[0].text)
+		s.comments = s.comments[1:]
+	}
+	return lead
+}
+
+// tidy keeps one blank line of several, and none at the end.
+func tidy(lines []string) []string {
+	var out []string
+	for _, l := range lines {
+		if l == "" && len(out) > 0 && out[len(out)-1] == "" {
+			continue
+		}
+		out = append(out, l)
+	}
+	return out
+}

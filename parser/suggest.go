@@ -1,0 +1,58 @@
+package parser
+
+import (
+	"fmt"
+	"slices"
+)
+
+// suggestion is `, did you mean "x"?` with the nearest of the words known, or
+// nothing when none is near.
+func suggestion(found string, words []string) string {
+	if w := nearest(found, words); w != "" {
+		return fmt.Sprintf(", did you mean %q?", w)
+	}
+	return ""
+}
+
+// nearest is the word that takes the fewest changes to become what was found,
+// when those are few for its length.
+func nearest(found string, words []string) string {
+	if len(found) < 2 || len(found) > 64 || len(words) > 1000 {
+		return ""
+	}
+	words = slices.Sorted(slices.Values(words))
+	best, least := "", 1+min(3, (len(found)+1)/3)
+	for _, w := range words {
+		if d := distance(found, w); d < least && w != found {
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// distance counts letters put in, left out, changed or swapped with the next.
+func distance(a, b string) int {
+	if n := len(a) - len(b); n > 3 || n < -3 {
+		return 9
+	}
+	prev2, prev := []int(nil), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], prev2[j-2]+1)
+			}
+		}
+		prev2, prev = prev, row
+	}
+	return prev[len(b)]
+}

@@ -1,0 +1,183 @@
+package parser
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// System is what a configuration is checked against: files, interfaces, users
+// and names. The default is the host; tests bring their own.
+type System interface {
+	// ReadFile reads a regular file of at most max octets. The error is one
+	// of package fs, or says that the file is too large or not regular.
+	ReadFile(name string, max int64) ([]byte, error)
+	// Stat is the mode and owner of a file, symbolic links followed.
+	Stat(name string) (FileInfo, error)
+	// Interfaces are the network interfaces with their addresses.
+	Interfaces() ([]Interface, error)
+	// LookupHost is the addresses of a host name. It blocks until ctx ends.
+	LookupHost(ctx context.Context, name string) ([]netip.Addr, error)
+	// Hostname is the name of the host, completed by the resolver when it
+	// holds no dot. It blocks until ctx ends.
+	Hostname(ctx context.Context) (string, error)
+	// HasUser and HasGroup report whether the system knows a name.
+	HasUser(name string) bool
+	HasGroup(name string) bool
+	// CurrentUser is the name of the user that asks.
+	CurrentUser() string
+}
+
+// FileInfo is what the checks want to know of a file.
+type FileInfo struct {
+	Mode fs.FileMode
+	UID  uint32
+}
+
+// Interface is one network interface.
+type Interface struct {
+	Name     string
+	Groups   []string // OpenBSD and FreeBSD
+	Loopback bool
+	Egress   bool // holds a default route
+	Addrs    []netip.Addr
+}
+
+// host is the System that smtpd runs on.
+type host struct{}
+
+func (host) ReadFile(name string, max int64) ([]byte, error) {
+	// A FIFO must not hang the check, so the kind is looked at first.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("larger than %d octets", max)
+	}
+	return data, nil
+}
+
+func (host) Stat(name string) (FileInfo, error) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return FileInfo{}, err
+	}
+	fi := FileInfo{Mode: st.Mode()}
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		fi.UID = s.Uid
+	}
+	return fi, nil
+}
+
+func (host) Interfaces() ([]Interface, error) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	egress := defaultRoutes()
+	var out []Interface
+	for _, in := range list {
+		i := Interface{
+			Name:     in.Name,
+			Groups:   interfaceGroups(in.Name),
+			Loopback: in.Flags&net.FlagLoopback != 0,
+			Egress:   egress[in.Name] || egress[strconv.Itoa(in.Index)],
+		}
+		addrs, err := in.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("addresses of %s: %w", in.Name, err)
+		}
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil {
+				continue
+			}
+			addr := p.Addr()
+			if addr.IsLinkLocalUnicast() && addr.Is6() {
+				addr = addr.WithZone(in.Name)
+			}
+			i.Addrs = append(i.Addrs, addr)
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+func (host) LookupHost(ctx context.Context, name string) ([]netip.Addr, error) {
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+func (host) Hostname(ctx context.Context) (string, error) {
+	name, err := os.Hostname()
+	if err != nil || strings.Contains(name, ".") {
+		return name, err
+	}
+	if full, err := net.DefaultResolver.LookupCNAME(ctx, name); err == nil {
+		if full = strings.TrimSuffix(full, "."); strings.HasPrefix(full, name+".") {
+			return full, nil
+		}
+	}
+	return hostsName(name), nil
+}
+
+// hostsName completes a host name from /etc/hosts, where "127.0.1.1
+// mx.example.org mx" gives the short name its long one.
+func hostsName(short string) string {
+	data, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return short
+	}
+	sc := bufio.NewScanner(bytes.NewReader(data))
+	for sc.Scan() {
+		line, _, _ := strings.Cut(sc.Text(), "#")
+		for i, f := range strings.Fields(line) {
+			if i > 0 && strings.HasPrefix(f, short+".") {
+				return f
+			}
+		}
+	}
+	return short
+}
+
+func (host) HasUser(name string) bool {
+	_, err := user.Lookup(name)
+	return err == nil
+}
+
+func (host) HasGroup(name string) bool {
+	_, err := user.LookupGroup(name)
+	return err == nil
+}
+
+func (host) CurrentUser() string {
+	u, err := user.Current()
+	if err != nil {
+		return strconv.Itoa(os.Getuid())
+	}
+	return u.Username
+}
