@@ -65,15 +65,15 @@ func dial(ctx context.Context, socket string) (*net.UnixConn, error) {
 }
 
 func hello(c *Conn) error {
-	if err := errors.Join(c.Send(KindHello, Version), c.Flush()); err != nil {
-		return fmt.Errorf("control: %w", err)
-	}
+	// A daemon that has no room says so and closes at once, maybe before it
+	// reads: what it said counts, not the failed write. See also Do.
+	werr := errors.Join(c.Send(KindHello, Version), c.Flush())
 	f, err := c.Receive()
 	if errors.Is(err, ErrFrame) || err == nil && (f.Kind != KindHello || f.Arg(0) != Version) {
 		return ErrIncompatible
 	}
 	if err != nil {
-		return fmt.Errorf("control: %w", err)
+		return fmt.Errorf("control: %w", errors.Join(werr, err))
 	}
 	return nil
 }
@@ -85,8 +85,6 @@ func (c *Client) Close() error { return c.c.Close() }
 // may be nil. The result is the text of OK; a refusal is a *Failure. An error
 // from each ends the conversation.
 func (c *Client) Do(each func(Frame) error, request ...string) (string, error) {
-	// A daemon that has no room says so and closes at once, maybe before it
-	// reads: what it said counts, not the failed write.
 	werr := errors.Join(c.c.Send(KindRequest, request...), c.c.Flush())
 	for {
 		f, err := c.c.Receive()

@@ -59,7 +59,7 @@ func TestDialErrors(t *testing.T) {
 			return errors.Join(c.Send(KindHello, "smtpd control 0"), c.Flush())
 		}), ErrIncompatible},
 		"other protocol": {serve(t, func(c *Conn) error {
-			_, err := c.u.Write([]byte("\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
+			_, err := c.u.Write([]byte("\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
 			return err
 		}), ErrIncompatible},
 	}

@@ -1,0 +1,169 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"smtpd/internal/ctl"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/mail"
+)
+
+// Bounds of what is shown. Ours.
+const (
+	listSlice = 1000    // envelopes asked for at a time (DESIGN section 4)
+	maxLines  = 1 << 20 // parts of Lines before a process that never ends is left
+)
+
+// show passes on lines that another process prints about itself.
+func (r *request) show() (string, error) {
+	word, _, _ := strings.Cut(r.arg(0), " ")
+	var l *ipc.Link
+	switch word {
+	case "hosts", "hoststats", "relays", "routes", "mta", "tls":
+		l = r.peers.MTA
+	case "tables", "filters":
+		l = r.peers.Lookup
+	case "corrupt":
+		l = r.peers.Queue
+	default:
+		return "", &ctl.Failure{Reason: "nothing of that name to show"}
+	}
+	skip := 0
+	for range maxLines {
+		m, err := ask[*imsg.Lines](r, l, callTimeout, &imsg.Show{What: r.arg(0), Skip: skip})
+		if err != nil {
+			return "", err
+		}
+		if err := r.c.Send(ctl.KindData, string(m.Text)); err != nil {
+			return "", err
+		}
+		n := strings.Count(string(m.Text), "\n")
+		if skip += n; !m.More || n == 0 {
+			break
+		}
+	}
+	return "", nil
+}
+
+// stats sends the counters of all processes, sorted by name. A process that is
+// not there is left out.
+func (r *request) stats() (string, error) {
+	all := r.env.Stat.All()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, l := range r.peers.all() {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(r.ctx, statsTimeout)
+			defer cancel()
+			m, err := ipc.Ask[*imsg.Stats](ctx, l, &imsg.StatsGet{})
+			if err != nil {
+				return // its counters are gone with it
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, v := range m.Values {
+				all[v.Name] += v.Value
+			}
+		})
+	}
+	wg.Wait()
+	uptime := r.env.Now().Sub(r.started)
+	text := map[string]string{"uptime.human": ctl.Duration(uptime)}
+	all["uptime"] = int64(uptime / time.Second)
+	for name, v := range all {
+		text[name] = strconv.FormatInt(v, 10)
+	}
+	for _, name := range slices.Sorted(maps.Keys(text)) {
+		if err := r.c.Send(ctl.KindRow, name, text[name]); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// queue lists envelopes in slices, each with what the scheduler knows of it.
+func (r *request) queue() (string, error) {
+	var only mail.MessageID
+	var after mail.EnvelopeID
+	if arg := r.arg(0); arg != "" {
+		id, err := mail.ParseMessageID(arg)
+		if err != nil {
+			return "", &ctl.Failure{Reason: "invalid id"}
+		}
+		only, after = id, id.Envelope(0)-1
+	}
+	scheduler := true
+	for {
+		l, err := ask[*imsg.QueueListing](r, r.peers.Queue, callTimeout, &imsg.QueueList{After: after, Max: listSlice})
+		if err != nil {
+			return "", err
+		}
+		list := l.Envelopes
+		end := l.End || len(list) == 0
+		if i := slices.IndexFunc(list, func(e mail.Envelope) bool { return only != 0 && e.ID.Message() != only }); i >= 0 {
+			list, end = list[:i], true
+		}
+		var states []imsg.SchedState
+		if scheduler {
+			states, scheduler = r.states(list)
+		}
+		if err := r.rows(list, states); err != nil || end {
+			return "", err
+		}
+		after = list[len(list)-1].ID
+	}
+}
+
+// states asks the scheduler where the envelopes stand; false: it does not say.
+func (r *request) states(list []mail.Envelope) ([]imsg.SchedState, bool) {
+	if len(list) == 0 {
+		return nil, true
+	}
+	ids := make([]mail.EnvelopeID, len(list))
+	for i := range list {
+		ids[i] = list[i].ID
+	}
+	m, err := ask[*imsg.SchedStates](r, r.peers.Scheduler, callTimeout, &imsg.SchedGet{IDs: ids})
+	if err != nil || len(m.States) != len(ids) {
+		return nil, false
+	}
+	return m.States, true
+}
+
+func (r *request) rows(list []mail.Envelope, states []imsg.SchedState) error {
+	var errs error
+	for i := range list {
+		e := ctl.Entry{Envelope: list[i], State: ctl.StateOffline}
+		if states != nil {
+			place(&e, &states[i])
+		}
+		if errs = r.c.Send(ctl.KindRow, e.Fields()...); errs != nil {
+			break
+		}
+	}
+	return errors.Join(errs, r.c.Flush())
+}
+
+// place says in e what the scheduler knows.
+func place(e *ctl.Entry, st *imsg.SchedState) {
+	e.Since, e.Held = st.Since, st.Held
+	if st.Suspend {
+		e.Envelope.Flags |= mail.FlagSuspended
+	}
+	switch {
+	case !st.Known:
+		e.State = ctl.StateInvalid
+	case st.Inflight:
+		e.State = ctl.StateInflight
+	default:
+		e.State = ctl.StatePending
+	}
+}
