@@ -194,7 +194,9 @@ func reason(err error) string {
 func always(m imsg.Msg) answers { return func(imsg.Msg) (imsg.Msg, *os.File) { return m, nil } }
 
 func TestRequests(t *testing.T) {
-	done, failed := always(&imsg.Done{OK: true}), always(&imsg.Done{Text: "why"})
+	// Each its own: to write an imsg touches it.
+	done := func() answers { return always(&imsg.Done{OK: true}) }
+	failed := func() answers { return always(&imsg.Done{Text: "why"}) }
 	env := mail.Envelope{ID: 0x0000000100000002, Kind: mail.KindMTA, Dispatcher: "out"}
 	tests := map[string]struct {
 		peers   map[imsg.Role]answers
@@ -206,15 +208,15 @@ func TestRequests(t *testing.T) {
 	}{
 		"status": {peers: map[imsg.Role]answers{imsg.Parent: always(&imsg.Switches{PauseMTA: true})},
 			request: []string{"status"}, rows: []string{"MDA|running", "MTA|paused", "SMTP|running"}},
-		"pause mta": {peers: map[imsg.Role]answers{imsg.Parent: done}, request: []string{"switch", "mta", "on"},
+		"pause mta": {peers: map[imsg.Role]answers{imsg.Parent: done()}, request: []string{"switch", "mta", "on"},
 			asked: &imsg.Switch{Name: "mta", On: true}},
 		"resume again": {peers: map[imsg.Role]answers{imsg.Parent: always(&imsg.Done{})}, request: []string{"switch", "mta", "off"},
 			asked: &imsg.Switch{Name: "mta"}, fail: "failed: "},
-		"trace": {peers: map[imsg.Role]answers{imsg.Parent: done}, request: []string{"switch", "trace smtp", "on"},
+		"trace": {peers: map[imsg.Role]answers{imsg.Parent: done()}, request: []string{"switch", "trace smtp", "on"},
 			asked: &imsg.Switch{Name: "trace smtp", On: true}},
 		"unknown switch": {request: []string{"switch", "off", "on"}, fail: "failed: unknown switch"},
-		"reload":         {peers: map[imsg.Role]answers{imsg.Parent: failed}, request: []string{"reload"}, fail: "failed: why"},
-		"update":         {peers: map[imsg.Role]answers{imsg.Lookup: done}, request: []string{"update", "aliases"}, asked: &imsg.TableUpdate{Table: "aliases"}},
+		"reload":         {peers: map[imsg.Role]answers{imsg.Parent: failed()}, request: []string{"reload"}, fail: "failed: why"},
+		"update":         {peers: map[imsg.Role]answers{imsg.Lookup: done()}, request: []string{"update", "aliases"}, asked: &imsg.TableUpdate{Table: "aliases"}},
 		"schedule all": {peers: map[imsg.Role]answers{imsg.Scheduler: always(&imsg.Count{N: 10})}, request: []string{"schedule", "all"},
 			text: "10", asked: &imsg.SchedCommand{Op: imsg.OpSchedule, All: true}},
 		"remove message": {peers: map[imsg.Role]answers{imsg.Scheduler: always(&imsg.Count{})}, request: []string{"remove", "deadbeef"},
@@ -224,10 +226,10 @@ func TestRequests(t *testing.T) {
 		"discover all": {request: []string{"discover", "all"}, fail: "failed: invalid id"},
 		"bad id":       {request: []string{"remove", "xyz"}, fail: "failed: invalid id"},
 		"no id":        {request: []string{"remove"}, fail: "failed: invalid id"},
-		"block": {peers: map[imsg.Role]answers{imsg.MTA: done}, request: []string{"block", "127.0.0.1", "Remote.Test"},
+		"block": {peers: map[imsg.Role]answers{imsg.MTA: done()}, request: []string{"block", "127.0.0.1", "Remote.Test"},
 			asked: &imsg.RouteCommand{Block: true, Source: "127.0.0.1", Domain: "remote.test"}},
-		"unblock": {peers: map[imsg.Role]answers{imsg.MTA: failed}, request: []string{"unblock", "127.0.0.1", "remote.test"}, fail: "failed: why"},
-		"unknown route": {peers: map[imsg.Role]answers{imsg.MTA: failed}, request: []string{"route", "99"},
+		"unblock": {peers: map[imsg.Role]answers{imsg.MTA: failed()}, request: []string{"unblock", "127.0.0.1", "remote.test"}, fail: "failed: why"},
+		"unknown route": {peers: map[imsg.Role]answers{imsg.MTA: failed()}, request: []string{"route", "99"},
 			asked: &imsg.RouteCommand{Resume: 99}},
 		"no route": {request: []string{"route", "0"}, fail: "failed: invalid route"},
 		"lookup": {peers: map[imsg.Role]answers{imsg.Lookup: always(&imsg.TableAnswer{Found: true, Value: "bob"})},
