@@ -67,9 +67,9 @@ func dial(ctx context.Context, socket string) (*net.UnixConn, error) {
 func hello(c *Conn) error {
 	// A daemon that has no room says so and closes at once, maybe before it
 	// reads: what it said counts, not the failed write. See also Do.
-	werr := errors.Join(c.Send(KindHello, Version), c.Flush())
+	werr := errors.Join(c.Send(KindHello, Protocol), c.Flush())
 	f, err := c.Receive()
-	if errors.Is(err, ErrFrame) || err == nil && (f.Kind != KindHello || f.Arg(0) != Version) {
+	if errors.Is(err, ErrFrame) || err == nil && (f.Kind != KindHello || f.Arg(0) != Protocol) {
 		return ErrIncompatible
 	}
 	if err != nil {

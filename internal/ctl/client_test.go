@@ -38,7 +38,7 @@ func serve(t *testing.T, talk func(*Conn) error) string {
 
 func greet(c *Conn) error {
 	_, err := c.Receive()
-	return errors.Join(err, c.Send(KindHello, Version), c.Flush())
+	return errors.Join(err, c.Send(KindHello, Protocol), c.Flush())
 }
 
 func TestDialErrors(t *testing.T) {
@@ -91,7 +91,7 @@ func TestDo(t *testing.T) {
 			return errors.Join(greet(c), c.Send(KindFail, "because"), c.Flush())
 		}, 0, "", "because"},
 		"no room": {func(c *Conn) error { // says so without listening
-			return errors.Join(c.Send(KindHello, Version), c.Send(KindFail, ReasonBusy), c.Flush())
+			return errors.Join(c.Send(KindHello, Protocol), c.Send(KindFail, ReasonBusy), c.Flush())
 		}, 0, "", ReasonBusy},
 	}
 	for name, tt := range tests {

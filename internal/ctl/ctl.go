@@ -8,9 +8,9 @@ package ctl
 
 import "errors"
 
-// Version is what both ends say first. It changes whenever a frame, a request
+// Protocol is what both ends say first. It changes whenever a frame, a request
 // or a row does: tool and daemon come from one build.
-const Version = "smtpd control 1"
+const Protocol = "smtpd control 1"
 
 // Bounds of one frame, in octets and fields. Ours.
 const (

@@ -8,7 +8,7 @@ type Kind uint8
 // The kinds. A conversation is Hello from both sides, then for each Request any
 // number of Row, Data and File, and one OK or Fail.
 const (
-	KindHello   Kind = 1 + iota // Version
+	KindHello   Kind = 1 + iota // Protocol
 	KindRequest                 // a Req constant and its arguments
 	KindRow                     // fields as the request says
 	KindData                    // one field of octets

@@ -165,7 +165,7 @@ func TestNoFileFromClient(t *testing.T) {
 }
 
 func FuzzFrame(f *testing.F) {
-	f.Add(appendFrame(nil, KindHello, []string{Version})[4:])
+	f.Add(appendFrame(nil, KindHello, []string{Protocol})[4:])
 	f.Add(appendFrame(nil, KindRow, (&Entry{}).Fields())[4:])
 	f.Add([]byte{2, 1, 255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -151,7 +151,7 @@ func (s *server) connection(ctx context.Context, u *net.UnixConn) {
 	}
 	if !s.enter(uid) {
 		s.env.Log.Warn(fmt.Sprintf("warn: too many connections to control socket from user with uid %d", uid))
-		_ = errors.Join(c.Send(ctl.KindHello, ctl.Version), c.Send(ctl.KindFail, ctl.ReasonBusy), c.Flush())
+		_ = errors.Join(c.Send(ctl.KindHello, ctl.Protocol), c.Send(ctl.KindFail, ctl.ReasonBusy), c.Flush())
 		return
 	}
 	defer s.leave(uid)
@@ -198,15 +198,15 @@ func (s *server) converse(ctx context.Context, c *ctl.Conn, uid uint32) error {
 	f, err := c.Receive()
 	if errors.Is(err, ctl.ErrFrame) {
 		// Another protocol: the answer lets a client of ours tell what is wrong.
-		return errors.Join(err, c.Send(ctl.KindHello, ctl.Version), c.Flush())
+		return errors.Join(err, c.Send(ctl.KindHello, ctl.Protocol), c.Flush())
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.Send(ctl.KindHello, ctl.Version), c.Flush()); err != nil {
+	if err := errors.Join(c.Send(ctl.KindHello, ctl.Protocol), c.Flush()); err != nil {
 		return err
 	}
-	if f.Kind != ctl.KindHello || f.Arg(0) != ctl.Version {
+	if f.Kind != ctl.KindHello || f.Arg(0) != ctl.Protocol {
 		return ctl.ErrIncompatible
 	}
 	if s.trusted(uid) {
