@@ -1,0 +1,317 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"smtpd/internal/mail"
+)
+
+// Bounds of one commit group.
+const (
+	maxGroup      = 4096         // ours: jobs in one transaction
+	maxGroupBytes = 16 << 20     // ours: octets that one transaction takes in
+	fullGroup     = 16           // ours: jobs at a time while the disk is full
+	fullPause     = time.Second  // ours: how long new mail is refused untried then
+	trimEvery     = 64 << 20     // ours: octets taken in between two trims of the map
+	fillPercent   = 0.9          // of a page: ids grow, so pages fill from one side
+	maxUndo       = 4 * maxGroup // ours: accepted messages of failed groups to take back
+	deadText      = "spool is out of order"
+	fullText      = "Insufficient system storage"
+	failText      = "Temporary failure"
+)
+
+// statusFull and statusFailed are what the world is told of a disk that is
+// full, or fails.
+func statusFull() *mail.Status   { return mail.NewStatus(452, [3]uint8{4, 3, 1}, fullText) }
+func statusFailed() *mail.Status { return mail.NewStatus(451, [3]uint8{4, 3, 0}, failText) }
+
+// job is one caller's part of a group.
+type job struct {
+	apply func(*txn) error // may run more than once; checks before it changes
+	size  int              // octets it brings
+	grows bool             // new mail: what is refused first when the disk is full
+	id    mail.MessageID   // of new mail: taken back when the group's end is in doubt
+	alone func() error     // instead: runs between groups
+	ended bool             // it is durable, or err is its own
+	err   error
+	done  chan struct{}
+}
+
+// txn is the transaction of a group.
+type txn struct {
+	s                           *Bolt
+	env, msg, body, meta, aside *bbolt.Bucket
+	changes                     int
+	after                       []func() // run once the group is durable
+}
+
+func (t *txn) put(b *bbolt.Bucket, key, value []byte) error {
+	t.changes++
+	return b.Put(key, value)
+}
+
+func (t *txn) delete(b *bbolt.Bucket, key []byte) error {
+	t.changes++
+	return b.Delete(key)
+}
+
+// committer is the queue before the loop that commits.
+type committer struct {
+	mu      sync.Mutex
+	waiting []*job
+	closed  bool
+	wake    chan struct{} // holds one
+	ended   chan struct{}
+
+	// Below: the loop's own.
+	undo      []mail.MessageID
+	fullUntil time.Time
+	taken     int // octets since the last trim
+}
+
+func (c *committer) init() {
+	c.wake = make(chan struct{}, 1)
+	c.ended = make(chan struct{})
+}
+
+// do hands a job to the loop and waits for its end.
+func (s *Bolt) do(j *job) error {
+	j.done = make(chan struct{})
+	if !s.submit(j) {
+		return ErrClosed
+	}
+	<-j.done
+	return j.err
+}
+
+// submit hands a job to the loop; its done, if any, is closed at the end.
+func (s *Bolt) submit(j *job) bool {
+	c := &s.commits
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return false
+	}
+	c.waiting = append(c.waiting, j)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// commitLoop commits whatever waits, and again, until the store is closed and
+// nothing waits: the time that one commit takes is the window in which the next
+// group gathers.
+func (s *Bolt) commitLoop() {
+	c := &s.commits
+	defer close(c.ended)
+	debug.SetPanicOnFault(true) // a read error inside the map becomes a panic
+	for {
+		c.mu.Lock()
+		jobs, closed := c.waiting, c.closed
+		n := groupSize(jobs)
+		c.waiting = append([]*job(nil), jobs[n:]...)
+		c.mu.Unlock()
+		if n == 0 {
+			if closed {
+				return
+			}
+			<-c.wake
+			continue
+		}
+		s.group(jobs[:n:n])
+	}
+}
+
+// groupSize is how many of the jobs fit one transaction.
+func groupSize(jobs []*job) int {
+	size := 0
+	for i, j := range jobs {
+		if size += j.size; i == maxGroup || (i > 0 && size > maxGroupBytes) {
+			return i
+		}
+	}
+	return len(jobs)
+}
+
+// group carries out jobs and tells their callers.
+func (s *Bolt) group(jobs []*job) {
+	c := &s.commits
+	if s.o.Now().Before(c.fullUntil) {
+		refuseNew(jobs)
+	}
+	err := s.commitAll(jobs)
+	if isFull(err) {
+		// Make room for what makes room: new mail waits outside, and the
+		// reserve is there for the rest.
+		c.fullUntil = s.o.Now().Add(fullPause)
+		refuseNew(jobs)
+		if err = s.commitAll(jobs); isFull(err) && s.dropReserve() {
+			err = s.commitAll(jobs)
+		}
+	}
+	for _, j := range jobs {
+		c.taken += j.size
+		if !j.ended {
+			j.err = err
+		}
+		if j.done != nil {
+			close(j.done)
+		}
+	}
+	if c.taken > trimEvery {
+		c.taken = 0
+		s.trim()
+	}
+}
+
+// refuseNew ends new mail with 452.
+func refuseNew(jobs []*job) {
+	for _, j := range jobs {
+		if j.grows && !j.ended {
+			j.err, j.ended = statusFull(), true
+		}
+	}
+}
+
+// commitAll commits the jobs that have not ended: all at once, or some at a
+// time while the disk is full.
+func (s *Bolt) commitAll(jobs []*job) error {
+	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.ended })
+	step := len(jobs)
+	if s.o.Now().Before(s.commits.fullUntil) {
+		step = fullGroup
+	}
+	for len(jobs) > 0 {
+		n := min(step, len(jobs))
+		if err := s.commit(jobs[:n]); err != nil {
+			return err
+		}
+		for _, j := range jobs[:n] {
+			if j.ended = true; !j.grows && j.err == nil {
+				s.commits.fullUntil = time.Time{} // it may have made room
+			}
+		}
+		jobs = jobs[n:]
+	}
+	return nil
+}
+
+// commit is one transaction. A job that fails after it began to change things
+// is left out, and the others run again without it; its error is its own. What
+// is returned concerns all.
+func (s *Bolt) commit(jobs []*job) (err error) {
+	if s.broken() != nil {
+		return statusFailed()
+	}
+	for _, j := range jobs {
+		if j.alone != nil {
+			j.err = j.alone()
+		}
+	}
+	for {
+		t, again, err := s.attempt(jobs)
+		if err != nil {
+			s.failed(jobs)
+			return s.diskError(err)
+		}
+		if again {
+			continue
+		}
+		if t != nil {
+			s.commits.undo = nil
+			for _, f := range t.after {
+				f()
+			}
+		}
+		return nil
+	}
+}
+
+// attempt runs the jobs that have not failed in one transaction. t is nil when
+// there was nothing to change.
+func (s *Bolt) attempt(jobs []*job) (t *txn, again bool, err error) {
+	defer s.guard("commit", &err)
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return nil, false, err
+	}
+	t = s.newTxn(tx)
+	if err := t.takeBack(s.commits.undo); err != nil {
+		return nil, false, errors.Join(err, tx.Rollback())
+	}
+	for _, j := range jobs {
+		if j.err != nil {
+			continue
+		}
+		before := t.changes
+		if j.err = j.apply(t); j.err != nil && t.changes != before {
+			return nil, true, tx.Rollback()
+		}
+	}
+	if t.changes == 0 {
+		return nil, false, tx.Rollback()
+	}
+	return t, false, tx.Commit()
+}
+
+func (s *Bolt) newTxn(tx *bbolt.Tx) *txn {
+	t := &txn{s: s, env: tx.Bucket(bucketEnv), msg: tx.Bucket(bucketMsg), body: tx.Bucket(bucketBody),
+		meta: tx.Bucket(bucketMeta), aside: tx.Bucket(bucketAside)}
+	for _, b := range []*bbolt.Bucket{t.env, t.msg, t.body} {
+		b.FillPercent = fillPercent
+	}
+	return t
+}
+
+// failed remembers new mail of a group whose end is in doubt: its senders were
+// told to try again, so a copy that is there after all must not stay.
+func (s *Bolt) failed(jobs []*job) {
+	for _, j := range jobs {
+		if j.grows && j.err == nil && len(s.commits.undo) < maxUndo {
+			s.commits.undo = append(s.commits.undo, j.id)
+		}
+	}
+}
+
+// diskError is what callers are told of a failed transaction.
+func (s *Bolt) diskError(err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", statusFull(), err)
+	}
+	return fmt.Errorf("%w: %w", statusFailed(), err)
+}
+
+// isFull reports that err is a want of room. bbolt flattens some errors to text.
+func isFull(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, e := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, e) || strings.Contains(err.Error(), e.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+// guard makes an error of a panic inside the database: a damaged page, or a
+// read error in the map. The database is not written again after that; whoever
+// runs the store should end and open it anew, when it is checked and mended.
+func (s *Bolt) guard(what string, err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: %s: %v", statusFailed(), what, r)
+		s.setBroken(*err)
+	}
+}

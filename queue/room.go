@@ -1,0 +1,121 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// minCompact is the size below which a database is left as it is, in octets.
+// Ours: not worth the writing.
+const minCompact = 8 << 20
+
+// compactTx is how many octets compaction moves in one transaction. Ours.
+const compactTx = 4 << 20
+
+// mostlyFree reports whether more than half of the database is free.
+func (s *Bolt) mostlyFree() bool {
+	var size int64
+	s.view(func(tx *bbolt.Tx) error { size = tx.Size(); return nil })
+	return size > minCompact && int64(s.db.Stats().FreeAlloc) > size/2
+}
+
+// Compact writes the database anew without its free pages. Nothing else is read
+// or written meanwhile. It gives the size before and after, in octets.
+func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
+	size := func() (n int64) {
+		s.view(func(tx *bbolt.Tx) error { n = tx.Size(); return nil })
+		return n
+	}
+	before = size()
+	err = s.do(&job{apply: func(*txn) error { return nil }, alone: s.compact})
+	return before, size(), err
+}
+
+// compact replaces the database by a copy. It runs on the loop, or in Open.
+func (s *Bolt) compact() (err error) {
+	s.swap.Lock()
+	defer s.swap.Unlock()
+	defer s.guard("compact", &err)
+	name := s.path(newName)
+	if err := s.fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := s.openLocked(newName)
+	if err != nil {
+		return err
+	}
+	fresh, err := s.fs.OpenDB(f, s.options())
+	if err != nil {
+		return err
+	}
+	err = bbolt.Compact(fresh, s.db, compactTx)
+	if err == nil {
+		// Its lock is held from before it gets the name: there is no moment
+		// when another process could open the spool.
+		err = s.fs.Rename(name, s.path(dbName))
+	}
+	if err != nil {
+		return errors.Join(err, fresh.Close(), s.fs.Remove(name))
+	}
+	old := s.db
+	s.db = fresh
+	// Should the new name be lost in a crash, the old file is there, and what
+	// was committed since is not: so nothing is before this.
+	if err := s.fs.SyncDir(s.dir); err != nil {
+		s.setBroken(s.diskError(err))
+		return err
+	}
+	return old.Close()
+}
+
+// makeReserve fills a file that is given up when the disk is full: removing
+// mail must write before it frees anything. Without room there is no reserve.
+func (s *Bolt) makeReserve() {
+	name := s.path(reserveName)
+	if info, err := s.fs.Stat(name); err == nil && info.Size() == reserveSize {
+		s.reserve = true
+		return
+	}
+	f, err := s.fs.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return
+	}
+	// Octets that no file system stores as less than they are.
+	b := make([]byte, 64<<10)
+	r := rand.NewChaCha8([32]byte{})
+	for n := 0; n < reserveSize && err == nil; n += len(b) {
+		r.Read(b)
+		_, err = f.Write(b)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		s.fs.Remove(name)
+		return
+	}
+	s.reserve = true
+}
+
+// dropReserve gives the reserve up, and reports whether there was one.
+func (s *Bolt) dropReserve() bool {
+	had := s.reserve
+	s.reserve = false
+	s.fs.Remove(s.path(reserveName))
+	return had
+}
+
+// trim lets go of the database's pages in the memory of this process: the map
+// would otherwise count every page ever looked at as ours. The file cache of
+// the system keeps them as long as it likes.
+func (s *Bolt) trim() {
+	s.view(func(tx *bbolt.Tx) error {
+		unmapPages(s.db.Info().Data, uintptr(tx.Size()))
+		return nil
+	})
+}
