@@ -61,6 +61,25 @@ type SMTP struct {
 	MaxMessageSize int64 // octets, default 35 MiB
 	SubAddrDelim   string
 	Ciphers        string
+
+	// Bounds on what clients may do. Zero means no bound where it says so.
+	MaxSessions        int // connections in all; 0: as descriptors allow
+	MaxSessionsPerAddr int // connections of one address, loopback aside; 0: any
+	MaxSessionsPerNet  int // the same for one IPv6 /64; 0: any
+	MaxConnRate        int // new connections of one address in a minute, loopback aside; 0: any
+	MaxCommands        int // commands since the last accepted message
+	MaxErrors          int // refused commands since the last accepted message
+	MaxAuthFailures    int // in one session
+	MaxLine            int // octets of a line of a message with its line end
+	MaxHeader          int // octets of a message header
+	MaxHeaderFields    int // fields of a message header
+
+	CommandTimeout   time.Duration // for one whole command
+	HandshakeTimeout time.Duration // of TLS
+	DataTimeout      time.Duration // between two pieces of a message
+	DataTime         time.Duration // for one whole message; 0: any
+	MinRate          int           // octets per second of a message once DataTimeout is over; 0: any
+	AuthDelay        time.Duration // at most, after a wrong password
 }
 
 // MDA holds `mda limit`.
@@ -146,7 +165,12 @@ func Defaults() *Config {
 		Wrappers: map[string]string{},
 		Queue:    Queue{TTL: 4 * 24 * time.Hour},
 		SMTP: SMTP{MaxRcpt: 1000, MaxMails: 100, MaxMessageSize: 35 << 20,
-			SubAddrDelim: "+", Ciphers: "HIGH:!aNULL:!MD5"},
+			SubAddrDelim: "+", Ciphers: "HIGH:!aNULL:!MD5",
+			MaxSessionsPerAddr: 200, MaxSessionsPerNet: 400, MaxConnRate: 600,
+			MaxCommands: 2500, MaxErrors: 100, MaxAuthFailures: 5,
+			MaxLine: 65535, MaxHeader: 1 << 20, MaxHeaderFields: 5000,
+			CommandTimeout: 5 * time.Minute, HandshakeTimeout: time.Minute, DataTimeout: 5 * time.Minute,
+			DataTime: 2 * time.Hour, MinRate: 100, AuthDelay: time.Second},
 		MDA: MDA{MaxSession: 50, MaxSessionPerUser: 7, TaskHiwat: 50, TaskLowat: 30, TaskRelease: 10},
 		MTA: MTA{MaxDeferred: 100, Default: DefaultMTALimits(), Domain: map[string]*MTALimits{}},
 		Scheduler: Scheduler{MaxInflight: 5000, MaxEvpBatchSize: 256,

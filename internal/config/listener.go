@@ -43,4 +43,9 @@ type Listener struct {
 	ReceivedAuth bool
 	DSN          bool // announced unless no-dsn
 	ProxyV2      bool
+	ProxyFrom    []netip.Prefix // who may send a PROXY header; empty: loopback, private and link-local addresses
+
+	Repair          bool     // bare CR and LF in a message end lines; else it is refused
+	LogConversation bool     // the dialogue goes to the log, secrets masked
+	Without         []string // extensions left out, by their EHLO keyword in upper case
 }

@@ -1,0 +1,116 @@
+package smtp
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	replyBadChunk = "501 5.5.4 Invalid command arguments: BDAT needs a size"
+	replyChunk    = "250 2.0.0 Ok, octets: "
+)
+
+// bdat is one chunk of a message (RFC 3030). Its octets follow the command
+// whatever becomes of it, so they are read in any case: what is not read would
+// be taken for commands.
+func (s *Session) bdat(arg string) {
+	if !s.offers(extChunking) {
+		s.refuse(replyUnknown)
+		return
+	}
+	size, last, ok := parseChunk(arg)
+	if !ok || size > maxDiscard*s.c.SMTP.MaxMessageSize {
+		s.refuse(replyBadChunk)
+		s.close("bad-input") // nobody knows where the next command begins
+		return
+	}
+	reply := s.openChunk()
+	m := (*message)(nil)
+	if reply == "" {
+		m = s.tx.msg
+		if m.count+size > m.max+1 {
+			m.reject(replyTooBig)
+		}
+	}
+	if err := s.readChunk(m, size); err != nil {
+		s.broken(err)
+		return
+	}
+	switch {
+	case reply == alreadySaid:
+	case reply != "":
+		s.refuse(reply)
+	case last:
+		s.finish()
+	case m.failed():
+		s.finish() // with the refusal: the sender need not go on
+	default:
+		s.say(replyChunk + strconv.FormatInt(size, 10))
+	}
+}
+
+// alreadySaid stands for a reply that a filter gave.
+const alreadySaid = "-"
+
+// openChunk makes the transaction ready for a chunk, or gives the reply that
+// refuses it.
+func (s *Session) openChunk() (reply string) {
+	switch tx := s.tx; {
+	case tx == nil || tx.refused:
+		return replySequence
+	case len(tx.rcpts) == 0:
+		return replyNoRcpt
+	case tx.msg != nil:
+		return ""
+	}
+	if _, ok := s.ask(PhaseData, ""); !ok {
+		s.tx.refused = true
+		s.reportTx(EventTxData, "permfail")
+		return alreadySaid
+	}
+	s.openMessage(false)
+	s.reportTx(EventTxData, "ok")
+	return ""
+}
+
+func parseChunk(arg string) (size int64, last, ok bool) {
+	num, word, has := strings.Cut(arg, " ")
+	n, err := strconv.ParseUint(num, 10, 62)
+	if err != nil || num[0] == '+' || (has && !strings.EqualFold(strings.TrimSpace(word), "LAST")) {
+		return 0, false, false
+	}
+	return int64(n), has, true
+}
+
+// readChunk reads the octets of one chunk into m, or drops them when m is nil.
+func (s *Session) readChunk(m *message, size int64) error {
+	w := s.wire
+	start := time.Now()
+	if size > smallBuffer {
+		w.grow()
+		defer w.shrink()
+	}
+	for left := size; ; {
+		b := w.buffered()
+		if int64(len(b)) > left {
+			b = b[:left]
+		}
+		if m != nil {
+			n, _, err := m.eat(b)
+			if err == nil {
+				err = m.stash(b[n:])
+			}
+			if err != nil {
+				return err
+			}
+		}
+		w.skip(len(b))
+		if left -= int64(len(b)); left == 0 {
+			return nil
+		}
+		if err := s.fillBody(start, size-left); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,306 @@
+package smtp
+
+import (
+	"bytes"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"smtpd/internal/config"
+	"smtpd/internal/log"
+)
+
+// maxCommand is the longest command line, in octets without its line end. Ours,
+// as OpenSMTPD; RFC 5321 section 4.5.3.1.4 asks for 510.
+const maxCommand = 2047
+
+// ext is a set of extensions.
+type ext uint16
+
+// The extensions that a listener can leave out.
+const (
+	ext8BitMIME ext = 1 << iota
+	extSize
+	extDSN
+	extPipelining
+	extChunking
+	extBinary
+	extUTF8
+	extRequireTLS
+	extLimits
+)
+
+// keywords are the extensions by their EHLO keywords.
+var keywords = map[string]ext{
+	"8BITMIME": ext8BitMIME, "SIZE": extSize, "DSN": extDSN, "PIPELINING": extPipelining, "CHUNKING": extChunking,
+	"BINARYMIME": extBinary, "SMTPUTF8": extUTF8, "REQUIRETLS": extRequireTLS, "LIMITS": extLimits,
+}
+
+// extensions are those that a listener offers. BINARYMIME is nothing without
+// CHUNKING (RFC 3030 section 3), SMTPUTF8 needs 8BITMIME (RFC 6531 section 3.1).
+func extensions(l *config.Listener) ext {
+	e := ext8BitMIME | extSize | extPipelining | extChunking | extUTF8 | extRequireTLS | extLimits
+	if l.DSN {
+		e |= extDSN
+	}
+	for _, word := range l.Without {
+		e &^= keywords[word]
+	}
+	if e&extChunking == 0 {
+		e &^= extBinary
+	}
+	if e&ext8BitMIME == 0 {
+		e &^= extUTF8
+	}
+	return e
+}
+
+func (s *Session) offers(e ext) bool { return s.ext&e != 0 }
+
+// command carries out one line. The line is gone once more is read.
+func (s *Session) command(line []byte) {
+	line = bytes.TrimRight(line, " \t")
+	s.lastWord = maskCommand(string(line))
+	if s.c.Log.Tracing(traceTopic) {
+		s.c.Log.Trace(traceTopic, s.client.Session.String(), log.Quoted("client", s.lastWord))
+	}
+	if s.filter != nil {
+		s.report(EventClient, s.lastWord)
+	}
+	if s.idle++; s.idle > max(s.c.SMTP.MaxCommands, 2*s.c.SMTP.MaxRcpt) {
+		s.refuse(replyTooManyCmds)
+		return
+	}
+	if bytes.IndexByte(line, 0) >= 0 || bytes.IndexByte(line, '\r') >= 0 {
+		s.refuse(replyBadOctet)
+		return
+	}
+	word, arg := line, ""
+	if i := bytes.IndexByte(line, ' '); i >= 0 {
+		word, arg = line[:i], strings.TrimLeft(string(line[i+1:]), " \t")
+	}
+	s.dispatch(word, arg, line)
+}
+
+// dispatch finds the command. Only one space separates MAIL from FROM, and
+// none comes before the colon (RFC 5321 section 3.3).
+func (s *Session) dispatch(word []byte, arg string, line []byte) {
+	var upper [len("STARTTLS")]byte
+	if len(word) > len(upper) {
+		s.unknown(word)
+		return
+	}
+	switch n := copy(upper[:], word); string(asciiUpper(upper[:n])) {
+	case "HELO":
+		s.identify("HELO", arg)
+	case "EHLO":
+		s.identify("EHLO", arg)
+	case "MAIL":
+		if rest, ok := cutPrefixFold(line, "MAIL FROM:"); ok {
+			s.mail(rest)
+			return
+		}
+		s.refuse(replyUnknown)
+	case "RCPT":
+		if rest, ok := cutPrefixFold(line, "RCPT TO:"); ok {
+			s.rcpt(rest)
+			return
+		}
+		s.refuse(replyUnknown)
+	case "DATA":
+		s.data(arg)
+	case "BDAT":
+		s.bdat(arg)
+	case "RSET":
+		s.rset(arg)
+	case "NOOP":
+		s.noop()
+	case "QUIT":
+		s.quit(arg)
+	case "HELP":
+		s.help(arg)
+	case "STARTTLS":
+		s.starttls(arg)
+	case "AUTH":
+		s.auth(arg)
+	case "VRFY":
+		s.say(replyVRFY)
+	case "EXPN":
+		s.refuse(replyEXPN)
+	case "WIZ":
+		s.refuse(replyWiz)
+	default:
+		s.unknown(word)
+	}
+}
+
+// asciiUpper makes b upper case in place.
+func asciiUpper(b []byte) []byte {
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return b
+}
+
+// cutPrefixFold gives what follows a prefix, blanks cut, whatever its case.
+func cutPrefixFold(line []byte, prefix string) (string, bool) {
+	if len(line) < len(prefix) || !strings.EqualFold(string(line[:len(prefix)]), prefix) {
+		return "", false
+	}
+	return strings.TrimLeft(string(line[len(prefix):]), " \t"), true
+}
+
+// maskCommand hides what AUTH carries: commands are logged.
+func maskCommand(line string) string {
+	if len(line) < 5 || !strings.EqualFold(line[:5], "AUTH ") {
+		return line
+	}
+	mech, secret, ok := strings.Cut(line[5:], " ")
+	if !ok || secret == "" {
+		return line
+	}
+	return line[:5] + mech + " ********"
+}
+
+// unknown refuses what is no command. Another protocol on our port is an
+// attack through a browser: it is not listened to (RFC 5321 has no such verb).
+func (s *Session) unknown(word []byte) {
+	switch string(word) {
+	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH",
+		"Host:", "Content-Type:", "Content-Length:", "User-Agent:", "Referer:", "Cookie:":
+		s.refuse(replyNotHTTP)
+		s.close("bad-input")
+		return
+	}
+	s.refuse(replyUnknown)
+}
+
+// identify is HELO and EHLO. They may come again and then reset the session
+// (RFC 5321 section 4.1.4).
+func (s *Session) identify(verb, arg string) {
+	if arg == "" {
+		s.refuse("501 5.5.1 Invalid command: " + verb + " requires domain name")
+		return
+	}
+	if !validDomain(arg, false) {
+		s.refuse(replyDomain)
+		return
+	}
+	phase := PhaseHelo
+	if verb == "EHLO" {
+		phase = PhaseEhlo
+	}
+	v, ok := s.ask(phase, arg)
+	if !ok {
+		return
+	}
+	if v.Action == Rewrite {
+		arg = cleanWord(v.Text)
+	}
+	s.rollback()
+	s.helo, s.esmtp = arg, verb == "EHLO"
+	s.report(EventIdentify, verb, arg)
+	hello := s.name + " Hello " + arg + " " + s.bracketed() + ", pleased to meet you"
+	if !s.esmtp {
+		s.say("250 " + hello)
+		return
+	}
+	s.say("250-" + hello)
+	s.sayExtensions()
+}
+
+// bracketed is the client's address between brackets.
+func (s *Session) bracketed() string {
+	if a := s.client.Text(); a[0] == '[' {
+		return a
+	}
+	return "[" + s.client.Text() + "]"
+}
+
+// sayExtensions is the reply to EHLO from its second line on, in the order of
+// OpenSMTPD with what it lacks before HELP.
+func (s *Session) sayExtensions() {
+	if s.offers(ext8BitMIME) {
+		s.say("250-8BITMIME")
+	}
+	s.say("250-ENHANCEDSTATUSCODES")
+	if s.offers(extSize) {
+		s.say("250-SIZE " + strconv.FormatInt(s.c.SMTP.MaxMessageSize, 10))
+	}
+	if s.offers(extDSN) {
+		s.say("250-DSN")
+	}
+	if s.canStartTLS() {
+		s.say("250-STARTTLS")
+	}
+	if mechs := s.mechanisms(); mechs != "" {
+		s.say("250-AUTH " + mechs)
+	}
+	if s.offers(extPipelining) {
+		s.say("250-PIPELINING")
+	}
+	if s.offers(extChunking) {
+		s.say("250-CHUNKING")
+	}
+	if s.offers(extBinary) {
+		s.say("250-BINARYMIME")
+	}
+	if s.offers(extUTF8) {
+		s.say("250-SMTPUTF8")
+	}
+	if s.offers(extRequireTLS) && s.tls != nil {
+		s.say("250-REQUIRETLS")
+	}
+	if s.offers(extLimits) {
+		s.say("250-LIMITS MAILMAX=" + strconv.Itoa(s.c.SMTP.MaxMails) + " RCPTMAX=" + strconv.Itoa(s.c.SMTP.MaxRcpt))
+	}
+	s.say("250 HELP")
+}
+
+func (s *Session) rset(arg string) {
+	if arg != "" {
+		s.refuse(replyNoArguments)
+		return
+	}
+	if _, ok := s.ask(PhaseRset, ""); !ok {
+		return
+	}
+	s.say(replyReset)
+	s.rollback()
+}
+
+func (s *Session) noop() {
+	if _, ok := s.ask(PhaseNoop, ""); ok {
+		s.say(replyOK)
+	}
+}
+
+func (s *Session) quit(arg string) {
+	if arg != "" {
+		s.refuse(replyNoArguments)
+		return
+	}
+	if _, ok := s.ask(PhaseQuit, ""); ok {
+		s.say(replyBye)
+		s.close("quit")
+	}
+}
+
+func (s *Session) help(arg string) {
+	if arg != "" {
+		s.refuse(replyNoArguments)
+		return
+	}
+	s.say("214-2.0.0 This is smtpd")
+	s.say("214-2.0.0 It accepts mail for the domains of this host and relays what its rules allow;")
+	s.say("214-2.0.0 see smtpd(8) and smtpd.conf(5)")
+	s.say("214 2.0.0 End of HELP info")
+}
+
+// logAuth writes the line that intrusion detectors read.
+func (s *Session) logAuth(user, result string) {
+	s.c.Log.Event(s.client.Session, "smtp authentication", slog.String("user", user),
+		slog.String("result", result), log.Raw("address", s.client.Text()))
+}

@@ -1,0 +1,297 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/log"
+	"smtpd/internal/mail"
+	"smtpd/internal/rfc5322"
+)
+
+// submissionPort is where clients hand in mail that is not complete yet (RFC
+// 6409 section 3.1).
+const submissionPort = 587
+
+// maxDiscard is how many times the size limit a message may be that is read
+// only to be refused. Ours: the client learns why; one that goes on for ever is
+// cut off.
+const maxDiscard = 10
+
+// data is DATA.
+func (s *Session) data(arg string) {
+	switch {
+	case arg != "":
+		s.refuse(replyNoArguments)
+		return
+	case s.tx == nil || s.tx.msg != nil || s.tx.refused:
+		s.refuse(replySequence)
+		return
+	case s.tx.p.binary:
+		s.refuse(replyNeedBDAT)
+		return
+	case len(s.tx.rcpts) == 0:
+		s.refuse(replyNoRcpt)
+		return
+	}
+	if _, ok := s.ask(PhaseData, ""); !ok {
+		s.reportTx(EventTxData, "permfail")
+		return
+	}
+	s.openMessage(true)
+	s.say(replyData)
+	s.reportTx(EventTxData, "ok")
+	if err := s.readData(s.tx.msg); err != nil {
+		s.broken(err) // whatever the client says next is no command
+		return
+	}
+	s.lastWord = "."
+	s.report(EventClient, ".")
+	s.finish()
+}
+
+func (s *Session) reportTx(e Event, outcome string) {
+	if s.filter != nil {
+		s.report(e, s.tx.id.String(), outcome)
+	}
+}
+
+// openMessage makes the transaction ready for its text and writes our own
+// fields on top.
+func (s *Session) openMessage(dots bool) {
+	tx := s.tx
+	m := newMessage(s.ctx, s.c.Backend, tx.id, s.headerOptions())
+	m.max = s.c.SMTP.MaxMessageSize
+	m.maxLine = s.c.SMTP.MaxLine
+	m.repair = s.c.Listener.Repair || s.isLocal()
+	m.dots = dots
+	tx.msg = m
+	own := m.store.out
+	if s.junk || tx.junk {
+		own = append(own, "X-Spam: Yes\n"...)
+	}
+	own = s.received().Append(own)
+	if s.filter != nil {
+		m.lines = s.filter.Lines(s.ctx, m.store.filtered)
+	}
+	if m.lines == nil {
+		m.store.out = own
+		return
+	}
+	for line := range strings.Lines(string(own)) {
+		if err := m.lines.Write([]byte(strings.TrimSuffix(line, "\n"))); err != nil {
+			m.err = err
+		}
+	}
+}
+
+// headerOptions says what happens to the header of the present message.
+func (s *Session) headerOptions() rfc5322.Options {
+	o := rfc5322.Options{
+		Domain:     s.name,
+		AuthServID: s.c.ADMD,
+		MaxBytes:   s.c.SMTP.MaxHeader,
+		MaxFields:  s.c.SMTP.MaxHeaderFields,
+	}
+	if s.isLocal() || s.client.Local.Addr().IsLoopback() || s.client.Local.Port() == submissionPort {
+		o.Date = s.c.Now()
+		o.MessageID = messageID(s.c.Rand(), s.name)
+	}
+	if s.c.Listener.Masquerade && s.user != "" && !s.tx.sender.IsNull() {
+		o.Masquerade = &s.tx.sender
+	}
+	return o
+}
+
+func messageID(n uint64, host string) string {
+	return "<" + mail.SessionID(n).String() + "@" + host + ">"
+}
+
+// received is our trace field for the present message.
+func (s *Session) received() *rfc5322.Received {
+	r := &rfc5322.Received{
+		Helo: s.helo, Host: s.client.Host, Addr: s.client.Text(), Mask: s.c.Listener.MaskSource,
+		By: s.name, Proto: s.protocol(), ID: s.tx.id, Date: s.c.Now(),
+		ShowAuth: s.c.Listener.ReceivedAuth, User: s.user,
+	}
+	if s.tls != nil {
+		r.TLS, r.Verified = s.tls.cipher, s.tls.verified
+	}
+	if len(s.tx.rcpts) == 1 {
+		r.For = s.tx.rcpts[0].addr
+	}
+	return r
+}
+
+// protocol is the word of the trace field (RFC 3848, RFC 6531 section 4.3).
+func (s *Session) protocol() string {
+	word := "SMTP"
+	switch {
+	case s.tx.p.utf8:
+		word = "UTF8SMTP"
+	case s.esmtp:
+		word = "ESMTP"
+	}
+	if s.tls != nil {
+		word += "S"
+	}
+	if s.authed {
+		word += "A"
+	}
+	return word
+}
+
+// readData reads to the end of the data. Any error ends the session.
+func (s *Session) readData(m *message) error {
+	w := s.wire
+	start := time.Now()
+	for {
+		n, done, err := m.eat(w.buffered())
+		if err != nil {
+			return err
+		}
+		w.skip(n)
+		if done {
+			w.shrink()
+			return nil
+		}
+		if m.count > maxDiscard*m.max {
+			return errTooMuch
+		}
+		if w.full() {
+			if err := s.makeRoom(m); err != nil {
+				return err
+			}
+		}
+		if err := s.fillBody(start, m.count); err != nil {
+			return err
+		}
+	}
+}
+
+var errTooMuch = errors.New("message far too big")
+
+// makeRoom is for a line that fills the buffer.
+func (s *Session) makeRoom(m *message) error {
+	if s.wire.large == nil {
+		s.wire.grow()
+		return nil
+	}
+	if err := m.stash(s.wire.buffered()); err != nil {
+		return err
+	}
+	s.wire.skip(len(s.wire.buffered()))
+	return nil
+}
+
+// fillBody reads more of a message that began at start and of which count
+// octets have come. The whole may take DataTime, and must come at MinRate after
+// the first DataTimeout.
+func (s *Session) fillBody(start time.Time, count int64) error {
+	for {
+		now := time.Now()
+		c := &s.c.SMTP
+		until := now.Add(c.DataTimeout)
+		if c.MinRate > 0 {
+			floor := start.Add(c.DataTimeout + time.Duration(count/int64(c.MinRate))*time.Second)
+			until = earlier(until, floor)
+		}
+		if c.DataTime > 0 {
+			until = earlier(until, start.Add(c.DataTime))
+		}
+		stop := s.stopAt.Load()
+		if stop != 0 {
+			until = earlier(until, time.Unix(0, stop))
+		}
+		if err := s.fill(until, stop); err != errStopping {
+			return err
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// finish decides on the message that has come in whole, and answers.
+func (s *Session) finish() {
+	m := s.tx.msg
+	m.end()
+	switch {
+	case m.refuse != "":
+		s.refuse(m.refuse)
+	case m.err != nil:
+		s.fail(m.err)
+	default:
+		if _, ok := s.ask(PhaseCommit, ""); ok {
+			s.commit(m)
+			return
+		}
+	}
+	s.reportTx(EventTxData, "permfail")
+	s.rollback()
+}
+
+// commit hands the message over and answers once it is safe.
+func (s *Session) commit(m *message) {
+	tx := s.tx
+	ctx, cancel := context.WithTimeout(s.ctx, commitTimeout)
+	defer cancel()
+	msg := &Message{
+		ID:        tx.id,
+		Size:      m.store.size + int64(len(m.store.out)),
+		InFile:    m.store.file != nil,
+		Envelopes: tx.envelopes,
+	}
+	if !msg.InFile {
+		msg.Inline = m.store.out
+	}
+	m.store.file, tx.kept = nil, true // it is the queue's from here on, whatever it says
+	if err := s.c.Backend.Commit(ctx, msg); err != nil {
+		s.fail(err)
+		s.rollback()
+		return
+	}
+	m.free()
+	s.tx, s.errs, s.idle = nil, 0, 0
+	s.mails++
+	s.say("250 2.0.0 " + tx.id.String() + " Message accepted for delivery")
+	if !s.wire.waiting() {
+		s.wire.flush() // the client need not wait for our log
+	}
+	s.logMessage(tx, msg.Size)
+	if s.filter != nil {
+		s.report(EventTxCommit, tx.id.String(), strconv.FormatInt(msg.Size, 10))
+		s.report(EventTxReset, tx.id.String())
+	}
+}
+
+func (s *Session) logMessage(tx *transaction, size int64) {
+	proto := "SMTP"
+	if s.esmtp {
+		proto = "ESMTP"
+	}
+	l, id := s.c.Log, s.client.Session
+	l.Event(id, "smtp message", slog.String("msgid", tx.id.String()), slog.Int64("size", size),
+		slog.Int("nrcpt", len(tx.rcpts)), slog.String("proto", proto))
+	for _, r := range tx.rcpts {
+		l.Event(id, "smtp envelope", slog.String("evpid", tx.id.Envelope(uint32(r.last)).String()),
+			log.Raw("from", "<"+tx.sender.String()+">"), log.Raw("to", "<"+r.addr.String()+">"))
+	}
+}
+
+// tlsCounter is the gauge that this session's TLS counts in.
+func (s *Session) tlsCounter() string {
+	if s.c.Listener.TLS == config.TLSImplicit {
+		return "smtp.smtps"
+	}
+	return "smtp.tls"
+}

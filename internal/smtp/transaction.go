@@ -1,0 +1,352 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"smtpd/internal/config"
+	"smtpd/internal/mail"
+)
+
+// maxEnvelopes bounds what the recipients of one message expand to. Ours: a
+// large list still goes out at once, and a thousand of them do not fill memory.
+const maxEnvelopes = 20000
+
+// transaction is from MAIL to the end of the message.
+type transaction struct {
+	id        mail.MessageID
+	sender    mail.Address
+	p         params
+	rcpts     []rcpt
+	envelopes []mail.Envelope
+	boxes     map[mailbox]int // where each goes -> its place in envelopes
+	junk      bool
+	msg       *message // BDAT has begun
+	refused   bool     // BDAT has failed: the chunks that follow are dropped
+	kept      bool     // the queue has, or may have, the message: its id is used up
+}
+
+// rcpt is one accepted RCPT.
+type rcpt struct {
+	addr mail.Address
+	last int // number of its last envelope
+}
+
+// mail is MAIL FROM; text is what follows the colon.
+func (s *Session) mail(text string) {
+	switch {
+	case s.helo == "" || s.tx != nil:
+		s.refuse(replySequence)
+		return
+	case s.c.Listener.TLS == config.TLSRequired && s.tls == nil:
+		s.refuse(replyNeedTLS)
+		return
+	case s.c.Listener.AuthRequired && !s.authed:
+		s.refuse(replyNeedAuth)
+		return
+	case s.mails >= s.c.SMTP.MaxMails:
+		s.refuse(replyTooManyMails)
+		return
+	}
+	sender, p, reply := s.parseMail(text)
+	if reply != "" {
+		s.refuse(reply)
+		return
+	}
+	v, ok := s.ask(PhaseMailFrom, argument(text))
+	if !ok {
+		return
+	}
+	shown := sender
+	if v.Action == Rewrite {
+		if sender, p, reply = s.parseMail(v.Text); reply != "" {
+			s.refuse(reply)
+			return
+		}
+	}
+	if err := s.checkSender(sender); err != nil {
+		s.refuseSender(err)
+		return
+	}
+	s.begin(sender, shown, p, v.Action == Junk)
+}
+
+// argument is a path with its options as filters see it: without brackets.
+func argument(text string) string {
+	text = strings.TrimPrefix(text, "<")
+	if i := strings.LastIndexByte(text, '>'); i >= 0 {
+		text = text[:i] + text[i+1:]
+	}
+	return text
+}
+
+// parseMail reads what follows MAIL FROM:.
+func (s *Session) parseMail(text string) (sender mail.Address, p params, reply string) {
+	sender, rest, err := parsePath(text, s.offers(extUTF8))
+	if err != nil {
+		return sender, p, replySenderSyntax
+	}
+	if p, reply = s.mailParams(rest); reply != "" {
+		return sender, p, reply
+	}
+	if !p.utf8 && !isASCII(sender.String()) {
+		return sender, p, replySenderSyntax
+	}
+	s.completeDomain(&sender)
+	return sender, p, ""
+}
+
+// completeDomain gives an address without a domain ours.
+func (s *Session) completeDomain(a *mail.Address) {
+	if a.User != "" && a.Domain == "" {
+		a.Domain = s.name
+	}
+}
+
+func (s *Session) checkSender(sender mail.Address) error {
+	if s.c.Listener.Senders == "" || s.user == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, lookupTimeout)
+	defer cancel()
+	return s.c.Backend.CheckSender(ctx, s.user, sender)
+}
+
+// refuseSender says why a login may not use the reverse-path.
+func (s *Session) refuseSender(err error) {
+	if st, ok := errors.AsType[*mail.Status](err); ok && st.Permanent() {
+		s.refuse(replySenderRejected)
+		return
+	}
+	s.fail(err)
+}
+
+// begin opens the transaction and answers MAIL.
+func (s *Session) begin(sender, shown mail.Address, p params, junk bool) {
+	ctx, cancel := context.WithTimeout(s.ctx, queueTimeout)
+	defer cancel()
+	id, err := s.c.Backend.ReserveID(ctx)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.tx = &transaction{id: id, sender: sender, p: p, junk: junk}
+	s.say(replyOK)
+	if s.filter != nil {
+		s.report(EventTxBegin, id.String())
+		s.report(EventTxMail, id.String(), "ok", shown.String())
+	}
+}
+
+// rollback ends the transaction, if there is one, without a message.
+func (s *Session) rollback() {
+	if s.tx == nil {
+		return
+	}
+	tx := s.tx
+	s.tx = nil
+	begun := tx.msg != nil && tx.msg.store.file != nil
+	if tx.msg != nil {
+		tx.msg.abort()
+	}
+	if !tx.kept && !begun {
+		s.c.Backend.ReleaseID(tx.id)
+	}
+	if s.filter != nil {
+		s.report(EventTxRollback, tx.id.String())
+		s.report(EventTxReset, tx.id.String())
+	}
+}
+
+// rcpt is RCPT TO; text is what follows the colon.
+func (s *Session) rcpt(text string) {
+	switch {
+	case s.tx == nil || s.tx.msg != nil || s.tx.refused:
+		s.refuse(replySequence)
+		return
+	case len(s.tx.rcpts) >= s.c.SMTP.MaxRcpt || len(s.tx.envelopes) >= maxEnvelopes:
+		s.refuse(replyTooManyRcpts)
+		return
+	}
+	to, dsn, reply := s.parseRcpt(text)
+	if reply != "" {
+		s.refuse(reply)
+		return
+	}
+	v, ok := s.ask(PhaseRcptTo, argument(text))
+	if !ok {
+		s.reportRcpt(to, "permfail")
+		return
+	}
+	shown := to
+	if v.Action == Rewrite {
+		if to, dsn, reply = s.parseRcpt(v.Text); reply != "" {
+			s.refuse(reply)
+			return
+		}
+	}
+	s.expand(to, shown, dsn)
+}
+
+func (s *Session) parseRcpt(text string) (to mail.Address, dsn mail.DSN, reply string) {
+	to, rest, err := parsePath(text, s.tx.p.utf8)
+	if err != nil || to.IsNull() {
+		return to, dsn, replyRcptSyntax
+	}
+	if reply = s.rcptParams(rest, &dsn); reply != "" {
+		return to, dsn, reply
+	}
+	s.completeDomain(&to)
+	dsn.Ret, dsn.EnvID = s.tx.p.dsn.Ret, s.tx.p.dsn.EnvID
+	return to, dsn, ""
+}
+
+// expand asks what becomes of a recipient and answers RCPT.
+func (s *Session) expand(to, shown mail.Address, dsn mail.DSN) {
+	ctx, cancel := context.WithTimeout(s.ctx, lookupTimeout)
+	defer cancel()
+	envelopes, err := s.c.Backend.CheckRcpt(ctx, &Rcpt{
+		Session:  s.client.Session,
+		Envelope: s.template(to, dsn),
+		TLS:      s.tls != nil,
+		Local:    s.isLocal(),
+	})
+	if err != nil {
+		s.refuseRcpt(to, shown, err)
+		return
+	}
+	if len(s.tx.envelopes)+len(envelopes) > maxEnvelopes && len(s.tx.envelopes) > 0 {
+		s.refuse(replyTooManyRcpts)
+		return
+	}
+	last := s.tx.add(envelopes, s.c.Actions)
+	s.tx.rcpts = append(s.tx.rcpts, rcpt{to, last})
+	if s.filter != nil {
+		for i := range envelopes {
+			n := len(s.tx.envelopes) - len(envelopes) + i + 1
+			s.report(EventTxEnvelope, s.tx.id.String(), s.tx.id.Envelope(uint32(max(n, 1))).String())
+		}
+	}
+	s.say(replyRcptOK)
+	s.reportRcpt(shown, "ok")
+}
+
+// refuseRcpt says why a recipient is not accepted, and names it.
+func (s *Session) refuseRcpt(to, shown mail.Address, err error) {
+	st, ok := errors.AsType[*mail.Status](err)
+	if !ok {
+		s.fail(err)
+		s.reportRcpt(shown, "tempfail")
+		return
+	}
+	named := *st
+	if suffix := ": <" + to.String() + ">"; !strings.HasSuffix(named.Text, suffix) {
+		named.Text += suffix
+	}
+	errs := s.errs
+	s.refuse(statusLine(&named))
+	if s.authed {
+		s.errs = errs // a list with dead addresses is no attack
+	}
+	s.reportRcpt(shown, outcome(st))
+}
+
+func (s *Session) reportRcpt(to mail.Address, outcome string) {
+	if s.filter != nil {
+		s.report(EventTxRcpt, s.tx.id.String(), outcome, to.String())
+	}
+}
+
+// outcome is how filters are told of a status.
+func outcome(st *mail.Status) string {
+	switch {
+	case st.OK():
+		return "ok"
+	case st.Permanent():
+		return "permfail"
+	}
+	return "tempfail"
+}
+
+// template is what an envelope of this transaction begins with.
+func (s *Session) template(to mail.Address, dsn mail.DSN) mail.Envelope {
+	e := mail.Envelope{
+		Tag:      s.c.Listener.Tag,
+		SMTPName: s.name,
+		Helo:     s.helo,
+		Host:     s.client.Host,
+		Client:   s.client.Text(),
+		Username: s.user,
+		Sender:   s.tx.sender,
+		Rcpt:     to,
+		Dest:     to,
+		DSN:      dsn,
+		Created:  s.c.Now(),
+	}
+	if s.authed {
+		e.Flags |= mail.FlagAuthenticated
+	}
+	if s.tx.p.utf8 {
+		e.Flags |= mail.FlagUTF8
+	}
+	if s.tx.p.eightBit {
+		e.Flags |= mail.Flag8BitMIME
+	}
+	if s.tx.p.requireTLS {
+		e.Flags |= mail.FlagRequireTLS
+	}
+	return e
+}
+
+// mailbox is where an envelope goes: two with the same one are one copy.
+type mailbox struct {
+	kind       mail.Kind
+	dispatcher string
+	user, exec string
+	dest       string
+}
+
+// add takes the envelopes of one recipient in, leaving out those that go where
+// another one goes already, and gives the number of the last one's place.
+func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config.Action) (last int) {
+	if tx.boxes == nil {
+		tx.boxes = make(map[mailbox]int, len(envelopes))
+	}
+	for i := range envelopes {
+		box := mailboxOf(&envelopes[i], actions[envelopes[i].Dispatcher])
+		n, known := tx.boxes[box]
+		if !known {
+			tx.envelopes = append(tx.envelopes, envelopes[i])
+			n = len(tx.envelopes)
+			tx.boxes[box] = n
+		}
+		last = n
+	}
+	return last
+}
+
+// mailboxOf tells where an envelope goes. Local delivery is to the user, unless
+// the action looks at the address; all else is to the address.
+func mailboxOf(e *mail.Envelope, a *config.Action) mailbox {
+	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec}
+	if e.Kind != mail.KindMDA || a == nil || looksAtAddress(a, e) {
+		box.dest = e.Dest.User + "@" + strings.ToLower(e.Dest.Domain)
+	}
+	return box
+}
+
+// looksAtAddress reports whether the place of delivery may depend on more than
+// the user. In doubt it does: a second copy is no loss.
+func looksAtAddress(a *config.Action, e *mail.Envelope) bool {
+	if strings.HasPrefix(e.Exec, "|") {
+		return false // the same command for the same user
+	}
+	switch a.Method {
+	case config.MethodMbox:
+		return false
+	case config.MethodMaildir:
+		return strings.Contains(a.Path, "%{") || strings.Contains(e.Dest.User, "+")
+	}
+	return true
+}
