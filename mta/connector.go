@@ -1,0 +1,190 @@
+package mta
+
+import (
+	"time"
+)
+
+// connector opens the connections of one relay from one source.
+type connector struct {
+	conns
+	relay  *relay
+	source *source
+	flags  flags // why the last look found no route
+	stale  bool  // the source is no longer wanted
+}
+
+// drain gives the tasks of a relay to its idle sessions, and opens connections
+// for the rest as limits allow. It is called after whatever may have changed
+// what the relay can do.
+func (e *Engine) drain(r *relay) {
+	now := time.Now()
+	for r.tasks.n > 0 && len(r.idle) > 0 {
+		s := r.idle[len(r.idle)-1]
+		r.idle = r.idle[:len(r.idle)-1]
+		e.start(s, r.tasks.pop())
+	}
+	for !e.stopping && r.wantsConnection() && !r.preparing {
+		switch {
+		case r.failed != nil && r.until.After(now) && r.n == 0:
+			e.failTasks(r, *r.failed)
+		case r.prepared.IsZero() || now.Sub(r.prepared) > refresh:
+			e.prepare(r)
+		case !e.connect(r, now):
+			return
+		}
+	}
+	if r.tasks.n == 0 {
+		e.dropIfDone(r, now)
+	}
+}
+
+// wantsConnection reports whether another connection would be of use: there
+// are tasks that no connection, ready or on its way, is there for. From the
+// third on, a connection is worth it for two tasks.
+func (r *relay) wantsConnection() bool {
+	starting := r.n - r.ready - r.slow
+	return r.tasks.n > starting && (r.n <= 2 || r.tasks.n/2 > r.n)
+}
+
+// connect opens one connection, from the source that has the fewest. When there
+// is no way, now or soon, and nothing under way, the tasks fail. It reports
+// whether to go on.
+func (e *Engine) connect(r *relay, now time.Time) bool {
+	var best *connector
+	var way *route
+	var to candidate
+	var at time.Time
+	all := flags(0)
+	for _, c := range r.connectors {
+		if c.stale || (best != nil && c.n >= best.n) {
+			continue
+		}
+		rt, cand, g := e.findRoute(r, c, now)
+		c.flags = g.flags
+		if rt != nil {
+			best, way, to = c, rt, cand
+			continue
+		}
+		all |= g.flags
+		if g.flags&waits != 0 && (at.IsZero() || g.at.Before(at)) {
+			at = g.at
+		}
+	}
+	if best != nil {
+		e.open(r, best, way, to, now)
+		return true
+	}
+	if all&waits != 0 {
+		e.wakeLater(r, at, now)
+		return false
+	}
+	if r.n > 0 {
+		return false // what is open or on its way may take the tasks
+	}
+	f := e.noRoute(r, all)
+	for _, c := range r.connectors {
+		e.opt.Observer.Note("smtp-out: No valid route for " + connectorName(c.source, r))
+	}
+	e.failTasks(r, f)
+	return false
+}
+
+// noRoute is the failure that the flags of all connectors add up to.
+func (e *Engine) noRoute(r *relay, all flags) failure {
+	switch {
+	case all&errFamily != 0 && all&^errFamily == 0:
+		return failFamily
+	case all&errRouteNet != 0:
+		return failNetwork.with(r.lastWhy)
+	case all&errRouteSMTP != 0:
+		return failNetwork.with(r.lastWhy)
+	case all&errBlocked != 0:
+		return failBlocked
+	}
+	return failNoRoute
+}
+
+// wakeLater looks at the relay again at that time, or when a limit may have
+// room.
+func (e *Engine) wakeLater(r *relay, at, now time.Time) {
+	if !at.After(now) {
+		at = now.Add(limitPoll)
+	}
+	if !r.wakeAt.IsZero() && !r.wakeAt.After(at) {
+		return
+	}
+	r.wakeAt = at
+	e.agenda.add(at, func(now time.Time) {
+		if !r.wakeAt.IsZero() && !r.wakeAt.After(now) {
+			r.wakeAt = time.Time{}
+			e.drain(r)
+		}
+	})
+}
+
+// wake looks at all relays of a set, and empties it.
+func (e *Engine) wake(set *relaySet) {
+	waiting := *set
+	*set = nil
+	for r := range waiting {
+		e.drain(r)
+	}
+}
+
+// findRoute picks where c connects to next: of the best preference that has
+// anything to offer, the host with the fewest connections. Worse preferences
+// are for when the better ones are out of use, not for when they are busy.
+func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candidate, gate) {
+	g := relayGate(r, c, now)
+	if !g.open() {
+		return nil, candidate{}, g
+	}
+	if e.blocked(c.source.addr, r.domain) {
+		return nil, candidate{}, gate{flags: errBlocked}
+	}
+	var best *route
+	var to candidate
+	for i, cand := range r.candidates {
+		if i > 0 && cand.pref != r.candidates[i-1].pref && (best != nil || g.flags&waits != 0) {
+			break
+		}
+		if !familyFits(c.source.addr, cand.addr, r.limits.Family) {
+			g.flags |= errFamily
+			continue
+		}
+		rt := e.route(routeKey{c.source.addr, cand.addr, r.port, r.policy.need, r.policy.verify})
+		rg := routeGate(rt, r.limits, now)
+		switch {
+		case !rg.open():
+			e.planDrop(rt, now)
+			g.flags |= rg.flags
+			if rg.flags&waits != 0 {
+				rt.waiters.add(r)
+				e.makeRoom(rt, rg.flags)
+			}
+			if !rg.at.IsZero() && (g.at.IsZero() || rg.at.Before(g.at)) {
+				g.at = rg.at
+			}
+		case best == nil || rt.host.n < best.host.n:
+			best, to = rt, cand
+		}
+	}
+	if best != nil {
+		return best, to, gate{}
+	}
+	return nil, to, g
+}
+
+// makeRoom ends one idle connection that stands in the way of another relay.
+func (e *Engine) makeRoom(rt *route, f flags) {
+	if f&(limitHost|limitRoute) == 0 {
+		return
+	}
+	for s := range e.idle {
+		if s.route == rt || (f&limitHost != 0 && s.route.host == rt.host) {
+			e.unidle(s)
+			e.start(s, nil)
+			return
+		}
+	}
+}

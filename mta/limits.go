@@ -1,0 +1,131 @@
+package mta
+
+import (
+	"net/netip"
+	"time"
+
+	"smtpd/internal/config"
+)
+
+// limitPoll is when a relay looks again that was stopped by a number of
+// connections. Most are woken before, by the end of a connection.
+const limitPoll = 5 * time.Second
+
+// flags say why a connector or a candidate cannot be used at the moment, in
+// the words of `smtpctl show relays`.
+type flags uint16
+
+const (
+	errFamily flags = 1 << iota
+	errSource
+	errMX
+	errRouteNet
+	errRouteSMTP
+	errBlocked
+	limitHost
+	limitRoute
+	limitSource
+	limitRelay
+	limitConn
+	limitDomain
+	delayed // a minimum gap has not passed yet
+	probing // a new route has its one connection
+)
+
+// waits are the flags that pass by themselves: a relay with one of them waits.
+const waits = limitHost | limitRoute | limitSource | limitRelay | limitConn | limitDomain | delayed | probing
+
+var flagNames = []struct {
+	f    flags
+	name string
+}{
+	{delayed | probing, "WAIT"}, {errFamily, "ERROR_FAMILY"}, {errSource, "ERROR_SOURCE"},
+	{errMX, "ERROR_MX"}, {errRouteNet, "ERROR_ROUTE_NET"}, {errRouteSMTP, "ERROR_ROUTE_SMTP"},
+	{errBlocked, "ERROR_BLOCKED"}, {limitHost, "LIMIT_HOST"}, {limitRoute, "LIMIT_ROUTE"},
+	{limitSource, "LIMIT_SOURCE"}, {limitRelay, "LIMIT_RELAY"}, {limitConn, "LIMIT_CONN"},
+	{limitDomain, "LIMIT_DOMAIN"},
+}
+
+func (f flags) String() string {
+	s := ""
+	for _, n := range flagNames {
+		if f&n.f != 0 {
+			if s != "" {
+				s += ","
+			}
+			s += n.name
+		}
+	}
+	return s
+}
+
+// gate collects why something cannot be done now, and when it can at last.
+type gate struct {
+	flags flags
+	at    time.Time // the latest of the delays; zero: none
+}
+
+// check closes the gate when c is at its limit, or was used too short ago.
+func (g *gate) check(c *conns, limit int, f flags, delay time.Duration, now time.Time) {
+	if limit > 0 && c.n >= limit {
+		g.flags |= f
+	}
+	if delay > 0 && !c.last.IsZero() {
+		if next := c.last.Add(delay); next.After(now) {
+			g.flags |= delayed
+			if next.After(g.at) {
+				g.at = next
+			}
+		}
+	}
+}
+
+func (g *gate) open() bool { return g.flags == 0 }
+
+// relayGate says whether the relay may have another connection from c.
+func relayGate(r *relay, c *connector, now time.Time) gate {
+	l := r.limits
+	var g gate
+	g.check(&r.conns, l.MaxConnPerRelay, limitRelay, l.ConnDelayRelay, now)
+	g.check(&r.dom.conns, l.MaxConnPerDomain, limitDomain, l.ConnDelayDomain, now)
+	g.check(&c.conns, l.MaxConnPerConnector, limitConn, l.ConnDelayConnector, now)
+	g.check(&c.source.conns, l.MaxConnPerSource, limitSource, l.ConnDelaySource, now)
+	return g
+}
+
+// routeGate says whether a route may have another connection.
+func routeGate(rt *route, l *config.MTALimits, now time.Time) gate {
+	var g gate
+	if rt.disabled {
+		if rt.smtp {
+			return gate{flags: errRouteSMTP}
+		}
+		return gate{flags: errRouteNet}
+	}
+	limit := l.MaxConnPerRoute
+	if rt.cap > 0 && (limit == 0 || rt.cap < limit) {
+		limit = rt.cap
+	}
+	g.check(&rt.conns, limit, limitRoute, l.ConnDelayRoute, now)
+	g.check(&rt.host.conns, l.MaxConnPerHost, limitHost, l.ConnDelayHost, now)
+	if rt.fresh && rt.n > 0 {
+		g.flags |= probing
+	}
+	if rt.errors > 0 && l.ReconnDelayRoute > 0 && rt.n == 0 {
+		if next := rt.lastdisc.Add(l.ReconnDelayRoute); next.After(now) {
+			g.flags |= delayed
+			g.at = next
+		}
+	}
+	return g
+}
+
+// familyFits reports whether a source can reach an address, and the limits
+// allow its family.
+func familyFits(src, dst netip.Addr, family string) bool {
+	switch {
+	case family == "inet4" && !dst.Is4(), family == "inet6" && !dst.Is6():
+		return false
+	}
+	return !src.IsValid() || src.Is4() == dst.Is4()
+}

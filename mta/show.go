@@ -1,0 +1,200 @@
+package mta
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"smtpd/internal/config"
+)
+
+// durationText is "1d2h3m4s" without zero parts, "0s" for less than a second.
+func durationText(d time.Duration) string {
+	s := int64(d / time.Second)
+	if s <= 0 {
+		return "0s"
+	}
+	var b strings.Builder
+	for _, u := range []struct {
+		n    int64
+		name string
+	}{{86400, "d"}, {3600, "h"}, {60, "m"}, {1, "s"}} {
+		if s >= u.n {
+			fmt.Fprintf(&b, "%d%s", s/u.n, u.name)
+			s %= u.n
+		}
+	}
+	return b.String()
+}
+
+// since is how long ago t was; "-" for never.
+func since(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return durationText(now.Sub(t))
+}
+
+// until is how far away t is; "-" when it is not planned.
+func until(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return durationText(t.Sub(now))
+}
+
+// ShowHosts are the lines of `smtpctl show hosts`.
+func (e *Engine) ShowHosts() []string {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, a := range slices.SortedFunc(maps.Keys(e.hosts), netip.Addr.Compare) {
+		h := e.hosts[a]
+		name := h.ptr
+		if name == "" && h.asked {
+			name = addrText(a)
+		}
+		if name == "" {
+			name = "(null)"
+		}
+		lines = append(lines, fmt.Sprintf("%s %s refcount=%d nconn=%d lastconn=%s",
+			addrText(a), name, h.refs, h.n, since(h.last, now)))
+	}
+	return lines
+}
+
+// ShowHoststats are the lines of `smtpctl show hoststats`.
+func (e *Engine) ShowHoststats() []string {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, d := range slices.Sorted(maps.Keys(e.stats)) {
+		if s := e.stats[d]; now.Sub(s.at) <= hoststatKeep {
+			lines = append(lines, fmt.Sprintf("%s|%d|%s", d, s.at.Unix(), s.line))
+		}
+	}
+	return lines
+}
+
+// ShowRelays are the lines of `smtpctl show relays`.
+func (e *Engine) ShowRelays() []string {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, r := range slices.SortedFunc(maps.Values(e.relays), func(a, b *relay) int { return cmp.Compare(a.id, b.id) }) {
+		wait := ""
+		switch {
+		case r.preparing && r.authLabel != "":
+			wait = "secret"
+		case r.preparing && r.isHost:
+			wait = "preference"
+		case r.preparing:
+			wait = "MX"
+		case r.tasks.n > 0:
+			wait = "connector"
+		}
+		if r.held > 0 {
+			wait += "ONHOLD"
+		}
+		lines = append(lines, fmt.Sprintf("%s refcount=%d ntask=%d nconn=%d lastconn=%s timeout=%s wait=%s",
+			r.name, r.n+1, r.tasks.n, r.n, since(r.last, now), until(r.wakeAt, now), wait))
+		for _, a := range slices.SortedFunc(maps.Keys(r.connectors), netip.Addr.Compare) {
+			c := r.connectors[a]
+			lines = append(lines, fmt.Sprintf("  connector %s refcount=%d nconn=%d lastconn=%s timeout=- flags=%s",
+				c.source, c.n, c.n, since(c.last, now), c.flags))
+		}
+	}
+	return lines
+}
+
+// ShowRoutes are the lines of `smtpctl show routes`.
+func (e *Engine) ShowRoutes() []string {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, rt := range slices.SortedFunc(maps.Values(e.routes), func(a, b *route) int { return cmp.Compare(a.id, b.id) }) {
+		mark := func(on bool, c string) string {
+			if on {
+				return c
+			}
+			return "-"
+		}
+		when := "-"
+		if rt.disabled {
+			when = until(rt.until, now)
+		}
+		lines = append(lines, fmt.Sprintf("%d. %s %s%s%s%s nconn=%d nerror=%d penalty=%d timeout=%s", rt.id, rt,
+			mark(rt.fresh, "N"), mark(rt.disabled, "D"), mark(rt.disabled && rt.n > 0, "Q"),
+			mark(rt.dropping && rt.n == 0, "K"), rt.n, rt.errors, rt.penalty, when))
+	}
+	return lines
+}
+
+// ShowBlocks are the lines of `smtpctl show mta paused`.
+func (e *Engine) ShowBlocks() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for b := range e.blocks {
+		d := b.domain
+		if d == "" {
+			d = "*"
+		}
+		lines = append(lines, addrText(b.source)+" -> "+d)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// ShowTLS explains how mail for a domain would use TLS under each relay action.
+// It asks tables and the name system, and so may block until ctx ends.
+func (e *Engine) ShowTLS(ctx context.Context, domain string) []string {
+	e.mu.Lock()
+	actions := e.cfg.Actions
+	e.mu.Unlock()
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(actions)) {
+		if a := actions[name]; a.Relay != nil {
+			lines = append(lines, e.explainTLS(ctx, name, a.Relay, lower(domain))...)
+		}
+	}
+	return lines
+}
+
+func (e *Engine) explainTLS(ctx context.Context, name string, a *config.Relay, domain string) []string {
+	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify}
+	d := destination{name: domain}
+	if a.Host != "" || a.Domain != "" {
+		u, fail := e.smarthost(ctx, a, domain)
+		if fail != nil {
+			return []string{"action " + name + ": " + fail.line()}
+		}
+		facts.scheme, d = u.Scheme, destination{name: u.Host, isHost: true}
+	}
+	p, ok := decideTLS(facts)
+	lines := []string{"action " + name + ": " + p.why}
+	if !ok {
+		return lines
+	}
+	found, fail := resolve(ctx, e.opt.DNS, d)
+	if fail != nil {
+		return append(lines, "  "+fail.line())
+	}
+	for _, c := range found {
+		check := "certificate not verified"
+		if p.verify {
+			check = "certificate must be for " + c.name
+		}
+		lines = append(lines, fmt.Sprintf("  %d %s %s: %s", c.pref, c.name, addrText(c.addr), check))
+	}
+	return lines
+}

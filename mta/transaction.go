@@ -1,0 +1,614 @@
+package mta
+
+import (
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"smtpd/internal/mail"
+)
+
+// transaction is one task on its way over a session.
+type transaction struct {
+	task     *task
+	text     Text
+	utf8     bool             // MAIL asks for SMTPUTF8
+	rcpts    []*mail.Envelope // asked for, in order
+	accepted []*mail.Envelope
+	later    []*mail.Envelope // too many for this transaction
+	answered bool             // the host has said something about it
+	mailOK   bool
+	dataSent bool
+}
+
+// transaction carries out what begin has begun. When the host takes commands
+// ahead of its replies, the next task may be begun behind the end of this one;
+// it is in s.begun then. An error ends the session; every envelope of x has
+// been settled or put back by then.
+func (s *session) transaction(x *transaction) error {
+	defer s.closeText(x)
+	if err := s.envelope(x); err != nil {
+		return s.abandon(x, err)
+	}
+	if len(x.accepted) == 0 {
+		return s.nothingAccepted(x)
+	}
+	if err := s.content(x); err != nil {
+		return s.abandon(x, err)
+	}
+	s.finish(x)
+	return nil
+}
+
+// finish ends a transaction that went to its end. Recipients that were too many
+// for it make one of their own.
+func (s *session) finish(x *transaction) {
+	s.worked = true
+	if len(x.later) == 0 {
+		s.e.finished()
+		return
+	}
+	s.e.requeue(s.relay, &task{msg: x.task.msg, sender: x.task.sender, envs: x.later})
+}
+
+// abandon settles what a broken session leaves behind. A task that the host has
+// said nothing about, on a connection that was good before, is put back.
+func (s *session) abandon(x *transaction, err error) error {
+	t := x.task
+	if s.mayRequeue(x) {
+		t.requeued++
+		t.envs = x.rcpts
+		s.e.requeue(s.relay, t)
+		return err
+	}
+	f := failSession(err)
+	if errors.Is(err, errText) {
+		f = failText
+	}
+	s.failAll(x, x.accepted, f)
+	s.failAll(x, x.rcpts, f)
+	s.failAll(x, x.later, f)
+	s.e.finished()
+	return err
+}
+
+func (s *session) mayRequeue(x *transaction) bool {
+	return !x.answered && s.worked && x.task.requeued < maxRequeue
+}
+
+// dropBegun gives up the task that was begun behind the last one.
+func (s *session) dropBegun(err error) {
+	if x := s.begun; x != nil {
+		s.begun = nil
+		s.closeText(x)
+		s.abandon(x, err)
+	}
+}
+
+func (s *session) closeText(x *transaction) {
+	if x.text.File != nil {
+		x.text.File.Close()
+	}
+	x.text = Text{}
+}
+
+// begin gathers the commands that open a transaction; all of them when the host
+// takes them in one go. Nil: every envelope was settled without asking.
+func (s *session) begin(t *task) *transaction {
+	x := &transaction{task: t}
+	f := s.unsendable(t)
+	if f == nil {
+		var err error
+		if x.text, err = t.msg.Open(s.e.soft); err != nil {
+			f = &failText
+		}
+	}
+	if f == nil {
+		x.utf8, f = s.needUTF8(t, &x.text)
+	}
+	if f == nil && s.mailCommand(t, x.utf8) != nil {
+		f = &failSender
+	}
+	if f != nil {
+		s.failAll(x, t.envs, *f)
+		s.closeText(x)
+		s.e.finished()
+		return nil
+	}
+	if !s.ext.pipelining {
+		x.rcpts = t.envs
+		return x
+	}
+	for _, env := range t.envs {
+		if s.rcptCommand(env, x.utf8) != nil {
+			s.fail(x, env, failRcpt)
+			continue
+		}
+		x.rcpts = append(x.rcpts, env)
+	}
+	if len(x.rcpts) > 0 {
+		s.dataCommand(x)
+	}
+	return x
+}
+
+func (s *session) dataCommand(x *transaction) {
+	s.w.out = append(s.w.out, "DATA\r\n"...)
+	s.traceOut("DATA")
+	x.dataSent = true
+}
+
+// unsendable says why a task cannot go over this session at all.
+func (s *session) unsendable(t *task) *failure {
+	if s.ext.hasSize && s.ext.size > 0 && t.msg.Size > s.ext.size {
+		return &failSize
+	}
+	if s.relay.requireTLS && !s.ext.requireTLS {
+		return &failRequireTLS
+	}
+	return nil
+}
+
+// mailCommand gathers MAIL with the parameters that the host understands.
+func (s *session) mailCommand(t *task, utf8 bool) error {
+	env := t.envs[0]
+	user, domain, ok := wirePath(t.sender, utf8)
+	if !ok {
+		return errUnfit
+	}
+	parts := append(s.parts[:0], "MAIL FROM:<", user, domain, ">")
+	if s.ext.hasSize && t.msg.Size > 0 {
+		parts = append(parts, " SIZE=", strconv.FormatInt(t.msg.Size, 10))
+	}
+	if s.ext.eightBit && env.Flags&mail.Flag8BitMIME != 0 {
+		parts = append(parts, " BODY=8BITMIME")
+	}
+	if utf8 {
+		parts = append(parts, " SMTPUTF8")
+	}
+	if s.relay.requireTLS {
+		parts = append(parts, " REQUIRETLS")
+	}
+	if s.ext.dsn {
+		switch env.DSN.Ret {
+		case mail.RetFull:
+			parts = append(parts, " RET=FULL")
+		case mail.RetHeaders:
+			parts = append(parts, " RET=HDRS")
+		}
+		if env.DSN.EnvID != "" {
+			parts = append(parts, " ENVID=", param(env.DSN.EnvID))
+		}
+	}
+	return s.send(parts)
+}
+
+// rcptCommand gathers RCPT.
+func (s *session) rcptCommand(env *mail.Envelope, utf8 bool) error {
+	user, domain, ok := wirePath(env.Dest, utf8)
+	if !ok || env.Dest.IsNull() {
+		return errUnfit
+	}
+	parts := append(s.parts[:0], "RCPT TO:<", user, domain, ">")
+	if s.ext.dsn {
+		if n := notifyText(env.DSN.Notify); n != "" {
+			parts = append(parts, " NOTIFY=", n)
+		}
+		if env.DSN.ORcpt != "" {
+			parts = append(parts, " ORCPT=", param(env.DSN.ORcpt))
+		}
+	}
+	return s.send(parts)
+}
+
+// send gathers one command.
+func (s *session) send(parts []string) error {
+	s.parts = parts
+	if s.tracing {
+		s.traceOut(strings.Join(parts, ""))
+	}
+	return s.w.command(parts...)
+}
+
+// param is a parameter value; a blank in it would begin another parameter, so
+// it is made unfit to be sent.
+func param(s string) string { return strings.ReplaceAll(s, " ", "\x00") }
+
+// notifyText is the NOTIFY parameter (RFC 3461 section 4.1); empty: none.
+func notifyText(n mail.Notify) string {
+	if n&mail.NotifyNever != 0 {
+		return "NEVER"
+	}
+	var words []string
+	for _, w := range []struct {
+		n    mail.Notify
+		text string
+	}{{mail.NotifySuccess, "SUCCESS"}, {mail.NotifyFailure, "FAILURE"}, {mail.NotifyDelay, "DELAY"}} {
+		if n&w.n != 0 {
+			words = append(words, w.text)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+// wirePath is an address as it stands between angle brackets: the user, and the
+// domain with its @. A domain of other letters becomes A-labels unless the host
+// takes UTF-8. False: it cannot be sent.
+func wirePath(a mail.Address, utf8 bool) (user, domain string, ok bool) {
+	if !fitPath(a.User) || !fitPath(a.Domain) {
+		return "", "", false
+	}
+	if a.Domain == "" {
+		return a.User, "", true
+	}
+	domain = a.Domain
+	if !utf8 && !isASCII(domain) {
+		if domain, ok = hostName(domain); !ok {
+			return "", "", false
+		}
+	}
+	return a.User, "@" + domain, true
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// maxHeader bounds how much of a text is searched for its header. Ours.
+const maxHeader = 64 << 10
+
+// needUTF8 decides whether SMTPUTF8 is asked for (RFC 6531 section 3.4): when a
+// local-part is of other letters, or the client asked for it and the header is.
+// The failure is for a host that does not offer what is needed.
+func (s *session) needUTF8(t *task, text *Text) (bool, *failure) {
+	need := !isASCII(t.sender.User)
+	for _, env := range t.envs {
+		need = need || !isASCII(env.Dest.User)
+	}
+	if !need && t.envs[0].Flags&mail.FlagUTF8 != 0 {
+		if s.ext.utf8 {
+			return true, nil
+		}
+		need = headerHasUTF8(text)
+	}
+	if need && !s.ext.utf8 {
+		return false, &failUTF8
+	}
+	return need, nil
+}
+
+// headerHasUTF8 reports whether there is an octet beyond ASCII before the first
+// empty line.
+func headerHasUTF8(text *Text) bool {
+	b := text.Data
+	if text.File != nil {
+		b = make([]byte, maxHeader)
+		n, _ := text.File.ReadAt(b, 0)
+		b = b[:n]
+	}
+	empty := true
+	for _, c := range b[:min(len(b), maxHeader)] {
+		switch {
+		case c >= 0x80:
+			return true
+		case c == '\n' && empty:
+			return false
+		case c == '\n':
+			empty = true
+		case c != '\r':
+			empty = false
+		}
+	}
+	return false
+}
+
+// envelope sends what is left to send of MAIL, RCPT and DATA, and takes the
+// replies.
+func (s *session) envelope(x *transaction) error {
+	t := s.e.opt.Timeouts
+	if err := s.w.flush(t.Block); err != nil {
+		return err
+	}
+	rep, err := s.reply(t.Mail)
+	if err != nil {
+		return err
+	}
+	if rep.code == 421 {
+		return s.goesAway(x, &rep)
+	}
+	x.answered = true
+	if x.mailOK = rep.ok(); !x.mailOK {
+		st := rep.status()
+		for _, env := range x.rcpts {
+			s.settle(x, env, st)
+		}
+		skip := len(x.rcpts)
+		x.rcpts = nil
+		if x.dataSent {
+			return s.skipReplies(x, skip)
+		}
+		return nil
+	}
+	if err := s.recipients(x); err != nil {
+		return err
+	}
+	if !x.dataSent {
+		if len(x.accepted) == 0 {
+			return nil
+		}
+		s.dataCommand(x)
+		if err := s.w.flush(t.Block); err != nil {
+			return err
+		}
+	}
+	return s.dataReply(x)
+}
+
+// goesAway is 421: the host ends the session (RFC 5321 section 3.8). What it
+// did not answer before is settled by it, or put back when this is how it turns
+// an old connection down.
+func (s *session) goesAway(x *transaction, rep *reply) error {
+	st := rep.status()
+	err := said(st.String())
+	if s.mayRequeue(x) {
+		return err // abandon puts it back
+	}
+	x.answered = true
+	for _, list := range []*[]*mail.Envelope{&x.accepted, &x.rcpts, &x.later} {
+		for _, env := range *list {
+			s.settle(x, env, st)
+		}
+		*list = nil
+	}
+	return err
+}
+
+// skipReplies reads the replies to RCPT and DATA after MAIL was refused.
+func (s *session) skipReplies(x *transaction, rcpts int) error {
+	for range rcpts {
+		if _, err := s.reply(s.e.opt.Timeouts.Rcpt); err != nil {
+			return err
+		}
+	}
+	return s.dataReply(x)
+}
+
+// recipients takes the replies to RCPT, and sends the commands one by one when
+// the host wants it so.
+func (s *session) recipients(x *transaction) error {
+	t := s.e.opt.Timeouts
+	for len(x.rcpts) > 0 {
+		env := x.rcpts[0]
+		if !x.dataSent {
+			if max := s.limits.MaxFailuresPerSession; max > 0 && s.refused >= max {
+				s.failAll(x, x.rcpts, failTooMany)
+				x.rcpts = nil
+				return nil
+			}
+			if s.rcptCommand(env, x.utf8) != nil {
+				s.fail(x, env, failRcpt)
+				x.rcpts = x.rcpts[1:]
+				continue
+			}
+			if err := s.w.flush(t.Block); err != nil {
+				return err
+			}
+		}
+		rep, err := s.reply(t.Rcpt)
+		if err != nil {
+			return err
+		}
+		if rep.code == 421 {
+			return s.goesAway(x, &rep)
+		}
+		x.rcpts = x.rcpts[1:]
+		switch {
+		case rep.ok():
+			x.accepted = append(x.accepted, env)
+			s.refused = 0
+		case rep.code == 452 && len(x.accepted) > 0:
+			x.later = append(x.later, env) // RFC 5321 section 4.5.3.1.10
+		default:
+			s.refused++
+			s.settle(x, env, rep.status())
+		}
+	}
+	return nil
+}
+
+// dataReply takes the reply to DATA. On anything but 354 the recipients that
+// were accepted are settled by it.
+func (s *session) dataReply(x *transaction) error {
+	rep, err := s.reply(s.e.opt.Timeouts.Data)
+	if err != nil {
+		return err
+	}
+	if rep.code == 421 {
+		return s.goesAway(x, &rep)
+	}
+	if rep.code != 354 {
+		x.dataSent = false
+		st := rep.status()
+		if rep.ok() { // no reply to DATA is 2xx
+			return badReply(st.String())
+		}
+		for _, env := range append(x.accepted, x.later...) {
+			s.settle(x, env, st)
+		}
+		x.accepted, x.later = nil, nil
+	}
+	return nil
+}
+
+// nothingAccepted ends a transaction without recipients. A host that asked for
+// the text nevertheless gets an empty one (RFC 2920 section 3.1).
+func (s *session) nothingAccepted(x *transaction) error {
+	s.rejected++
+	s.finish(x)
+	t := s.e.opt.Timeouts
+	var rep reply
+	var err error
+	switch {
+	case x.dataSent:
+		s.w.out = append(s.w.out, ".\r\n"...)
+		if err = s.w.flush(t.Block); err == nil {
+			rep, err = s.reply(t.End)
+		}
+	case x.mailOK:
+		s.w.out = append(s.w.out, "RSET\r\n"...)
+		s.traceOut("RSET")
+		rep, err = s.exchange(t.Mail, false)
+	}
+	if err == nil && rep.code == 421 {
+		err = said(rep.status().String())
+	}
+	return err
+}
+
+// errText says that the text could not be read to its end.
+const errText said = "message text could not be read"
+
+// content sends the text, the commands of a next task behind it when the host
+// takes that, and settles the recipients by the reply, or in LMTP by the
+// replies (RFC 2033 section 4.2).
+func (s *session) content(x *transaction) error {
+	t := s.e.opt.Timeouts
+	if err := s.sendText(&x.text); err != nil {
+		return s.lastWords(x, err)
+	}
+	s.beginNext()
+	if err := s.w.flush(t.Block); err != nil {
+		return s.lastWords(x, err)
+	}
+	ok := false
+	for len(x.accepted) > 0 {
+		rep, err := s.reply(t.End)
+		if err != nil {
+			return err
+		}
+		if rep.code == 421 {
+			return s.goesAway(x, &rep)
+		}
+		st := rep.status()
+		settled := x.accepted
+		if s.relay.lmtp {
+			settled = x.accepted[:1]
+		}
+		x.accepted = x.accepted[len(settled):]
+		for _, env := range settled {
+			s.settle(x, env, st)
+		}
+		ok = ok || rep.ok()
+	}
+	if ok {
+		s.mails++
+		s.rejected = 0
+	} else {
+		s.rejected++
+	}
+	return nil
+}
+
+// lastWords reads what the host said before it stopped to take the text.
+func (s *session) lastWords(x *transaction, err error) error {
+	if errors.Is(err, errText) {
+		return err
+	}
+	rep, rerr := s.reply(s.e.opt.Timeouts.TextError)
+	if rerr != nil || rep.code < 400 {
+		return err
+	}
+	st := rep.status()
+	for _, env := range append(x.accepted, x.later...) {
+		s.settle(x, env, st)
+	}
+	x.accepted, x.later = nil, nil
+	return said(st.String())
+}
+
+// beginNext begins the next task behind the text of this one (RFC 2920 section
+// 3.1 allows MAIL after the final dot), so that it costs no round trip.
+func (s *session) beginNext() {
+	if !s.ext.pipelining || s.relay.lmtp || s.limits.SessionTransactionDelay > 0 ||
+		(s.limits.SessionMailMax > 0 && s.mails+1 >= s.limits.SessionMailMax) {
+		return
+	}
+	for s.begun == nil {
+		t, _ := s.e.take(s, false)
+		if t == nil {
+			return
+		}
+		s.begun = s.begin(t)
+	}
+}
+
+// readSize is how much of a large text is read at a time.
+const readSize = 64 << 10
+
+var textBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// sendText gathers and writes the text with its final dot; the last part stays
+// gathered.
+func (s *session) sendText(text *Text) error {
+	s.w.begin(s.e.opt.Timeouts.Block)
+	if text.File == nil {
+		if err := s.w.text(text.Data); err != nil {
+			return err
+		}
+		s.w.end()
+		return nil
+	}
+	buf := textBuffers.Get().(*[readSize]byte)
+	defer textBuffers.Put(buf)
+	for off := int64(0); off < text.Size; {
+		n, err := text.File.ReadAt(buf[:min(readSize, text.Size-off)], off)
+		if n == 0 && err != nil {
+			return errText
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return errText
+		}
+		if err := s.w.text(buf[:n]); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	s.w.end()
+	return nil
+}
+
+// settle reports what the host said about an envelope.
+func (s *session) settle(x *transaction, env *mail.Envelope, st *mail.Status) {
+	line := st.String()
+	s.e.remember(env.Dest.Domain, line, time.Now())
+	r := &Report{Session: s.id, Envelope: env, Sender: x.task.sender, Source: s.source, Relay: s.peer,
+		Status: *st, Stat: line, Line: line, Remote: s.to.name}
+	switch {
+	case st.OK():
+		r.Line = ""
+		r.Relayed = env.DSN.Notify&mail.NotifySuccess != 0 && !s.ext.dsn
+	case st.Permanent():
+		r.Loop = st.Enh == [3]uint8{5, 4, 6}
+	}
+	s.e.done(r)
+}
+
+// fail reports a failure that no host spoke of.
+func (s *session) fail(x *transaction, env *mail.Envelope, f failure) {
+	s.e.done(&Report{Session: s.id, Envelope: env, Sender: x.task.sender, Source: s.source, Relay: s.peer,
+		Status: f.status(), Stat: f.text, Line: f.line(), NoTry: f.noTry})
+}
+
+func (s *session) failAll(x *transaction, envs []*mail.Envelope, f failure) {
+	for _, env := range envs {
+		s.fail(x, env, f)
+	}
+}
