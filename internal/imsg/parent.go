@@ -25,7 +25,8 @@ type PeerLink struct{ Peer Role }
 func (m *PeerLink) Fields(c *Codec) { Uint(c, &m.Peer) }
 
 // ListenSocket hands smtp a listening socket, or control the control socket
-// (Addr empty). parent -> child, with a descriptor.
+// (Addr empty). parent -> child, with a descriptor, but for the one that only
+// says that there are none.
 type ListenSocket struct {
 	Addr string // "127.0.0.1:25", as config.Listener.Addr prints
 	Last bool   // no more sockets follow for this configuration

@@ -117,6 +117,9 @@ func (s *sockets) send(c *child) {
 		}
 	case imsg.SMTP:
 		left := len(s.smtp)
+		if left == 0 {
+			_ = c.link.Send(&imsg.ListenSocket{Last: true}, nil)
+		}
 		for a, ln := range s.smtp {
 			left--
 			if f, err := ln.File(); err == nil {
