@@ -113,6 +113,7 @@ type option struct {
 	arg   *token
 	table *tableExpr
 	list  []*token
+	alias *tableExpr // of a condition in the form of 4.6 to 5.2
 }
 
 // tableExpr is a table where one is used: <name>, { values } or one value.
@@ -180,4 +181,63 @@ func before(o *option, opts []*option) []*option { return append([]*option{o}, o
 
 func newAction(name, method, arg *token, opts []*option, ttl *token) node {
 	return &actionStmt{name: name, method: method, arg: arg, opts: opts, ttl: ttl}
+}
+
+// The statements that only older generations have.
+
+// ruleStmt is accept or reject. opts are the decisions and lookups as written.
+type ruleStmt struct {
+	reject  bool
+	form    generation // whose grammar read it
+	opts    []*option
+	how     *oldAction // nil: none written
+	endings []*option
+}
+
+// oldAction is deliver to ... or relay ...; its method is via when a host is
+// named.
+type oldAction struct {
+	method *token
+	arg    *token
+	opts   []*option
+}
+
+type mapStmt struct {
+	name *token
+	opts []*option
+}
+
+func (s *ruleStmt) word() string {
+	if s.reject {
+		return "reject"
+	}
+	return "accept"
+}
+
+func (*mapStmt) word() string { return "map" }
+
+func newOld(method, arg *token, opts []*option) *oldAction { return &oldAction{method, arg, opts} }
+
+func one(o *option) []*option { return []*option{o} }
+
+// some is a list of the option, if there is one.
+func some(o *option) []*option {
+	if o == nil {
+		return nil
+	}
+	return one(o)
+}
+
+func newMapRule(reject bool, on, from *option, conds []*option, how *oldAction, endings []*option) node {
+	opts := append(some(on), some(from)...)
+	for _, c := range conds {
+		c.key = "for"
+		opts = append(opts, c)
+	}
+	return &ruleStmt{reject: reject, form: mapForm, opts: opts, how: how, endings: endings}
+}
+
+// mapFile is the source of a map that is written as its path alone.
+func mapFile(path *token) *option {
+	return &option{pos: path.pos, key: "source", sub: "file", arg: path}
 }

@@ -158,27 +158,40 @@ func (c *checker) once(seen once, what string, at pos, where string) bool {
 	return true
 }
 
-// identity finds out who this host is.
-func (c *checker) identity() {
-	name := ""
-	if data, err := c.o.System.ReadFile(c.o.Mailname, 4096); err == nil {
-		name, _, _ = strings.Cut(string(data), "\n")
-		name = strings.TrimSpace(name)
-	}
-	if name == "" {
-		var err error
-		if name, err = c.o.System.Hostname(c.ctx); err != nil || name == "" {
-			name = "localhost"
+// serverName is how this host calls itself: the first line of the mailname
+// file, else its host name.
+func serverName(ctx context.Context, o *Options) string {
+	if data, err := o.System.ReadFile(o.Mailname, 4096); err == nil {
+		name, _, _ := strings.Cut(string(data), "\n")
+		if name = strings.TrimSpace(name); name != "" {
+			return name
 		}
 	}
+	name, err := o.System.Hostname(ctx)
+	if err != nil || name == "" {
+		return "localhost"
+	}
+	return name
+}
+
+// identity finds out who this host is.
+func (c *checker) identity() {
+	name := serverName(c.ctx, c.o)
 	if !validName(name) {
 		c.warnf(noPos(), "server name %q is not a host name, write one into %s", name, c.o.Mailname)
 		name = "localhost"
 	}
-	c.cfg.ServerName = name
 	c.cfg.LocalNames = []string{"localhost"}
-	if low := strings.ToLower(name); low != "localhost" {
-		c.cfg.LocalNames = append(c.cfg.LocalNames, low)
+	names := []string{name}
+	if h := c.in.hostname; h != nil && validName(h.text) {
+		names = append(names, h.text)
+		name = h.text
+	}
+	c.cfg.ServerName = name
+	for _, n := range names {
+		if low := strings.ToLower(n); !slices.Contains(c.cfg.LocalNames, low) {
+			c.cfg.LocalNames = append(c.cfg.LocalNames, low)
+		}
 	}
 	var err error
 	if c.ifs, err = c.o.System.Interfaces(); err != nil {

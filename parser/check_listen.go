@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"smtpd/internal/config"
+	"smtpd/table"
 )
 
 // Bounds of a listener, those of OpenSMTPD.
@@ -153,7 +154,7 @@ func (s *listening) option(o *option) {
 	case "hostnames":
 		l.Hostnames = c.table(o.table, use{what: "HOSTNAMES", hash: true, service: "addrname"})
 	case "senders":
-		l.Senders = c.table(o.table, use{what: "SENDERS", hash: true})
+		l.Senders = c.table(o.table, use{what: "SENDERS", hash: true, service: "senders"})
 		l.Masquerade = o.sub == "masquerade"
 	case "mask-src":
 		l.MaskSource = true
@@ -261,7 +262,7 @@ func (c *checker) tag(t *token) string {
 }
 
 func (c *checker) hostname(t *token) string {
-	if !validName(t.text) && checkAddr(t.text) != nil {
+	if _, err := table.ParseAddr(t.text); err != nil && !validName(t.text) {
 		c.warnf(t.pos, "%q is not a host name", t.text)
 	}
 	return t.text

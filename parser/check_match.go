@@ -40,7 +40,7 @@ func matchUse(key string, regex bool) use {
 	case "auth":
 		return use{what: "auth", list: true, hash: true}
 	}
-	return use{what: "mailaddr", list: true, hash: true} // mail-from, rcpt-to
+	return use{what: "mailaddr", list: true, hash: true, service: "mailaddr"} // mail-from, rcpt-to
 }
 
 func (c *checker) matchTable(o *option, key string) config.Match {

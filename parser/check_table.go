@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"smtpd/internal/config"
+	"smtpd/table"
 )
 
 // Bounds of tables, ours but for the first.
@@ -192,60 +193,70 @@ func (c *checker) tableFile(t *tableInfo, spec *token) bool {
 // list or a mapping; `# @list` before it makes it a list. An error begins with
 // the line.
 func readTable(text string) (config.TableType, []entry, error) {
-	kind, settled := config.TableMapping, false
+	kind, settled, forced := config.TableMapping, false, false
 	var out []entry
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
-		line = strings.Trim(line, " \t\r\n")
+		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
 		}
 		if line[0] == '#' {
 			if !settled && strings.TrimSpace(line[1:]) == "@list" {
-				kind, settled = config.TableList, true
+				kind, settled, forced = config.TableList, true, true
 			}
 			continue
 		}
-		if settled && kind == config.TableList {
-			out = append(out, entry{key: line, line: n})
-			continue
-		}
-		key, value, ok := splitEntry(line)
-		if !ok {
-			return "", nil, fmt.Errorf("%d: invalid map entry: no ] after [", n)
+		key, value, ok := line, "", true
+		if !forced {
+			key, value, ok = splitEntry(line)
 		}
 		if !settled {
 			settled = true
 			if value == "" {
-				kind, key = config.TableList, line
+				kind = config.TableList
 			}
 		}
-		if kind == config.TableMapping && value == "" {
-			return "", nil, fmt.Errorf("%d: invalid map entry: %q has no value", n, printable(key))
+		switch {
+		case !ok:
+			return "", nil, fmt.Errorf("%d: invalid map entry", n)
+		case kind == config.TableMapping && value == "":
+			return "", nil, fmt.Errorf("%d: invalid map entry: %q has no value", n, key)
+		case kind == config.TableList && value != "":
+			return "", nil, fmt.Errorf("%d: invalid map entry: a value in a list; \"# @list\" above it takes lines whole", n)
+		case len(key) > table.MaxKey || len(value) > table.MaxValue:
+			return "", nil, fmt.Errorf("%d: the entry is too long", n)
 		}
 		out = append(out, entry{key, value, n})
 	}
 	return kind, out, nil
 }
 
-// splitEntry cuts a line into key and value: at a blank or a colon, or behind
-// the bracket of a key that begins with one. False: that bracket is missing.
+// splitEntry cuts a line into key and value at a blank or a colon, or behind
+// the bracket of a key that begins with one. It reads as package table does.
 func splitEntry(line string) (key, value string, ok bool) {
-	end := 0
+	end := strings.IndexAny(line, " \t:")
 	if line[0] == '[' {
 		if end = strings.IndexByte(line, ']') + 1; end == 0 {
 			return "", "", false
 		}
-	} else if end = strings.IndexAny(line, " \t:"); end < 0 {
+		if end < len(line) && !strings.ContainsRune(" \t:", rune(line[end])) {
+			return "", "", false
+		}
+	}
+	if end < 0 || end == len(line) {
 		return line, "", true
 	}
-	value = line[min(end+1, len(line)):]
-	for value != "" && (value[0] == ' ' || value[0] == '\t' ||
-		value[0] == ':' && len(value) > 1 && (value[1] == ' ' || value[1] == '\t')) {
-		value = value[1:]
+	if end == 0 {
+		return "", "", false
 	}
-	return line[:end], value, true
+	key, value = line[:end], strings.TrimLeft(line[end:], " \t")
+	rest, colon := strings.CutPrefix(value, ":")
+	if colon && (value == line[end:] || rest == "" || strings.ContainsRune(" \t", rune(rest[0]))) {
+		value = strings.TrimLeft(rest, " \t")
+	}
+	return key, value, true
 }
 
 // mapKind tells a file that a makemap wrote: "bbolt", "bdb", "bdb185", or

@@ -1,14 +1,11 @@
 package parser
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
-	"regexp/syntax"
-	"strconv"
 	"strings"
 
 	"smtpd/internal/config"
+	"smtpd/table"
 )
 
 // maxBadValues bounds what is said of the values of one table.
@@ -46,7 +43,7 @@ func (c *checker) checkValues(t *tableInfo, u use, e *tableExpr) {
 		err := check(k.text, value)
 		switch {
 		case err == nil:
-		case c.in.dialect.kind != modern && u.wantsAddrs():
+		case !mustBeRight[u.service], c.in.dialect.kind != modern && u.wantsAddrs():
 			c.warnf(k.pos, "%v", err)
 		default:
 			c.errorf(k.pos, "%v", err)
@@ -57,53 +54,39 @@ func (c *checker) checkValues(t *tableInfo, u use, e *tableExpr) {
 // valueChecks are what the entries of a table must look like, by service. A
 // list has keys and empty values.
 var valueChecks = map[string]func(key, value string) error{
-	"netaddr":    checkNetaddr,
-	"source":     func(k, _ string) error { return checkAddr(k) },
+	"alias":      entryCheck(table.Alias, "alias %[1]q"),
+	"netaddr":    entryCheck(table.Netaddr, "invalid address or network: %[1]q"),
+	"source":     entryCheck(table.Source, "invalid source address: %[1]q"),
+	"mailaddr":   entryCheck(table.Mailaddr, "invalid mail address: %[1]q"),
+	"senders":    entryCheck(table.Mailaddrmap, "senders of %[1]q"),
+	"regex":      entryCheck(table.Regex, "invalid regular expression: %[1]q"),
+	"userinfo":   entryCheck(table.Userinfo, "user %[1]q"),
+	"login":      entryCheck(table.Credentials, "credentials of %[1]q"),
 	"addrname":   checkAddrname,
-	"regex":      func(k, _ string) error { return checkRegex(k) },
-	"relayhost":  checkRelayhost,
+	"relayhost":  func(k, _ string) error { return checkURL(k) },
 	"domainhost": func(_, v string) error { return checkURL(v) },
-	"userinfo":   checkUserinfo,
 	"password":   checkPassword,
-	"login":      checkLogin,
 }
 
-func checkNetaddr(k, _ string) error {
-	if k == "local" {
-		return nil
-	}
-	addr, bits, hasBits := strings.Cut(k, "/")
-	if in, ok := strings.CutPrefix(k, "["); ok {
-		addr, bits, hasBits = strings.Cut(strings.TrimSuffix(in, "]"), "/")
-		if rest, found := strings.CutSuffix(addr, "]"); found {
-			addr = rest
-		} else if !strings.HasSuffix(in, "]") {
-			return fmt.Errorf("invalid address or network: %q, no ] after [", k)
+// mustBeRight are the services whose values in the configuration itself are
+// errors when they are wrong.
+var mustBeRight = map[string]bool{"netaddr": true, "source": true, "regex": true,
+	"relayhost": true, "domainhost": true}
+
+// entryCheck asks the package that will look the entry up. Values can be
+// secrets, so only keys are shown.
+func entryCheck(s table.Service, format string) func(key, value string) error {
+	return func(key, value string) error {
+		err := table.CheckEntry(s, key, value)
+		if err == nil {
+			return nil
 		}
+		return fmt.Errorf(format+": %[2]s", key, strings.TrimPrefix(err.Error(), "invalid value: "))
 	}
-	a, err := netip.ParseAddr(strings.TrimPrefix(addr, "IPv6:"))
-	if err != nil {
-		return fmt.Errorf("invalid address or network: %q", k)
-	}
-	if n, err := strconv.ParseUint(bits, 10, 8); hasBits && (err != nil || int(n) > a.BitLen()) {
-		return fmt.Errorf("invalid network: %q, the prefix is 0 to %d", k, a.BitLen())
-	}
-	return nil
-}
-
-func checkAddr(k string) error {
-	s := k
-	if in, ok := strings.CutPrefix(k, "["); ok {
-		s = strings.TrimPrefix(strings.TrimSuffix(in, "]"), "IPv6:")
-	}
-	if _, err := netip.ParseAddr(s); err != nil {
-		return fmt.Errorf("invalid source address: %q", k)
-	}
-	return nil
 }
 
 func checkAddrname(k, v string) error {
-	if err := checkAddr(k); err != nil {
+	if _, err := table.ParseAddr(k); err != nil {
 		return fmt.Errorf("%q is no address", k)
 	}
 	if !validName(v) {
@@ -112,24 +95,6 @@ func checkAddrname(k, v string) error {
 	return nil
 }
 
-// checkRegex compiles a POSIX extended expression; (?i) before it ignores case.
-func checkRegex(s string) error {
-	expr, fold := strings.CutPrefix(s, "(?i)")
-	flags := syntax.POSIX
-	if fold {
-		flags |= syntax.FoldCase
-	}
-	if _, err := syntax.Parse(expr, flags); err != nil {
-		if se, ok := errors.AsType[*syntax.Error](err); ok {
-			return fmt.Errorf("invalid regular expression %q: %s %q", s, se.Code, se.Expr)
-		}
-		return fmt.Errorf("invalid regular expression %q", s)
-	}
-	return nil
-}
-
-func checkRelayhost(k, _ string) error { return checkURL(k) }
-
 func checkURL(s string) error {
 	if _, err := config.ParseRelayURL(s); err != nil {
 		return fmt.Errorf("invalid url: %s: %w", s, err)
@@ -137,29 +102,9 @@ func checkURL(s string) error {
 	return nil
 }
 
-func checkUserinfo(k, v string) error {
-	f := strings.SplitN(v, ":", 3)
-	if len(f) == 3 && strings.HasPrefix(f[2], "/") {
-		_, uerr := strconv.ParseUint(f[0], 10, 32)
-		_, gerr := strconv.ParseUint(f[1], 10, 32)
-		if uerr == nil && gerr == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("user %q: expected uid:gid:/directory", k)
-}
-
-// checkLogin looks at credentials for a relay, and never shows them.
-func checkLogin(k, v string) error {
-	if i := strings.IndexByte(v, ':'); v == "" || i == 0 || i > 0 && strings.HasSuffix(v, ":") && i == len(v)-1 {
-		return fmt.Errorf("credentials of %q: expected user:password", k)
-	}
-	return nil
-}
-
 // checkPassword looks at what is to be an encrypted password.
 func checkPassword(k, v string) error {
-	for _, p := range []string{"$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2id$", "$SCRAM-SHA-256$"} {
+	for _, p := range []string{"$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2id$", "SCRAM-SHA-256$"} {
 		if strings.HasPrefix(v, p) {
 			return nil
 		}

@@ -122,7 +122,7 @@ func orList(words, other []string) string {
 func (g *grammar) expected(before []token) (words, other []string) {
 	try := func(t token) bool {
 		toks := append(slices.Clone(before), t)
-		f := &feed{g: g, toks: toks, limit: true}
+		f := &feed{g: g, toks: toks}
 		g.run(f)
 		return f.failed == nil
 	}

@@ -1,6 +1,10 @@
 package parser
 
+import "slices"
+
 //go:generate go tool goyacc -p modern -o modern.go modern.y
+//go:generate go tool goyacc -p accept -o accept.go accept.y
+//go:generate go tool goyacc -p map -o map.go map.y
 
 // grammar is one of the generated parsers with the words it reserves.
 type grammar struct {
@@ -12,13 +16,29 @@ type grammar struct {
 	keyword             func(g *grammar, before []token, t *token) (int, bool)
 }
 
-var modernGrammar = grammar{
-	run:     func(f *feed) { modernParse(modernFeed{f}) },
-	first:   modernFirst,
-	words:   modernWords,
-	keyword: reserved,
-	str:     mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
-}
+var (
+	modernGrammar = grammar{
+		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		first: modernFirst, words: modernWords, keyword: reserved,
+		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
+	}
+	// sharedGrammar is the present grammar where an older file borrows from it.
+	sharedGrammar = grammar{
+		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		first: sharedFirst, words: modernWords, keyword: contextual,
+		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
+	}
+	acceptGrammar = grammar{
+		run:   func(f *feed) { acceptParse(acceptFeed{f}) },
+		first: acceptFirst, words: acceptWords, keyword: contextual,
+		str: aSTRING, num: aNUMBER, nl: aNL, arrow: aARROW,
+	}
+	mapGrammar = grammar{
+		run:   func(f *feed) { mapParse(mapFeed{f}) },
+		first: mapFirst, words: mapWords, keyword: contextual,
+		str: pSTRING, num: pNUMBER, nl: pNL, arrow: pARROW,
+	}
+)
 
 // reserved takes each word of the grammar for a key word wherever it stands.
 func reserved(g *grammar, _ []token, t *token) (int, bool) {
@@ -36,15 +56,31 @@ type feed struct {
 	done   bool
 	failed *token // the token that cannot stand where it does
 
-	limit bool // a trial: toks ends early
-	past  bool // the parser asked for more than a trial holds
+	past bool // the parser asked for more than there is, as in a trial
 }
 
-type modernFeed struct{ *feed }
+// The generated parsers differ in the type of a symbol, so each has a feed of
+// its own.
+type (
+	modernFeed struct{ *feed }
+	acceptFeed struct{ *feed }
+	mapFeed    struct{ *feed }
+)
 
 // Lex implements the lexer of the generated parser.
-func (f modernFeed) Lex(v *modernSymType) int {
-	var id int
+func (f modernFeed) Lex(v *modernSymType) (id int) {
+	id, v.tok = f.lex()
+	return id
+}
+
+// Lex implements the lexer of the generated parser.
+func (f acceptFeed) Lex(v *acceptSymType) (id int) {
+	id, v.tok = f.lex()
+	return id
+}
+
+// Lex implements the lexer of the generated parser.
+func (f mapFeed) Lex(v *mapSymType) (id int) {
 	id, v.tok = f.lex()
 	return id
 }
@@ -123,7 +159,7 @@ func (s *statements) parse() {
 func (s *statements) statement(toks []token, at int) int {
 	f := s.run(toks)
 	if f.node == nil {
-		n := skip(toks, f)
+		n := skip(toks, f, s.dialect.firstWords())
 		s.report(toks[:n], f)
 		s.tree.stmts = append(s.tree.stmts, &stmt{pos: toks[0].pos, node: broken(toks[:n])})
 		return n
@@ -166,7 +202,7 @@ func (s *statements) run(toks []token) *feed {
 // skip is the number of tokens up to the end of the line that holds the
 // mistake; braces left open there are skipped as well, when they are closed
 // before the next statement begins.
-func skip(toks []token, f *feed) int {
+func skip(toks []token, f *feed, first []string) int {
 	depth := 0
 	for i := range f.next {
 		depth = max(0, depth+brace(&toks[i]))
@@ -180,10 +216,8 @@ func skip(toks []token, f *feed) int {
 	}
 	end := min(i+1, len(toks))
 	for depth > 0 && i < len(toks) {
-		switch {
-		case toks[i].kind == tokNL && i+2 < len(toks) && beginsStatement(toks[i+1:]):
+		if toks[i].kind == tokNL && i+2 < len(toks) && beginsStatement(toks[i+1:], first) {
 			return end
-		case toks[i].kind == tokNL && depth == 0:
 		}
 		depth += brace(&toks[i])
 		i++
@@ -211,8 +245,8 @@ func brace(t *token) int {
 
 // beginsStatement guesses whether a line inside braces is the next statement,
 // the closing brace having been forgotten.
-func beginsStatement(line []token) bool {
-	if line[0].kind != tokWord || !firstWord(line[0].text) {
+func beginsStatement(line []token, first []string) bool {
+	if line[0].kind != tokWord || !slices.Contains(first, line[0].text) {
 		return false
 	}
 	return line[1].kind == tokWord || line[1].kind == tokString

@@ -63,7 +63,7 @@ func (o *Options) fill() {
 // resolver, which ctx bounds.
 func Parse(ctx context.Context, o Options) (*config.Config, Diagnostics) {
 	o.fill()
-	in := load(&o)
+	in := load(ctx, &o)
 	c := newChecker(ctx, &o, in)
 	c.check()
 	if in.diags.errors > 0 {
@@ -90,10 +90,12 @@ type input struct {
 	dialect dialect
 	written *tree // in the language of the file
 	tree    *tree // in the present language
+
+	hostname *token // server name by an older file; nil: none
 }
 
 // load reads the text into a tree of the present language.
-func load(o *Options) *input {
+func load(ctx context.Context, o *Options) *input {
 	d := &diagList{sources: []source{{name: o.File, parent: -1}}}
 	in := &input{diags: d, lex: newLexer(o.System, d, o.Macros)}
 	in.lex.sources = d.sources
@@ -115,7 +117,7 @@ func load(o *Options) *input {
 	s.parse()
 	in.written, in.tree = s.tree, s.tree
 	if in.dialect.kind != modern {
-		in.tree = translate(o, in)
+		in.tree = translate(ctx, o, in)
 	}
 	return in
 }

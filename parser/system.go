@@ -34,6 +34,8 @@ type System interface {
 	// HasUser and HasGroup report whether the system knows a name.
 	HasUser(name string) bool
 	HasGroup(name string) bool
+	// Home is the home folder of a user; empty: there is no such user.
+	Home(name string) string
 	// CurrentUser is the name of the user that asks.
 	CurrentUser() string
 }
@@ -172,6 +174,14 @@ func (host) HasUser(name string) bool {
 func (host) HasGroup(name string) bool {
 	_, err := user.LookupGroup(name)
 	return err == nil
+}
+
+func (host) Home(name string) string {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return ""
+	}
+	return u.HomeDir
 }
 
 func (host) CurrentUser() string {
