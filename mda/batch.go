@@ -1,0 +1,199 @@
+package mda
+
+import (
+	"io"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxBatch bounds the files that are made together. Ours: more gain nothing, and
+// each has a descriptor open.
+const maxBatch = 32
+
+// job is one file on its way into a folder.
+type job struct {
+	v    *Delivery
+	name string // final
+	tmp  string // in tmp; empty: the file has no name yet
+	fd   int
+	err  error
+
+	lead chan struct{} // told to write the next batch
+	done chan struct{} // closed when err is final
+}
+
+// store adds a file to the folder. Deliveries that come while a batch is being
+// written wait and make up the next, so that the disk is waited for once for
+// all of them, and one goroutine at a time works in a folder: names in the same
+// folder exclude each other in the kernel anyway.
+func (f *folder) store(d *Deliverer, j *job) error {
+	f.mu.Lock()
+	f.waiting = append(f.waiting, j)
+	lead := !f.leading
+	f.leading = true
+	f.mu.Unlock()
+	if !lead {
+		select {
+		case <-j.done:
+			return j.err
+		case <-j.lead:
+		}
+	}
+	f.mu.Lock()
+	batch := f.waiting[:min(len(f.waiting), maxBatch)]
+	f.waiting = f.waiting[len(batch):]
+	f.mu.Unlock()
+
+	f.write(d, batch)
+
+	f.mu.Lock()
+	if len(f.waiting) > 0 {
+		f.waiting[0].lead <- struct{}{}
+	} else {
+		f.leading, f.waiting = false, nil
+	}
+	f.mu.Unlock()
+	for _, j := range batch {
+		close(j.done)
+	}
+	return j.err
+}
+
+// write makes the files of a batch: first all octets, then all names, for only
+// what is on disk may be seen.
+func (f *folder) write(d *Deliverer, batch []*job) {
+	for _, j := range batch {
+		if j.err = f.create(d, j); j.err == nil {
+			j.err = d.fill(j.fd, j.v)
+		}
+		if j.err == nil {
+			beginSync(j.fd)
+		}
+	}
+	for _, j := range batch {
+		if j.err == nil {
+			if j.err = d.step("sync"); j.err == nil {
+				j.err = syncFile(j.fd)
+			}
+		}
+	}
+	named := false
+	for _, j := range batch {
+		if j.err == nil {
+			j.err = f.publish(d, j)
+			named = named || j.err == nil
+		}
+		f.finish(j)
+	}
+	if !named {
+		return
+	}
+	err := syncNames(d, f.new)
+	for _, j := range batch {
+		if j.err == nil {
+			j.err = err
+		}
+	}
+}
+
+// create opens a new file below tmp: one without a name where the system has
+// that, for it leaves nothing behind when we are cut short.
+func (f *folder) create(d *Deliverer, j *job) (err error) {
+	if !d.noTmpfile.Load() {
+		if j.fd, err = openNameless(f.tmp); err == nil {
+			return nil
+		}
+		j.fd = -1
+		switch {
+		case unsupported(err):
+			d.noTmpfile.Store(true)
+		case err != unix.EPERM: // in a folder that was removed; the other way says so
+			return err
+		}
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	j.tmp = j.name + "." + strconv.Itoa(d.pid) + "_" + strconv.FormatUint(d.folders.serial.Add(1), 10)
+	j.fd, err = openat(f.tmp, j.tmp, flags, 0o600)
+	if err == unix.EEXIST {
+		// The name holds our process id: this was left by one that has died.
+		_ = unix.Unlinkat(f.tmp, j.tmp, 0)
+		j.fd, err = openat(f.tmp, j.tmp, flags, 0o600)
+	}
+	return err
+}
+
+// publish gives the file its name in new. One that has this name already is the
+// same mail.
+func (f *folder) publish(d *Deliverer, j *job) error {
+	if err := d.step("rename"); err != nil {
+		return err
+	}
+	if j.tmp != "" {
+		return retry(func() error { return unix.Renameat(f.tmp, j.tmp, f.new, j.name) })
+	}
+	err := giveName(j.fd, f.new, j.name)
+	if err == unix.EEXIST {
+		return nil
+	}
+	if unsupported(err) {
+		d.noTmpfile.Store(true)
+		return unix.ENOENT // so that this delivery begins again, without
+	}
+	return err
+}
+
+// finish closes the file of a job; one that has failed leaves nothing in tmp.
+func (f *folder) finish(j *job) {
+	if j.fd < 0 {
+		return
+	}
+	if err := unix.Close(j.fd); err != nil && j.err == nil {
+		j.err = err // where quotas of network file systems speak up
+	}
+	if j.err != nil && j.tmp != "" {
+		_ = unix.Unlinkat(f.tmp, j.tmp, 0)
+	}
+}
+
+// syncNames brings the names in a folder to disk.
+func syncNames(d *Deliverer, dir int) error {
+	if err := d.step("dirsync"); err != nil {
+		return err
+	}
+	return retry(func() error { return unix.Fsync(dir) })
+}
+
+// fill writes the text to a file.
+func (d *Deliverer) fill(fd int, v *Delivery) error {
+	if err := d.step("write"); err != nil {
+		return err
+	}
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	b := v.front((*p)[:0])
+	if v.Text.File == nil {
+		return writeAll(fd, append(b, v.Text.Data...))
+	}
+	return copyText(fd, b, v.Text.open())
+}
+
+// copyText writes b and what r has, in pieces of b's capacity.
+func copyText(fd int, b []byte, r io.Reader) error {
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b) == cap(b) || err != nil {
+			if werr := writeAll(fd, b); werr != nil {
+				return werr
+			}
+			b = b[:0]
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package mda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"smtpd/internal/mail"
+)
+
+const (
+	mailLMTP = "mail.lmtp: "
+	// lmtpPort is used when the destination names none. (24 is registered for
+	// LMTP; the reference uses 25.)
+	lmtpPort = "25"
+	// maxStores bounds the idle connections kept. Ours.
+	maxStores = 8
+	// storeIdle is how long a connection is kept for the next delivery. Ours:
+	// well under what any store allows.
+	storeIdle = 5 * time.Second
+)
+
+// lmtp hands the message to a store that speaks LMTP (RFC 2033).
+func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
+	dest, err := v.expand(v.Path, usePath)
+	if err != nil {
+		return v.unexpanded("lmtp destination", err)
+	}
+	t := &transaction{sender: v.Sender.String(), rcpt: v.User, utf8: v.UTF8, size: v.Text.size(), v: v}
+	if v.RcptTo {
+		t.rcpt = v.Dest.String()
+	}
+	if !t.harmless() {
+		return &failure{perm: true, exit: 65, quoted: true, text: mailLMTP + "the addresses cannot be sent"}
+	}
+	if c := d.stores.take(dest); c != nil {
+		err := c.deliver(ctx, t)
+		if !errors.Is(err, errStale) {
+			d.stores.put(dest, c, err)
+			return lmtpFailure(err)
+		}
+		c.close()
+	}
+	c, err := dialLMTP(ctx, dest)
+	if err != nil {
+		return lmtpFailure(err)
+	}
+	err = c.deliver(ctx, t)
+	d.stores.put(dest, c, err)
+	return lmtpFailure(err)
+}
+
+// VerifyRcpt asks the store at dest whether it would take mail for rcpt, and
+// hands nothing over. The Status is the store's answer to RCPT; an error means
+// that there was none. It blocks until ctx ends at most. dest is as in
+// Delivery.Path, without formats.
+func VerifyRcpt(ctx context.Context, dest, rcpt string) (*mail.Status, error) {
+	t := &transaction{rcpt: rcpt}
+	if !t.harmless() {
+		return nil, errors.New("the address cannot be sent")
+	}
+	c, err := dialLMTP(ctx, dest)
+	if err != nil {
+		return nil, err
+	}
+	defer c.quit()
+	st, err := c.ask(ctx, t)
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return &r.Status, nil
+	}
+	return st, err
+}
+
+// lmtpFailure words what went wrong; a refusal is the store's own decision,
+// whatever else happened may pass.
+func lmtpFailure(err error) error {
+	if err == nil {
+		return nil
+	}
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		text := err.Error()
+		if errors.Is(err, errStale) {
+			text = "connection closed by the LMTP server"
+		}
+		return &failure{exit: exTempfail, quoted: true, text: mailLMTP + text}
+	}
+	f := &failure{exit: exUnavailable, perm: true, quoted: true, status: &r.Status,
+		text: mailLMTP + "LMTP server error: " + r.Status.String()}
+	if r.Status.Code/100 == 4 {
+		f.exit, f.perm = exTempfail, false
+	}
+	return f
+}
+
+// dialLMTP connects to "/socket" or "host[:port]".
+func dialLMTP(ctx context.Context, dest string) (*lmtpConn, error) {
+	network, addr, host := "tcp", dest, ""
+	if strings.HasPrefix(dest, "/") {
+		network = "unix"
+	} else {
+		host = strings.Trim(dest, "[]")
+		if h, _, err := net.SplitHostPort(dest); err == nil {
+			host = h
+		} else {
+			addr = net.JoinHostPort(host, lmtpPort)
+		}
+	}
+	var dialer net.Dialer
+	nc, err := dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %s", cause(err))
+	}
+	c := newLMTPConn(nc, host)
+	if err := c.open(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// cause is the innermost reason of a network error, without addresses.
+func cause(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return sentence(err)
+		}
+		err = inner
+	}
+}
+
+// stores are the idle connections by destination. The zero value is empty.
+type stores struct {
+	mu     sync.Mutex
+	idle   map[string][]*lmtpConn
+	n      int
+	closed bool
+}
+
+func (s *stores) take(dest string) *lmtpConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.idle[dest]
+	if len(list) == 0 {
+		return nil
+	}
+	c := list[len(list)-1]
+	s.idle[dest] = list[:len(list)-1]
+	s.n--
+	c.timer.Stop()
+	return c
+}
+
+// put keeps a connection whose last delivery succeeded, for a while.
+func (s *stores) put(dest string, c *lmtpConn, err error) {
+	s.mu.Lock()
+	keep := err == nil && !s.closed && s.n < maxStores
+	if keep {
+		if s.idle == nil {
+			s.idle = map[string][]*lmtpConn{}
+		}
+		s.idle[dest] = append(s.idle[dest], c)
+		s.n++
+		c.timer = time.AfterFunc(storeIdle, func() { s.expire(dest, c) })
+	}
+	s.mu.Unlock()
+	if !keep {
+		c.quit()
+	}
+}
+
+func (s *stores) expire(dest string, c *lmtpConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, other := range s.idle[dest] {
+		if other == c {
+			s.idle[dest] = append(s.idle[dest][:i], s.idle[dest][i+1:]...)
+			if len(s.idle[dest]) == 0 {
+				delete(s.idle, dest)
+			}
+			s.n--
+			c.quit()
+			return
+		}
+	}
+}
+
+func (s *stores) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, list := range s.idle {
+		for _, c := range list {
+			c.timer.Stop()
+			c.quit()
+		}
+	}
+	s.idle, s.n = nil, 0
+}

@@ -1,0 +1,313 @@
+package mda
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// boxes keeps the deliveries of this process to one mailbox apart, so that they
+// need not poll each other's locks. The zero value is ready.
+type boxes struct {
+	mu   sync.Mutex
+	busy map[string]chan struct{} // closed when the mailbox is free again
+}
+
+// lock waits until no other delivery of this process uses path.
+func (b *boxes) lock(ctx context.Context, path string) error {
+	for {
+		b.mu.Lock()
+		taken := b.busy[path]
+		if taken == nil {
+			if b.busy == nil {
+				b.busy = map[string]chan struct{}{}
+			}
+			b.busy[path] = make(chan struct{})
+			b.mu.Unlock()
+			return nil
+		}
+		b.mu.Unlock()
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return errLocked
+		}
+	}
+}
+
+func (b *boxes) unlock(path string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.busy[path])
+	delete(b.busy, path)
+}
+
+const mailLocal = "mail.local: "
+
+// mbox appends to the system mailbox of the user.
+func (d *Deliverer) mbox(ctx context.Context, v *Delivery) error {
+	name := v.User
+	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00") || strings.HasSuffix(name, ".lock") || len(name) > maxName-16 {
+		return tempfail(exTempfail, mailLocal, "", fmt.Errorf("no mailbox can be named %s", visible(name, maxLine/2)))
+	}
+	path := d.o.SpoolDir + "/" + name
+	dir, err := openSpool(d.o.SpoolDir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	if err := d.boxes.lock(ctx, path); err != nil {
+		return tempfail(exTempfail, mailLocal, path, err)
+	}
+	defer d.boxes.unlock(path)
+	var box *mailbox
+	err = waitLock(ctx, func() (bool, error) {
+		box, err = d.tryBox(dir, name)
+		return box != nil, err
+	})
+	if err != nil {
+		return tempfail(exTempfail, mailLocal, path, err)
+	}
+	defer box.close()
+	if err := d.appendTo(box.fd, v, false); err != nil {
+		return tempfail(exTempfail, mailLocal, path, err)
+	}
+	return nil
+}
+
+// CheckSpool reports why the folder of system mailboxes cannot be delivered to,
+// with the remedy; nil: it can. It is for the start of the daemon.
+func CheckSpool(dir string) error {
+	fd, err := openSpool(dir)
+	if err != nil {
+		if f, ok := errors.AsType[*failure](err); ok && !f.perm && strings.Contains(f.text, "world-writable") {
+			return fmt.Errorf("%s is writable by every user: no mail will be delivered there (chmod o-w %s)", dir, dir)
+		}
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// openSpool opens the folder of system mailboxes. Where everybody can make
+// files, anybody could wait with a link for a mailbox that is not there yet.
+func openSpool(path string) (int, error) {
+	dir, err := openat(unix.AT_FDCWD, path, oWalk|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, tempfail(exTempfail, mailLocal, path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		unix.Close(dir)
+		return -1, tempfail(exTempfail, mailLocal, path, err)
+	}
+	if st.Mode&0o002 != 0 {
+		unix.Close(dir)
+		return -1, tempfail(exTempfail, "lockspool: ", path, errors.New("will not deliver to world-writable spool"))
+	}
+	return dir, nil
+}
+
+// mailbox is a system mailbox, open and locked.
+type mailbox struct {
+	fd  int
+	dot *dotLock
+}
+
+func (b *mailbox) close() {
+	unix.Close(b.fd)
+	b.dot.release()
+}
+
+// tryBox locks and opens a mailbox; nil: somebody else has it locked.
+func (d *Deliverer) tryBox(dir int, name string) (*mailbox, error) {
+	dot, err := d.tryDotLock(dir, name)
+	if err == unix.EEXIST {
+		d.breakStale(dir, name)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	fd, err := openBox(dir, name, d.o.UID)
+	if err != nil {
+		dot.release()
+		return nil, err
+	}
+	box := &mailbox{fd: fd, dot: dot}
+	held, err := tryKernelLock(fd)
+	if held && err == nil {
+		// A reader may have put a new file in place while we waited.
+		held, err = sameFile(dir, name, fd)
+	}
+	if !held || err != nil {
+		box.close()
+		return nil, err
+	}
+	return box, nil
+}
+
+func sameFile(dir int, name string, fd int) (bool, error) {
+	var open, named unix.Stat_t
+	if err := unix.Fstat(fd, &open); err != nil {
+		return false, err
+	}
+	if err := unix.Fstatat(dir, name, &named, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err == unix.ENOENT {
+			return false, nil
+		}
+		return false, err
+	}
+	return open.Dev == named.Dev && open.Ino == named.Ino, nil
+}
+
+// openBox opens a mailbox, made when it is not there. It must be a plain file of
+// the user with one name: anything else was put there to lead us elsewhere.
+func openBox(dir int, name string, uid int) (int, error) {
+	const flags = unix.O_RDWR | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err := openat(dir, name, flags, 0)
+	if err == unix.ENOENT {
+		fd, err = openat(dir, name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
+		if err == unix.EEXIST {
+			fd, err = openat(dir, name, flags, 0)
+		} else if err == nil {
+			syncDir(dir)
+		}
+	}
+	if err == unix.ELOOP || err == unix.EMLINK || err == unix.ENXIO {
+		return -1, errSpecial
+	}
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	switch {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1:
+		err = errSpecial
+	case int(st.Uid) != uid:
+		err = fmt.Errorf("mailbox %w", errForeign)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+var errSpecial = errors.New("linked or special file")
+
+// syncDir brings a new name to disk, where the folder can be opened for that.
+func syncDir(dir int) {
+	if fd, err := openDirAt(dir, ".", unix.O_RDONLY); err == nil {
+		_ = retry(func() error { return unix.Fsync(fd) })
+		unix.Close(fd)
+	}
+}
+
+// appendTo adds the message to an mbox file that is open and locked, and syncs
+// it. When that fails the file is cut back to what it was.
+func (d *Deliverer) appendTo(fd int, v *Delivery, everyFrom bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	regular := st.Mode&unix.S_IFMT == unix.S_IFREG
+	err := d.writeMbox(fd, v, everyFrom, separator(fd, st.Size))
+	if err == nil && regular {
+		if err = d.step("sync"); err == nil {
+			err = retry(func() error { return unix.Fsync(fd) })
+		}
+	}
+	if err != nil && regular {
+		_ = retry(func() error { return unix.Ftruncate(fd, st.Size) })
+		_ = retry(func() error { return unix.Fsync(fd) })
+	}
+	return err
+}
+
+// separator is what an mbox needs so that the next `From ` line follows an
+// empty one; a delivery that a crash cut short may have left it without.
+func separator(fd int, size int64) string {
+	var b [2]byte
+	if size < 2 {
+		return ""
+	}
+	if n, err := unix.Pread(fd, b[:], size-2); err != nil || n != 2 {
+		return "" // opened for writing only
+	}
+	switch {
+	case b[1] != '\n':
+		return "\n\n"
+	case b[0] != '\n':
+		return "\n"
+	}
+	return ""
+}
+
+// writeMbox writes one message in the mbox format.
+func (d *Deliverer) writeMbox(fd int, v *Delivery, everyFrom bool, before string) error {
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	b := append((*p)[:0], before...)
+	b = append(b, "From "...)
+	b = append(b, eachOctet(v.from(), func(c byte) byte {
+		if c <= ' ' {
+			return '-' // the line is read by words
+		}
+		return c
+	})...)
+	b = d.o.Now().AppendFormat(b, " Mon Jan _2 15:04:05 2006\n")
+	b = v.front(b)
+	q := quoter{every: everyFrom, start: true, empty: v.AsIs}
+	err := v.Text.pieces(func(piece []byte) error {
+		if len(b)+len(piece)+1 > cap(b) {
+			if err := d.flush(fd, b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+		b = q.append(b, piece)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !q.start {
+		b = append(b, '\n')
+	}
+	return d.flush(fd, append(b, '\n'))
+}
+
+func (d *Deliverer) flush(fd int, b []byte) error {
+	if err := d.step("write"); err != nil {
+		return err
+	}
+	return writeAll(fd, b)
+}
+
+// quoter puts '>' before lines that would look like the start of a message:
+// `From ` after an empty line, or every such line.
+type quoter struct {
+	every bool
+	start bool // at the start of a line
+	empty bool // the line before was empty
+}
+
+// append adds a piece of text: a line, or part of a long one, as Text.pieces
+// gives them.
+func (q *quoter) append(b, piece []byte) []byte {
+	if q.start {
+		if (q.every || q.empty) && bytes.HasPrefix(piece, []byte("From ")) {
+			b = append(b, '>')
+		}
+		q.empty = len(piece) == 1 && piece[0] == '\n'
+	}
+	q.start = piece[len(piece)-1] == '\n'
+	return append(b, piece...)
+}

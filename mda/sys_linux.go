@@ -1,0 +1,87 @@
+package mda
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// oWalk opens a folder to pass through; it need not be readable.
+const oWalk = unix.O_PATH
+
+// syncFile brings the octets of a file to disk, and what is needed to find them.
+func syncFile(fd int) error { return retry(func() error { return unix.Fdatasync(fd) }) }
+
+// beginSync starts to write what syncFile will wait for, so that the files of a
+// batch share the waiting.
+func beginSync(fd int) { _ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) }
+
+// openNameless opens a new file in a folder without giving it a name.
+func openNameless(dir int) (int, error) {
+	return openat(dir, ".", unix.O_TMPFILE|unix.O_WRONLY, 0o600)
+}
+
+// giveName links a nameless file into a folder.
+func giveName(fd, dir int, name string) error {
+	err := retry(func() error {
+		return unix.Linkat(unix.AT_FDCWD, procFD+strconv.Itoa(fd), dir, name, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err == unix.ENOENT && unix.Access(procFD, unix.X_OK) != nil {
+		return unix.EOPNOTSUPP
+	}
+	return err
+}
+
+const procFD = "/proc/self/fd/"
+
+// unsupported reports that nameless files are not to be had: a file system
+// without, or no /proc.
+func unsupported(err error) bool {
+	switch err {
+	case unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL, unix.ENOSYS, unix.EXDEV:
+		return true
+	}
+	return false
+}
+
+// kernelLock takes the locks that procmail, mutt and Dovecot look at (fcntl) and
+// those of flock, which others use; on Linux neither knows of the other. The
+// fcntl lock belongs to the open file, so that two deliveries of one process
+// exclude each other too. It does not wait; the locks end with the file.
+func kernelLock(fd int) error {
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := retry(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &lk) }); err != nil {
+		return err
+	}
+	return retry(func() error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+}
+
+// clockTicks per second of /proc (USER_HZ, the same on all Linux ports of Go).
+const clockTicks = 100
+
+// started is when a process began; zero when that cannot be told.
+func started(pid int) time.Time {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return time.Time{}
+	}
+	// The name of the program, in brackets, may hold anything.
+	_, after, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
+	f := bytes.Fields(after)
+	if !ok || len(f) < 20 {
+		return time.Time{}
+	}
+	ticks, err := strconv.ParseInt(string(f[19]), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return time.Time{}
+	}
+	age := time.Duration(now.Nano()) - time.Duration(ticks)*time.Second/clockTicks
+	return time.Now().Add(-age)
+}
