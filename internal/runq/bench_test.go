@@ -1,7 +1,6 @@
 package runq
 
 import (
-	"fmt"
 	"runtime"
 	"testing"
 	"time"
@@ -95,7 +94,7 @@ func TestMemory(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	per := float64(after.HeapAlloc-before.HeapAlloc) / n
-	t.Log(fmt.Sprintf("%.0f octets for an envelope", per))
+	t.Logf("%.0f octets for an envelope", per)
 	if per > 200 {
 		t.Errorf("%.0f octets for an envelope; want 200 at most", per)
 	}

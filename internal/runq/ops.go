@@ -178,7 +178,8 @@ func (q *Queue) All(f func(mail.EnvelopeID)) {
 	}
 }
 
-// Of calls f for the id of every envelope of a message. f must not add or
+// Of calls f for the id of every envelope of a message, in the order of their
+// arrival. f must not add or
 // forget envelopes.
 func (q *Queue) Of(m mail.MessageID, f func(mail.EnvelopeID)) {
 	for i := q.byMessage[m]; i != 0; {

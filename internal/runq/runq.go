@@ -75,7 +75,7 @@ type node struct {
 	at           int64  // of the next try; inflight: when the attempt began
 	key          uint64 // held: of the hold list
 	next, prev   uint32 // in a lane, a hold list, expired or removed
-	mnext, mprev uint32 // among the envelopes of the message
+	mnext, mprev uint32 // among the envelopes of the message; the first one's mprev is the last
 	heap         uint32 // place in the heap, from 1; 0: not there
 	dispatcher   uint32 // index into Queue.dispatchers
 	retry        uint16
@@ -94,7 +94,7 @@ type Queue struct {
 	policy      Policy
 	pool        pool
 	byID        map[mail.EnvelopeID]uint32
-	byMessage   map[mail.MessageID]uint32 // one of the message's envelopes
+	byMessage   map[mail.MessageID]uint32 // the message's first envelope
 	dispatchers []dispatcher
 	dispatcher  map[string]uint32
 	heap        heap
@@ -312,12 +312,36 @@ func (q *Queue) insert(id mail.EnvelopeID) uint32 {
 	n.id = id
 	q.byID[id] = i
 	head := q.byMessage[id.Message()]
-	n.mnext = head
-	if head != 0 {
-		q.pool.at(head).mprev = i
+	if head == 0 {
+		q.byMessage[id.Message()] = i
+		n.mprev = i
+		return i
 	}
-	q.byMessage[id.Message()] = i
+	first := q.pool.at(head)
+	n.mprev = first.mprev
+	q.pool.at(first.mprev).mnext = i
+	first.mprev = i
 	return i
+}
+
+// unlink takes a node out of its message.
+func (q *Queue) unlink(i uint32) {
+	n := q.pool.at(i)
+	m := n.id.Message()
+	head := q.byMessage[m]
+	switch {
+	case head == i && n.mnext == 0:
+		delete(q.byMessage, m)
+	case head == i:
+		q.byMessage[m] = n.mnext
+		q.pool.at(n.mnext).mprev = n.mprev
+	case n.mnext == 0:
+		q.pool.at(n.mprev).mnext = 0
+		q.pool.at(head).mprev = n.mprev
+	default:
+		q.pool.at(n.mprev).mnext = n.mnext
+		q.pool.at(n.mnext).mprev = n.mprev
+	}
 }
 
 // Gone forgets an envelope that is no more. It reports whether it was known.
@@ -327,18 +351,7 @@ func (q *Queue) Gone(id mail.EnvelopeID) bool {
 		return false
 	}
 	q.detach(i)
-	n := q.pool.at(i)
-	if n.mnext != 0 {
-		q.pool.at(n.mnext).mprev = n.mprev
-	}
-	switch {
-	case n.mprev != 0:
-		q.pool.at(n.mprev).mnext = n.mnext
-	case n.mnext != 0:
-		q.byMessage[id.Message()] = n.mnext
-	default:
-		delete(q.byMessage, id.Message())
-	}
+	q.unlink(i)
 	delete(q.byID, id)
 	q.pool.put(i)
 	if len(q.byID) == 0 && q.pool.large() {

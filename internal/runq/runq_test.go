@@ -47,7 +47,7 @@ func all(q *Queue, now time.Time) []Action {
 func show(as []Action) string {
 	s := ""
 	for _, a := range as {
-		s += fmt.Sprintf("%s", [...]string{"?", "attempt", "expire", "remove", "delay"}[a.Op])
+		s += [...]string{"?", "attempt", "expire", "remove", "delay"}[a.Op]
 		if a.Op == Delay {
 			s += fmt.Sprintf("(%v,%d)", a.Interval, a.Number)
 		}
@@ -368,8 +368,10 @@ func TestScheduleNow(t *testing.T) {
 	}
 	e.Retry = 1
 	q.Add(at(1), e)
-	if !q.Schedule(at(2), e.ID) || !q.Schedule(at(2), e.ID) {
-		t.Fatal("not scheduled")
+	for range 2 {
+		if !q.Schedule(at(2), e.ID) {
+			t.Fatal("not scheduled")
+		}
 	}
 	expect(t, q, at(2), "attempt 1.1; ")
 	e.Retry = 2
@@ -650,6 +652,11 @@ func TestListings(t *testing.T) {
 	q.All(func(id mail.EnvelopeID) { got[id] = true })
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("All: %d of %d", len(got), len(want))
+	}
+	var two []uint32
+	q.Of(2, func(id mail.EnvelopeID) { two = append(two, uint32(id)) })
+	if !reflect.DeepEqual(two, []uint32{1, 2, 3, 4, 5}) {
+		t.Fatalf("Of: %v", two)
 	}
 	n := 0
 	q.Of(3, func(id mail.EnvelopeID) {
