@@ -1,0 +1,104 @@
+// Package keys is the process that holds the private keys. It owns them from
+// the configuration on, in memory only, and signs digests for smtp, mta and
+// lookup. It must never give a key away, not into an imsg, nor the log, nor an
+// error.
+package keys
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/log"
+	"smtpd/internal/privsep"
+)
+
+// Peers are the channels this process is given, and all that it is given.
+type Peers struct{ SMTP, MTA, Lookup, Control *ipc.Link }
+
+// Run serves until ctx ends and the signatures begun are made.
+func Run(ctx context.Context, env *privsep.Env, p Peers) error {
+	s := &state{log: env.Log, turns: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	select {
+	case c := <-env.Config:
+		s.configure(c)
+	case <-ctx.Done():
+		return nil
+	}
+	for _, l := range []*ipc.Link{p.SMTP, p.MTA, p.Lookup} {
+		l.Serve(s.handle, nil, nil)
+	}
+	p.Control.Serve(env.AnswerStats, nil, nil)
+	env.Ready()
+	for {
+		select {
+		case c := <-env.Config:
+			s.configure(c)
+		case <-env.Switches: // none concerns us
+		case <-ctx.Done():
+			s.working.Wait()
+			return nil
+		}
+	}
+}
+
+// state is all that the process has.
+type state struct {
+	log     *log.Logger
+	ring    atomic.Pointer[map[string]signer] // by name of the pki entry
+	turns   chan struct{}                     // a place for each processor
+	working sync.WaitGroup
+}
+
+// configure replaces all keys. One that cannot be used is reported and left
+// out: those who ask for it get no signature.
+func (s *state) configure(c *config.Config) {
+	ring := map[string]signer{}
+	for name, pki := range c.PKI {
+		if pki.Key == "" {
+			continue
+		}
+		k, err := parse([]byte(string(pki.Key)))
+		if err != nil {
+			s.log.Warn(fmt.Sprintf("warn: keys: the key of a pki cannot be used: %v", err), slog.String("pki", name))
+			continue
+		}
+		ring[name] = k
+	}
+	s.ring.Store(&ring)
+}
+
+// handle signs on a goroutine of its own. Requests beyond the number of
+// processors wait in memory; the channel bounds how many there are.
+func (s *state) handle(r *ipc.Request) {
+	m, ok := r.Msg.(*imsg.Sign)
+	if !ok {
+		return
+	}
+	s.working.Go(func() {
+		s.turns <- struct{}{}
+		defer func() { <-s.turns }()
+		r.Reply(&imsg.Signature{Data: s.sign(m)}, nil)
+	})
+}
+
+// sign is the signature that m asks for; nil: there is none.
+func (s *state) sign(m *imsg.Sign) []byte {
+	key, ok := (*s.ring.Load())[m.PKI]
+	if !ok {
+		s.log.Debug("keys: no key", slog.String("pki", m.PKI))
+		return nil
+	}
+	sig, err := key.sign(m)
+	if err != nil {
+		s.log.Warn("warn: keys: "+err.Error(), slog.String("pki", m.PKI))
+		return nil
+	}
+	return sig
+}
