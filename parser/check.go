@@ -13,7 +13,6 @@ import (
 // checker gives the tree its meaning: names are resolved, conflicts found,
 // defaults filled in, and what the configuration names is looked at.
 type checker struct {
-	ctx   context.Context
 	o     *Options
 	diags *diagList
 	in    *input
@@ -38,9 +37,9 @@ type pkiRef struct {
 	name *token
 }
 
-func newChecker(ctx context.Context, o *Options, in *input) *checker {
+func newChecker(o *Options, in *input) *checker {
 	return &checker{
-		ctx: ctx, o: o, in: in, diags: in.diags, cfg: config.Defaults(),
+		o: o, in: in, diags: in.diags, cfg: config.Defaults(),
 		tables:  map[string]*tableInfo{},
 		dynamic: map[string]string{},
 		unknown: map[string]bool{},
@@ -61,11 +60,11 @@ func (c *checker) at(p pos) config.Pos {
 	return config.Pos{File: c.diags.sources[p.file].name, Line: int(p.line)}
 }
 
-func (c *checker) check() {
+func (c *checker) check(ctx context.Context) {
 	c.cfg.File, c.cfg.Generation = c.o.File, 1
 	c.identity()
 	for _, st := range c.in.tree.stmts {
-		c.statement(st)
+		c.statement(ctx, st)
 	}
 	c.finishListeners()
 	c.finishPKI()
@@ -76,7 +75,7 @@ func (c *checker) check() {
 }
 
 // statement is in the order of the file: a name must stand above its use.
-func (c *checker) statement(st *stmt) {
+func (c *checker) statement(ctx context.Context, st *stmt) {
 	switch n := st.node.(type) {
 	case *badStmt:
 		c.unknown[n.first+" "+n.name] = true
@@ -92,7 +91,7 @@ func (c *checker) statement(st *stmt) {
 	case *settingStmt:
 		c.setting(st, n)
 	case *listenStmt:
-		c.listen(st, n)
+		c.listen(ctx, st, n)
 	case *procStmt:
 		c.proc(st.pos, n.name, n.command, n.opts)
 	case *filterStmt:
@@ -158,25 +157,9 @@ func (c *checker) once(seen once, what string, at pos, where string) bool {
 	return true
 }
 
-// serverName is how this host calls itself: the first line of the mailname
-// file, else its host name.
-func serverName(ctx context.Context, o *Options) string {
-	if data, err := o.System.ReadFile(o.Mailname, 4096); err == nil {
-		name, _, _ := strings.Cut(string(data), "\n")
-		if name = strings.TrimSpace(name); name != "" {
-			return name
-		}
-	}
-	name, err := o.System.Hostname(ctx)
-	if err != nil || name == "" {
-		return "localhost"
-	}
-	return name
-}
-
 // identity finds out who this host is.
 func (c *checker) identity() {
-	name := serverName(c.ctx, c.o)
+	name := c.o.server
 	if !validName(name) {
 		c.warnf(noPos(), "server name %q is not a host name, write one into %s", name, c.o.Mailname)
 		name = "localhost"

@@ -3,6 +3,7 @@ package parser
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,7 +21,7 @@ const (
 )
 
 // listen resolves where a listener listens and what it offers.
-func (c *checker) listen(st *stmt, n *listenStmt) {
+func (c *checker) listen(ctx context.Context, st *stmt, n *listenStmt) {
 	l := &config.Listener{Pos: c.at(st.pos), Name: n.on.text, DSN: true, IsSocket: n.socket}
 	s := &listening{c: c, l: l, seen: once{}, port: -1}
 	for _, o := range n.opts {
@@ -42,7 +43,7 @@ func (c *checker) listen(st *stmt, n *listenStmt) {
 			s.port = 465
 		}
 	}
-	for _, a := range c.resolve(n.on, s.family) {
+	for _, a := range c.resolve(ctx, n.on, s.family) {
 		c.bind(l, netip.AddrPortFrom(a, uint16(s.port)), n.on)
 	}
 }
@@ -282,13 +283,13 @@ func (c *checker) protocols(t *token) {
 
 // resolve gives the addresses of what is listened on: an interface or group,
 // an address, or a host name. None is an error.
-func (c *checker) resolve(on *token, family string) []netip.Addr {
+func (c *checker) resolve(ctx context.Context, on *token, family string) []netip.Addr {
 	addrs := c.interfaceAddrs(on.text)
 	if addrs == nil {
 		if a, err := netip.ParseAddr(strings.Trim(on.text, "[]")); err == nil {
 			addrs = []netip.Addr{a.Unmap()}
 		} else if validName(on.text) {
-			addrs, _ = c.o.System.LookupHost(c.ctx, on.text) // not found: reported below
+			addrs, _ = c.o.System.LookupHost(ctx, on.text) // not found: reported below
 			addrs = c.existing(addrs)
 		}
 	}

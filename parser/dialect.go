@@ -140,8 +140,11 @@ func lines(toks []token) [][]token {
 
 // grammars are those that may read a statement, the likeliest first.
 func (d dialect) grammars(toks []token) []*grammar {
-	if d.kind == modern || len(toks) > 1 && toks[1].kind == tokOp && toks[1].text == "=" {
+	switch {
+	case d.kind == modern:
 		return []*grammar{&modernGrammar}
+	case len(toks) > 1 && toks[1].kind == tokOp && toks[1].text == "=":
+		return []*grammar{&macroGrammar}
 	}
 	order := []*grammar{&acceptGrammar, &mapGrammar}
 	if d.kind == mapForm {
@@ -184,6 +187,14 @@ func contextual(g *grammar, before []token, t *token) (int, bool) {
 		return 0, false
 	}
 	return id, true
+}
+
+// macroName refuses the words that begin statements as names of macros.
+func macroName(_ *grammar, before []token, t *token) (int, bool) {
+	if len(before) == 0 && wordsOf[t.text] != "" {
+		return badToken, true
+	}
+	return 0, false
 }
 
 // isNamePosition reports whether the word behind these can only be a name.

@@ -42,6 +42,9 @@ func (s *statements) report(toks []token, f *feed) {
 		return
 	}
 	words, other := f.g.expected(toks[:at])
+	if at == 0 {
+		words = s.dialect.firstWords()
+	}
 	s.diags.errorf(bad.pos, "syntax error: %s", mistake(toks, at, words, other))
 }
 
@@ -199,13 +202,4 @@ func nounAfter(before []token) string {
 		}
 	}
 	return "a name"
-}
-
-// hint says more of a mistake than the grammar can; it is empty when it knows
-// nothing better.
-func (s *statements) hint(toks []token, at int) string {
-	if toks[0].text == "filter" && toks[0].kind == tokWord {
-		return filterHint(toks, at)
-	}
-	return ""
 }

@@ -1,7 +1,6 @@
 package parser
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +9,6 @@ import (
 // translator turns the tree of an older file into one of the present language.
 // What the present language says in the same words is passed on untouched.
 type translator struct {
-	ctx   context.Context
 	o     *Options
 	in    *input
 	diags *diagList
@@ -31,14 +29,13 @@ type translator struct {
 
 	aliases *token // map for all local deliveries, as 4.6 had it
 	virtual *token
-	server  string // found when it is needed
 }
 
 // translate gives the tree in the present language, and says once that the
 // file is not.
-func translate(ctx context.Context, o *Options, in *input) *tree {
+func translate(o *Options, in *input) *tree {
 	t := &translator{
-		ctx: ctx, o: o, in: in, diags: in.diags,
+		o: o, in: in, diags: in.diags,
 		onTags: map[string]bool{}, maps: map[string]*mapStmt{}, tables: map[string]bool{},
 		pkis: map[string]bool{}, pkiCA: map[string]string{}, actions: map[string]bool{},
 	}
@@ -46,9 +43,51 @@ func translate(ctx context.Context, o *Options, in *input) *tree {
 		in.dialect.kind.releases(), o.File)
 	t.survey()
 	for _, st := range in.written.stmts {
+		out, said := len(t.out), len(t.diags.list)
 		t.statement(st)
+		t.show(st, t.out[out:], len(t.diags.list) > said)
 	}
 	return &tree{stmts: t.out, tail: append(t.carry, in.written.tail...)}
+}
+
+// show prints what has become of a statement, where its meaning was guessed or
+// changed; asked for more words, wherever its form has changed.
+func (t *translator) show(st *stmt, now []*stmt, guessed bool) {
+	if len(now) == 0 || !guessed && !t.o.Verbose {
+		return
+	}
+	bare := make([]*stmt, 0, len(now))
+	for _, s := range now {
+		if _, bad := s.node.(*badStmt); bad || holdsSecret(s.node) {
+			return
+		}
+		bare = append(bare, &stmt{node: s.node})
+	}
+	if was := printTree(&tree{stmts: []*stmt{{node: st.node}}}); was != printTree(&tree{stmts: bare}) {
+		t.diags.warnf(st.pos, "in the present language: %s", onOneLine(bare))
+	}
+}
+
+// onOneLine prints statements with slashes between.
+func onOneLine(stmts []*stmt) string {
+	text := strings.TrimSuffix(printTree(&tree{stmts: stmts}), "\n")
+	return strings.NewReplacer("{\n\t", "{ ", ",\n\t", ", ", "\n}", " }", "\n", " / ").Replace(text)
+}
+
+// holdsSecret reports what is not to be shown: keys, and passwords written in
+// the configuration.
+func holdsSecret(n node) bool {
+	switch n := n.(type) {
+	case *settingStmt:
+		return n.key == "queue encryption" || strings.HasPrefix(n.key, "srs key")
+	case *tableStmt:
+		return n.values != nil
+	case *actionStmt:
+		return slices.ContainsFunc(n.opts, func(o *option) bool {
+			return o.key == "auth" && o.table != nil && o.table.values != nil
+		})
+	}
+	return false
 }
 
 // survey finds out what statements further down decide.
@@ -457,10 +496,7 @@ func (t *translator) serverName() string {
 	if t.hostname != nil {
 		return t.hostname.text
 	}
-	if t.server == "" {
-		t.server = serverName(t.ctx, t.o)
-	}
-	return t.server
+	return t.o.server
 }
 
 func (t *translator) errorf(at pos, format string, args ...any) bool {

@@ -28,6 +28,12 @@ var (
 		first: sharedFirst, words: modernWords, keyword: contextual,
 		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
 	}
+	// macroGrammar reads the macros of an older file.
+	macroGrammar = grammar{
+		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		words: modernWords, keyword: macroName,
+		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
+	}
 	acceptGrammar = grammar{
 		run:   func(f *feed) { acceptParse(acceptFeed{f}) },
 		first: acceptFirst, words: acceptWords, keyword: contextual,
@@ -136,6 +142,7 @@ type statements struct {
 	comments []comment
 	diags    *diagList
 	dialect  dialect
+	o        *Options
 	tree     *tree
 	detailed int // mistakes explained so far
 }
@@ -152,7 +159,7 @@ func (s *statements) parse() {
 		}
 		i += s.statement(s.toks[i:], i)
 	}
-	s.tree.tail = tidy(s.lead(len(s.toks)))
+	s.tree.tail = trimBlank(tidy(s.lead(len(s.toks))))
 }
 
 // statement reads one statement and returns how many tokens it took.
@@ -286,4 +293,11 @@ func tidy(lines []string) []string {
 		out = append(out, l)
 	}
 	return out
+}
+
+func trimBlank(lines []string) []string {
+	for len(lines) > 0 && lines[len(lines)-1] == "" {
+		lines = lines[:len(lines)-1]
+	}
+	return lines
 }

@@ -39,9 +39,11 @@ type Options struct {
 	Libexec  string           // first folder to look for programs in; empty: /usr/local/libexec/smtpd
 	Mailname string           // file with the server name; empty: /etc/mail/mailname
 	CertDir  string           // certificates by name of old configurations; empty: /etc/mail/certs
+
+	server string // how this host calls itself
 }
 
-func (o *Options) fill() {
+func (o *Options) fill(ctx context.Context) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -56,16 +58,32 @@ func (o *Options) fill() {
 			*d.s = d.value
 		}
 	}
+	o.server = serverName(ctx, o)
+}
+
+// serverName is how this host calls itself: the first line of the mailname
+// file, else its host name.
+func serverName(ctx context.Context, o *Options) string {
+	if data, err := o.System.ReadFile(o.Mailname, 4096); err == nil {
+		name, _, _ := strings.Cut(string(data), "\n")
+		if name = strings.TrimSpace(name); name != "" {
+			return name
+		}
+	}
+	if name, err := o.System.Hostname(ctx); err == nil && name != "" {
+		return name
+	}
+	return "localhost"
 }
 
 // Parse reads and checks a configuration. All mistakes are reported in one
 // run; the Config is nil when there is any. It waits for nothing but the
 // resolver, which ctx bounds.
 func Parse(ctx context.Context, o Options) (*config.Config, Diagnostics) {
-	o.fill()
-	in := load(ctx, &o)
-	c := newChecker(ctx, &o, in)
-	c.check()
+	o.fill(ctx)
+	in := load(&o)
+	c := newChecker(&o, in)
+	c.check(ctx)
 	if in.diags.errors > 0 {
 		return nil, in.diags.sorted()
 	}
@@ -95,7 +113,7 @@ type input struct {
 }
 
 // load reads the text into a tree of the present language.
-func load(ctx context.Context, o *Options) *input {
+func load(o *Options) *input {
 	d := &diagList{sources: []source{{name: o.File, parent: -1}}}
 	in := &input{diags: d, lex: newLexer(o.System, d, o.Macros)}
 	in.lex.sources = d.sources
@@ -113,11 +131,11 @@ func load(ctx context.Context, o *Options) *input {
 	in.lex.file(0, string(text))
 	in.lex.finish(o.Verbose)
 	in.dialect = detect(in.lex.tokens)
-	s := &statements{toks: in.lex.tokens, comments: in.lex.comments, diags: d, dialect: in.dialect}
+	s := &statements{toks: in.lex.tokens, comments: in.lex.comments, diags: d, dialect: in.dialect, o: o}
 	s.parse()
 	in.written, in.tree = s.tree, s.tree
 	if in.dialect.kind != modern {
-		in.tree = translate(ctx, o, in)
+		in.tree = translate(o, in)
 	}
 	return in
 }

@@ -2,11 +2,290 @@ package parser
 
 import (
 	"context"
-	"io"
-
-	"smtpd/internal/config"
+	"strings"
 )
 
-func Modern(ctx context.Context, o Options) (string, Diagnostics) { return "", nil }
+// maxColumns is where the values of a table are put on lines of their own.
+const maxColumns = 100
 
-func Describe(w io.Writer, c *config.Config) {}
+// Modern gives the configuration in the present language: macros expanded,
+// included files in place, comments and order kept. The text is empty when the
+// configuration cannot be read; diagnostics are those of Parse, so there can be
+// errors and a text where something the file names is missing on this host.
+func Modern(ctx context.Context, o Options) (string, Diagnostics) {
+	o.fill(ctx)
+	in := load(&o)
+	if in.diags.errors > 0 {
+		return "", in.diags.sorted()
+	}
+	text := printTree(in.tree.resolved(in.diags.sources))
+	newChecker(&o, in).check(ctx)
+	return text, in.diags.sorted()
+}
+
+// resolved is the tree without macros, which have been expanded, and with a
+// comment where a file was included.
+func (t *tree) resolved(sources []source) *tree {
+	out := &tree{}
+	var carry []string
+	for _, s := range t.stmts {
+		switch n := s.node.(type) {
+		case *macroStmt:
+			carry = append(carry, s.lead...)
+			continue
+		case *includeStmt:
+			carry = append(append(carry, s.lead...), oneLine("# include "+n.path.text))
+			continue
+		}
+		same := *s
+		same.lead = tidy(append(carry, s.lead...))
+		carry = nil
+		out.stmts = append(out.stmts, &same)
+	}
+	out.tail = trimBlank(tidy(append(carry, t.tail...)))
+	return out
+}
+
+// oneLine makes a comment of text from a token, whatever octets it holds.
+func oneLine(s string) string {
+	return strings.TrimRight(strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, s), "\\ \t")
+}
+
+// printTree writes a tree of the present language as text. Reading it again
+// gives the same tree.
+func printTree(t *tree) string {
+	p := &printer{}
+	for _, s := range t.stmts {
+		p.comments(s.lead)
+		p.line.Reset()
+		p.node(s.node)
+		p.out.WriteString(p.line.String())
+		if s.trail != "" {
+			p.out.WriteString(" " + s.trail)
+		}
+		p.out.WriteByte('\n')
+	}
+	p.comments(t.tail)
+	return p.out.String()
+}
+
+type printer struct {
+	out  strings.Builder
+	line strings.Builder
+}
+
+func (p *printer) comments(lines []string) {
+	for _, l := range lines {
+		p.out.WriteString(l + "\n")
+	}
+}
+
+// put adds words to the line, with a blank between.
+func (p *printer) put(words ...string) {
+	for _, w := range words {
+		if p.line.Len() > 0 {
+			p.line.WriteByte(' ')
+		}
+		p.line.WriteString(w)
+	}
+}
+
+func (p *printer) tok(ts ...*token) {
+	for _, t := range ts {
+		if t != nil {
+			p.put(spell(t))
+		}
+	}
+}
+
+// spell writes a name, text or number so that it is read as the same: bare if
+// it was so and may be, else in quotes.
+func spell(t *token) string {
+	switch {
+	case t.kind == tokNumber:
+		return t.text
+	case t.kind != tokWord:
+		return quote(t.text)
+	case modernWords[t.text] == 0 && bareText(t.text):
+		return t.text
+	case strings.HasSuffix(t.text, `\`):
+		return strings.ReplaceAll(t.text, `\`, `\\`) // no quotes can hold it
+	}
+	return quote(t.text)
+}
+
+// quote puts text into double quotes. There a backslash counts only before a
+// quote or a blank.
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		blank := s[i] == ' ' || s[i] == '\t'
+		if s[i] == '"' || blank && i > 0 && s[i-1] == '\\' {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(s[i])
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+func (p *printer) node(n node) {
+	switch n := n.(type) {
+	case *tableStmt:
+		p.put("table")
+		p.tok(n.name, n.backend)
+		if n.values != nil {
+			p.values(n.values)
+		}
+	case *pkiStmt:
+		p.put("pki")
+		p.tok(n.name)
+		p.options(n.opts)
+	case *caStmt:
+		p.put("ca")
+		p.tok(n.name)
+		p.put("cert")
+		p.tok(n.cert)
+	case *settingStmt:
+		p.setting(n)
+	case *listenStmt:
+		p.put("listen on")
+		if n.socket {
+			p.put("socket")
+		} else {
+			p.tok(n.on)
+		}
+		p.options(n.opts)
+	case *actionStmt:
+		p.action(n)
+	case *matchStmt:
+		p.put("match")
+		p.options(n.opts)
+		if n.reject {
+			p.put("reject")
+		} else {
+			p.put("action")
+			p.tok(n.action)
+		}
+	case *procStmt:
+		p.put("proc")
+		p.tok(n.name, n.command)
+		p.options(n.opts)
+	case *filterStmt:
+		p.filter(n)
+	}
+}
+
+func (p *printer) setting(n *settingStmt) {
+	p.put(n.key)
+	if n.domain != nil {
+		p.put("for domain")
+		p.tok(n.domain)
+	}
+	for i, a := range n.args {
+		if i > 0 && n.key == "bounce warn-interval" {
+			p.line.WriteByte(',')
+		}
+		p.tok(a)
+	}
+	for _, l := range n.limits {
+		if l.kind == tokWord && (l.text == "inet4" || l.text == "inet6") {
+			p.put(l.text)
+		} else {
+			p.tok(l)
+		}
+	}
+}
+
+func (p *printer) action(n *actionStmt) {
+	p.put("action")
+	p.tok(n.name)
+	p.put(n.method.text)
+	p.tok(n.arg)
+	p.options(n.opts)
+	if n.ttl != nil {
+		p.put("ttl")
+		p.tok(n.ttl)
+	}
+}
+
+func (p *printer) filter(n *filterStmt) {
+	p.put("filter")
+	p.tok(n.name)
+	p.put(n.kind)
+	switch n.kind {
+	case "chain":
+		p.list(n.chain)
+	case "phase":
+		p.put(n.arg.text, "match")
+		p.option(n.cond)
+		p.put(n.decision.text)
+		p.tok(n.text)
+	default:
+		p.tok(n.arg)
+		p.options(n.opts)
+	}
+}
+
+func (p *printer) options(opts []*option) {
+	for _, o := range opts {
+		p.option(o)
+	}
+}
+
+func (p *printer) option(o *option) {
+	word := o.key
+	if o.not {
+		word = "!" + word
+	}
+	p.put(word)
+	if o.sub != "" && o.key != "senders" {
+		p.put(o.sub)
+	}
+	if o.regex {
+		p.put("regex")
+	}
+	switch t := o.table; {
+	case t == nil:
+	case t.ref != nil:
+		p.put("<" + spell(t.ref) + ">")
+	case t.one != nil:
+		p.tok(t.one)
+	default:
+		p.values(t.values)
+	}
+	p.tok(o.arg)
+	if o.list != nil {
+		p.list(o.list)
+	}
+	if o.sub != "" && o.key == "senders" {
+		p.put(o.sub)
+	}
+}
+
+func (p *printer) list(names []*token) { p.values(&valueList{keys: names}) }
+
+// values writes braces and what is in them, on lines of their own when they
+// are many.
+func (p *printer) values(v *valueList) {
+	items := make([]string, len(v.keys))
+	width := p.line.Len()
+	for i, k := range v.keys {
+		items[i] = spell(k)
+		if v.values != nil {
+			items[i] += " = " + spell(v.values[i])
+		}
+		width += len(items[i]) + 2
+	}
+	if width < maxColumns {
+		p.put("{ " + strings.Join(items, ", ") + " }")
+		return
+	}
+	p.put("{\n\t" + strings.Join(items, ",\n\t") + "\n}")
+}

@@ -1,0 +1,173 @@
+package parser
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"smtpd/internal/config"
+)
+
+// maxShown bounds the values of a table that are shown with a rule.
+const maxShown = 8
+
+// Describe writes who the server is and what it understood: names and addresses
+// that count as local, listeners, actions, and the rules, numbered. It shows no
+// secret. Errors of w are not reported.
+func Describe(w io.Writer, c *config.Config) {
+	fmt.Fprintf(w, "server name: %s\n", c.ServerName)
+	fmt.Fprintf(w, "local domains: %s\n", strings.Join(c.LocalNames, ", "))
+	addrs := make([]string, len(c.LocalAddrs))
+	for i, a := range c.LocalAddrs {
+		addrs[i] = a.String()
+	}
+	fmt.Fprintf(w, "local addresses: %s\n", strings.Join(addrs, ", "))
+	for _, l := range c.Listeners {
+		fmt.Fprintf(w, "listen %s%s\n", l.Addr, listenerFacts(l))
+	}
+	fmt.Fprintf(w, "listen socket%s\n", listenerFacts(c.Socket))
+	for _, name := range keys(c.Actions) {
+		fmt.Fprintf(w, "action %q: %s\n", name, actionText(c, c.Actions[name]))
+	}
+	for _, r := range c.Rules {
+		fmt.Fprintf(w, "%d. %s:%d: %s\n", r.Number, r.Pos.File, r.Pos.Line, ruleText(c, r))
+	}
+}
+
+func listenerFacts(l *config.Listener) string {
+	var b strings.Builder
+	fact := func(on bool, format string, args ...any) {
+		if on {
+			fmt.Fprintf(&b, " "+format, args...)
+		}
+	}
+	fact(l.TLS != config.TLSNone, "%s", l.TLS)
+	fact(l.VerifyPeer, "verify")
+	fact(len(l.PKI) > 0, "pki %s", strings.Join(l.PKI, ","))
+	fact(l.CA != "", "ca %s", l.CA)
+	fact(l.Auth && l.AuthRequired, "auth")
+	fact(l.Auth && !l.AuthRequired, "auth-optional")
+	fact(l.AuthTable != "", "<%s>", l.AuthTable)
+	fact(l.Tag != "", "tag %s", l.Tag)
+	fact(l.Hostname != "", "hostname %s", l.Hostname)
+	fact(l.Hostnames != "", "hostnames <%s>", l.Hostnames)
+	fact(l.Senders != "", "senders <%s>", l.Senders)
+	fact(len(l.Filter) > 0, "filter %s", strings.Join(l.Filter, ","))
+	fact(l.MaskSource, "mask-src")
+	fact(l.ReceivedAuth, "received-auth")
+	fact(!l.DSN, "no-dsn")
+	fact(l.ProxyV2, "proxy-v2")
+	return b.String()
+}
+
+func actionText(c *config.Config, a *config.Action) string {
+	var b strings.Builder
+	b.WriteString(string(a.Method))
+	add := func(word, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, " %s %s", word, value)
+		}
+	}
+	table := func(word, name string) {
+		if name != "" {
+			add(word, tableText(c, name))
+		}
+	}
+	for _, s := range []string{a.Path, a.Dest, a.Command} {
+		if s != "" {
+			fmt.Fprintf(&b, " %q", s)
+		}
+	}
+	if a.Junk {
+		b.WriteString(" junk")
+	}
+	if a.RcptTo {
+		b.WriteString(" rcpt-to")
+	}
+	add("user", a.User)
+	table("alias", a.Alias)
+	table("virtual", a.Virtual)
+	table("userbase", a.Userbase)
+	add("wrapper", a.Wrapper)
+	if r := a.Relay; r != nil {
+		table("host", r.Host)
+		table("domain", r.Domain)
+		if r.Backup {
+			b.WriteString(" backup")
+			add("mx", r.BackupMX)
+		}
+		if r.TLS {
+			b.WriteString(" tls")
+		}
+		if r.NoVerify {
+			b.WriteString(" no-verify")
+		}
+		table("auth", r.Auth)
+		table("src", r.Src)
+		add("helo", r.Helo)
+		table("helo-src", r.HeloSrc)
+		add("mail-from", r.MailFrom)
+		add("pki", r.PKI)
+		add("ca", r.CA)
+		if r.SRS {
+			b.WriteString(" srs")
+		}
+		add("filter", strings.Join(r.Filter, ","))
+	}
+	if a.TTL != 0 {
+		add("ttl", a.TTL.String())
+	}
+	return b.String()
+}
+
+func ruleText(c *config.Config, r *config.Rule) string {
+	b := strings.Builder{}
+	b.WriteString("match")
+	add := func(word string, m *config.Match) {
+		if m == nil {
+			return
+		}
+		b.WriteByte(' ')
+		if m.Not {
+			b.WriteByte('!')
+		}
+		b.WriteString(word)
+		if m.Regex {
+			b.WriteString(" regex")
+		}
+		if m.Table != "" {
+			b.WriteString(" " + tableText(c, m.Table))
+		}
+	}
+	add("tag", r.Tag)
+	add("from "+string(r.From.Kind), &r.From.Match)
+	add("for "+string(r.For.Kind), &r.For.Match)
+	add("helo", r.HELO)
+	add("auth", r.Auth)
+	add("tls", r.TLS)
+	add("mail-from", r.MailFrom)
+	add("rcpt-to", r.RcptTo)
+	if r.Reject {
+		return b.String() + " reject"
+	}
+	return fmt.Sprintf("%s action %q", b.String(), r.Action)
+}
+
+// tableText is <name>, or the first values of a table without a name.
+func tableText(c *config.Config, name string) string {
+	t := c.Tables[name]
+	if t == nil || !strings.HasPrefix(name, "<") {
+		return "<" + name + ">"
+	}
+	var items []string
+	for _, v := range t.List {
+		items = append(items, v)
+	}
+	for _, p := range t.Pairs {
+		items = append(items, p[0]) // values may be secrets
+	}
+	if len(items) > maxShown {
+		items = append(items[:maxShown], fmt.Sprintf("... %d more", len(items)-maxShown))
+	}
+	return printable("{ " + strings.Join(items, ", ") + " }")
+}
