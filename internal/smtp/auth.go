@@ -141,7 +141,7 @@ func (s *Session) endAuth(user string, err error) {
 		s.refuse(replyAuthFailed)
 		if s.badAuth++; s.badAuth >= s.c.SMTP.MaxAuthFailures {
 			s.sayError(replyAuthTooMany)
-			s.close("too many authentication failures")
+			s.close(reasonAuth)
 		}
 	case errors.Is(err, errSASL):
 		s.refuse(replyAuthSyntax)

@@ -22,7 +22,7 @@ func (s *Session) bdat(arg string) {
 	size, last, ok := parseChunk(arg)
 	if !ok || size > maxDiscard*s.c.SMTP.MaxMessageSize {
 		s.refuse(replyBadChunk)
-		s.close("bad-input") // nobody knows where the next command begins
+		s.close(reasonBadInput) // nobody knows where the next command begins
 		return
 	}
 	reply := s.openChunk()

@@ -171,7 +171,7 @@ func (s *Session) unknown(word []byte) {
 	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH",
 		"Host:", "Content-Type:", "Content-Length:", "User-Agent:", "Referer:", "Cookie:":
 		s.refuse(replyNotHTTP)
-		s.close("bad-input")
+		s.close(reasonBadInput)
 		return
 	}
 	s.refuse(replyUnknown)

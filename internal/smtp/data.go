@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +67,9 @@ func (s *Session) reportTx(e Event, outcome string) {
 func (s *Session) openMessage(dots bool) {
 	tx := s.tx
 	m := newMessage(s.ctx, s.c.Backend, tx.id, s.headerOptions())
-	m.max = s.c.SMTP.MaxMessageSize
+	if m.max = s.c.SMTP.MaxMessageSize; s.notice {
+		m.max = math.MaxInt64 / maxDiscard // its size is our own affair
+	}
 	m.maxLine = s.c.SMTP.MaxLine
 	m.repair = s.c.Listener.Repair || s.isLocal()
 	m.dots = dots

@@ -42,6 +42,9 @@ type Session struct {
 	badAuth  int
 	lastWord string // of the command that is carried out, for the log
 
+	notice    bool   // no client: a message of our own
+	lastReply string // notice only
+
 	reason string // why the session ends; empty: it goes on
 	stopAt atomic.Int64
 }
@@ -79,27 +82,48 @@ func (s *Session) ID() mail.SessionID { return s.client.Session }
 // rest of the server end with ctx.
 func (s *Session) Run(ctx context.Context) {
 	s.ctx = ctx
+	defer s.uncount()
 	defer s.raw.Close()
 	if s.open() {
 		for s.reason == "" {
 			s.step()
 		}
 	}
+	s.finishUp()
+}
+
+// finishUp is the end of every session that ends by itself.
+func (s *Session) finishUp() {
 	s.rollback()
 	s.wire.flush()
-	if s.reason != "disconnect" && s.reason != "timeout" {
+	switch s.reason {
+	case reasonBadInput, reasonErrors, reasonAuth:
 		s.wire.drain(int(s.c.SMTP.MaxMessageSize), drainTimeout)
 	}
+	s.wire.nc.Close() // beneath TLS the defer of Run closes it at any rate
 	s.c.Log.Event(s.client.Session, "smtp disconnected", slog.String("reason", s.reason))
 	if s.filter != nil {
 		s.report(EventDisconnect)
 		s.filter.Close()
 	}
+	s.wire.release()
+}
+
+func (s *Session) uncount() {
 	if s.tls != nil {
 		s.c.Stat.Add(s.tlsCounter(), -1)
 	}
-	s.wire.release()
 }
+
+// Abandon closes the connection under the session, which then ends by itself.
+func (s *Session) Abandon() { s.raw.Close() }
+
+// Reasons why we end a session that the client would go on with.
+const (
+	reasonBadInput = "bad-input"
+	reasonErrors   = "too many errors"
+	reasonAuth     = "too many authentication failures"
+)
 
 // drainTimeout is how long the connection stays open for a client to read our
 // last reply. Ours: a peer that is gone must not hold its place for long.
@@ -261,6 +285,11 @@ func (s *Session) fill(until time.Time, stop int64) error {
 
 // say sends a reply line of success, or one that is no reply to a command.
 func (s *Session) say(line string) {
+	if s.notice {
+		s.note(line)
+		s.report(EventServer, line)
+		return
+	}
 	if s.c.Log.Tracing(traceTopic) {
 		s.c.Log.Trace(traceTopic, s.client.Session.String(), log.Quoted("server", line))
 	}
@@ -284,7 +313,7 @@ func (s *Session) refuse(reply string) {
 	}
 	if s.errs++; s.errs > s.c.SMTP.MaxErrors && s.reason == "" {
 		s.sayError("421 4.7.0 Too many errors")
-		s.close("too many errors")
+		s.close(reasonErrors)
 	}
 }
 
@@ -295,7 +324,7 @@ const maxLogged = 512
 func (s *Session) badInput(reply string) {
 	s.sayError(reply)
 	s.c.Log.Event(s.client.Session, "smtp bad-input", log.Quoted("result", reply))
-	s.close("bad-input")
+	s.close(reasonBadInput)
 }
 
 // sayError sends a reply that may be of several lines, joined by LF.

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -49,7 +48,7 @@ func (s *Session) starttls(arg string) {
 	}
 	if len(s.wire.buffered()) > 0 {
 		s.refuse(replyJoinedTLS) // commands in the clear must not run inside TLS
-		s.close("bad-input")
+		s.close(reasonBadInput)
 		return
 	}
 	s.say(replyStartTLS)
@@ -96,7 +95,14 @@ func (s *Session) logCert() {
 		result = "verified"
 	}
 	s.c.Log.Event(s.client.Session, "smtp cert-check", log.Quoted("result", result),
-		slog.Attr(log.Quoted("fingerprint", "SHA256:"+hex.EncodeToString(sum[:]))))
+		log.Quoted("fingerprint", "SHA256:"+hex.EncodeToString(sum[:])))
+}
+
+// OpenSSLName is the name that OpenSSL has for a cipher suite of TLS 1.2:
+// TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 is ECDHE-RSA-AES128-GCM-SHA256.
+func OpenSSLName(name string) string {
+	return strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_128_CBC", "AES128", "AES_256_CBC", "AES256",
+		"AES_128", "AES128", "AES_256", "AES256", "CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305", "_", "-").Replace(name)
 }
 
 // CipherText names the protocol and cipher of a connection as the log and trace
@@ -110,12 +116,7 @@ func CipherText(st *tls.ConnectionState) string {
 	}
 	version := strings.Replace(tls.VersionName(st.Version), "TLS ", "TLSv", 1)
 	if st.Version < tls.VersionTLS13 {
-		name = opensslName(name)
+		name = OpenSSLName(name)
 	}
 	return version + ":" + name + ":" + bits
-}
-
-func opensslName(name string) string {
-	return strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_128_CBC", "AES128", "AES_256_CBC", "AES256",
-		"AES_128", "AES128", "AES_256", "AES256", "CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305", "_", "-").Replace(name)
 }

@@ -287,6 +287,9 @@ func (s *Session) template(to mail.Address, dsn mail.DSN) mail.Envelope {
 	if s.authed {
 		e.Flags |= mail.FlagAuthenticated
 	}
+	if s.notice {
+		e.Flags |= mail.FlagBounce
+	}
 	if s.tx.p.utf8 {
 		e.Flags |= mail.FlagUTF8
 	}

@@ -1,0 +1,214 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/mail"
+	engine "smtpd/internal/smtp"
+)
+
+// backend is what sessions of one listener ask: each method is a call to
+// another process. While that is not there they wait a little, and then it is
+// "try later".
+type backend struct {
+	s *server
+	l *config.Listener
+}
+
+// ClientName implements engine.Backend.
+func (b *backend) ClientName(ctx context.Context, addr netip.Addr) (host, fcrdns string) {
+	n, err := askAgain[*imsg.ClientName](ctx, b.s.lookup, &imsg.ClientLookup{Addr: addr.String()})
+	if err != nil || n.Host == "" {
+		return "<unknown>", "error"
+	}
+	return n.Host, n.FCrDNS
+}
+
+// Hostname implements engine.Backend.
+func (b *backend) Hostname(ctx context.Context, local netip.Addr) string {
+	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
+		&imsg.TableQuery{Table: b.l.Hostnames, Service: "addrname", Key: local.String()})
+	if err != nil || !a.Found {
+		return ""
+	}
+	return a.Value
+}
+
+// Authenticate implements engine.Backend.
+func (b *backend) Authenticate(ctx context.Context, user, password string) error {
+	r, err := askAgain[*imsg.AuthResult](ctx, b.s.lookup,
+		&imsg.AuthCheck{Table: b.l.AuthTable, User: user, Password: password})
+	switch {
+	case err != nil:
+		return err
+	case r.OK:
+		return nil
+	case r.Temporary:
+		return mail.LocalError()
+	}
+	return engine.ErrCredentials
+}
+
+// CheckSender implements engine.Backend.
+func (b *backend) CheckSender(ctx context.Context, user string, sender mail.Address) error {
+	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
+		&imsg.SenderCheck{Table: b.l.Senders, User: user, Sender: sender})
+	switch {
+	case err != nil:
+		return err
+	case a.Temporary:
+		return mail.LocalError()
+	case !a.Found:
+		return mail.NewStatus(550, [3]uint8{5, 7, 1}, "Sender rejected")
+	}
+	return nil
+}
+
+// maxExpansion bounds the envelopes taken from lookup for one recipient. Ours:
+// the session takes no more for a whole message.
+const maxExpansion = 20000
+
+// CheckRcpt implements engine.Backend.
+func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) ([]mail.Envelope, error) {
+	lookup := b.s.lookup
+	a, err := askAgain[*imsg.RcptAnswer](ctx, lookup,
+		&imsg.RcptCheck{Session: r.Session, Envelope: r.Envelope, TLS: r.TLS, Local: r.Local})
+	if err != nil {
+		return nil, err
+	}
+	b.s.env.Log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, r.Envelope.Rcpt, a.Rule, &a.Status))
+	if !a.Status.OK() {
+		return nil, mail.NewStatus(a.Status.Code, a.Status.Enh, a.Status.Text)
+	}
+	envelopes := a.Envelopes
+	for a.More != 0 {
+		if a, err = ask[*imsg.RcptAnswer](ctx, lookup, &imsg.RcptMore{Token: a.More}); err != nil {
+			return nil, fmt.Errorf("ask lookup for more: %w", err)
+		}
+		if !a.Status.OK() || len(envelopes)+len(a.Envelopes) > maxExpansion {
+			return nil, mail.NewStatus(452, [3]uint8{4, 5, 3}, "Too many recipients")
+		}
+		envelopes = append(envelopes, a.Envelopes...)
+	}
+	if len(envelopes) == 0 {
+		return nil, errors.New("lookup: accepted, but for nobody")
+	}
+	return envelopes, nil
+}
+
+// ReserveID implements engine.Backend.
+func (b *backend) ReserveID(ctx context.Context) (mail.MessageID, error) { return b.s.ids.take(ctx) }
+
+// ReleaseID implements engine.Backend.
+func (b *backend) ReleaseID(id mail.MessageID) { b.s.ids.give(id) }
+
+// CreateBody implements engine.Backend.
+func (b *backend) CreateBody(ctx context.Context, id mail.MessageID) (io.WriteCloser, error) {
+	m, f, err := askFile[*imsg.BodyCreated](ctx, b.s.queue, &imsg.BodyCreate{ID: id})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("open body: %w", err)
+	case !m.Status.OK() || f == nil:
+		if f != nil {
+			f.Close()
+		}
+		return nil, temporary(&m.Status)
+	}
+	return f, nil
+}
+
+// AbortBody implements engine.Backend. A queue that is gone has nothing to
+// give up.
+func (b *backend) AbortBody(id mail.MessageID) {
+	_ = b.s.queue.link.Send(&imsg.BodyAbort{ID: id}, nil)
+}
+
+// errQueueReplaced is why a message that was handed over in parts is not
+// accepted: the new queue did not see all of them.
+var errQueueReplaced = errors.New("queue was replaced in mid message")
+
+// Commit implements engine.Backend.
+func (b *backend) Commit(ctx context.Context, m *engine.Message) error {
+	ids := b.s.ids
+	generation := ids.generation.Load()
+	rest, err := b.commitParts(m)
+	if err != nil {
+		return err
+	}
+	if ids.generation.Load() != generation {
+		return errQueueReplaced
+	}
+	r, err := ask[*imsg.Committed](ctx, b.s.queue, &imsg.Commit{
+		ID: m.ID, Size: m.Size, Inline: m.Inline, InFile: m.InFile, Envelopes: rest,
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("commit %s: %w", m.ID, err)
+	case !r.Status.OK():
+		return temporary(&r.Status)
+	case len(rest) != len(m.Envelopes) && ids.generation.Load() != generation:
+		return errQueueReplaced
+	}
+	return nil
+}
+
+// commitParts sends ahead the envelopes that do not fit the Commit itself and
+// gives the rest.
+func (b *backend) commitParts(m *engine.Message) (rest []mail.Envelope, err error) {
+	rest = m.Envelopes
+	room := imsg.MaxFrame - len(m.Inline) - frameMargin
+	for {
+		n := fit(rest, room)
+		if n == len(rest) {
+			return rest, nil
+		}
+		n = fit(rest, imsg.MaxFrame-frameMargin)
+		if err := b.s.queue.link.Send(&imsg.CommitPart{ID: m.ID, Envelopes: rest[:n]}, nil); err != nil {
+			return nil, fmt.Errorf("commit %s: %w", m.ID, err)
+		}
+		rest = rest[n:]
+	}
+}
+
+// frameMargin is room for the header of a frame and the small fields.
+const frameMargin = 4096
+
+// fit is how many envelopes go into so many octets, one at least.
+func fit(l []mail.Envelope, room int) int {
+	for i := range min(len(l), imsg.MaxItems) {
+		if room -= encodedSize(&l[i]); room < 0 && i > 0 {
+			return i
+		}
+	}
+	return min(len(l), imsg.MaxItems)
+}
+
+// encodedSize is at least what an envelope takes in a frame: its texts, and
+// 160 octets for all that has a bounded size.
+func encodedSize(e *mail.Envelope) int {
+	n := 160
+	for _, s := range [...]string{e.Dispatcher, e.Tag, e.SMTPName, e.Helo, e.Host, e.Client, e.Username,
+		e.Sender.User, e.Sender.Domain, e.Rcpt.User, e.Rcpt.Domain, e.Dest.User, e.Dest.Domain,
+		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.LastStatus.Text, e.LastError, e.RemoteMTA} {
+		n += len(s) + 3
+	}
+	return n
+}
+
+// temporary is a status of queue as the client sees it: that our disk is full
+// or broken is no reason to give the mail up.
+func temporary(st *mail.Status) error {
+	if st.Temporary() && st.Code >= 400 && st.Code < 500 {
+		return mail.NewStatus(st.Code, st.Enh, st.Text)
+	}
+	return mail.LocalError()
+}
+
+// Filter implements engine.Backend.
+func (b *backend) Filter(*engine.Client) engine.Filter { return nil }

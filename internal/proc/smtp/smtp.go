@@ -1,0 +1,317 @@
+// Package smtp is the process that strangers talk to: it accepts connections,
+// runs one session of internal/smtp for each, and asks lookup, queue and keys
+// what it may not know itself. It owns the listening sockets it is given, the
+// sessions, and nothing on disk. It must never read a file, connect out, or
+// believe a client.
+package smtp
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/privsep"
+	engine "smtpd/internal/smtp"
+)
+
+// Peers are the processes that smtp asks, and that ask it.
+type Peers struct{ Lookup, Queue, Keys, Control *ipc.Link }
+
+// Bounds. Ours.
+const (
+	// stopTime is how long sessions inside a message may go on at the end.
+	stopTime = 5 * time.Second
+	// stopGrace is what the rest of them gets to notice that it is over.
+	stopGrace = time.Second
+	// maxInjects is how many notices are entered at a time; queue sends fewer.
+	maxInjects = 4
+	// downTimeout is how long a session waits for a process that is being
+	// replaced: the parent needs less than a second, and up to ten when it backs
+	// off; by then the client is better told to come back.
+	downTimeout = 5 * time.Second
+	// reserved are the descriptors that sessions leave to the rest.
+	reserved = 5
+)
+
+// server is the state of the process. Sessions run on goroutines of their own
+// and touch what mu guards only.
+type server struct {
+	env *privsep.Env
+	ctx context.Context // ends when sessions must
+	ids *ids
+	wg  sync.WaitGroup // accept loops and sessions
+
+	lookup, queue, keys asker
+
+	mu        sync.Mutex
+	cond      *sync.Cond // of open
+	conf      *config.Config
+	byAddr    map[netip.AddrPort]*engine.Config
+	socket    *engine.Config
+	listeners map[netip.AddrPort]*listener
+	sessions  map[*engine.Session]struct{}
+	places    places
+	max       int
+	paused    bool // by the operator
+	full      bool
+	stopping  bool
+}
+
+// Run accepts and serves until ctx ends. Then it stops accepting, ends idle
+// sessions, lets those inside a message finish for five seconds, and returns
+// once all are gone.
+func Run(ctx context.Context, env *privsep.Env, p Peers) error {
+	return run(ctx, env, p, downTimeout)
+}
+
+// run is Run with the time that it waits for neighbours that are down.
+func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) error {
+	hard, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := &server{env: env, ctx: hard, lookup: asker{p.Lookup, down}, queue: asker{p.Queue, down}, keys: asker{p.Keys, down},
+		listeners: map[netip.AddrPort]*listener{}, sessions: map[*engine.Session]struct{}{}}
+	s.cond = sync.NewCond(&s.mu)
+	s.ids = newIDs(s.queue)
+	s.places.init()
+	env.Stat.Set("smtp.session", 0)
+
+	inject, waitInject := ipc.Async(maxInjects, s.inject)
+	serve := func(l *ipc.Link, h ipc.Handler, onAttach func()) {
+		l.Serve(func(r *ipc.Request) { s.request(r, h) }, onAttach, nil)
+	}
+	serve(p.Lookup, nil, nil)
+	serve(p.Keys, nil, nil)
+	serve(p.Queue, inject, s.ids.attached)
+	serve(p.Control, s.fromControl, nil)
+
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			done = true
+		case conf := <-env.Config:
+			s.configure(conf)
+		case sw := <-env.Switches:
+			s.pause(sw.PauseSMTP)
+		case sock := <-env.Sockets:
+			if err := s.addSocket(sock); err != nil {
+				return err
+			}
+		}
+		if s.works() {
+			env.Ready()
+		}
+	}
+	s.stop(cancel)
+	waitInject()
+	return nil
+}
+
+// request passes a request on; files that nobody expects are closed.
+func (s *server) request(r *ipc.Request, h ipc.Handler) {
+	if r.File != nil {
+		r.File.Close()
+		r.File = nil
+	}
+	if h != nil {
+		h(r)
+	}
+}
+
+// works reports whether every listener of the configuration has its socket.
+func (s *server) works() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conf == nil {
+		return false
+	}
+	for _, l := range s.conf.Listeners {
+		if s.listeners[l.Addr] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// configure works by a configuration from here on. Sessions keep the one they
+// began with; sockets that it does not name are closed.
+func (s *server) configure(conf *config.Config) {
+	byAddr := make(map[netip.AddrPort]*engine.Config, len(conf.Listeners))
+	for _, l := range conf.Listeners {
+		byAddr[l.Addr] = s.sessionConfig(conf, l)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conf, s.byAddr, s.socket = conf, byAddr, s.sessionConfig(conf, conf.Socket)
+	s.max = maxSessions(conf.SMTP.MaxSessions)
+	for a, l := range s.listeners {
+		if byAddr[a] == nil {
+			l.ln.Close()
+			delete(s.listeners, a)
+		}
+	}
+	s.cond.Broadcast()
+}
+
+// sessionConfig is what the sessions of one listener work by.
+func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.Config {
+	c := &engine.Config{
+		Listener: l,
+		SMTP:     conf.SMTP,
+		Name:     conf.ServerName,
+		Actions:  conf.Actions,
+		ADMD:     conf.ADMD,
+		Backend:  &backend{s: s, l: l},
+		Log:      s.env.Log,
+		Stat:     s.env.Stat,
+		Now:      s.env.Now,
+		Rand:     rand.Uint64,
+	}
+	if c.ADMD == "" {
+		c.ADMD = conf.ServerName
+	}
+	if l.TLS != config.TLSNone {
+		t, err := tlsConfig(conf, l, s.keys)
+		if err != nil {
+			s.env.Log.Warn(fmt.Sprintf("warn: smtp: listener %s: no TLS: %v", l.Addr, err))
+		}
+		c.TLS = t
+	}
+	return c
+}
+
+// maxSessions is how many sessions there may be: each may need a descriptor
+// more, for a long body.
+func maxSessions(configured int) int {
+	var lim unix.Rlimit
+	n := 1024
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil && lim.Cur < 1<<20 {
+		n = int(lim.Cur)
+	} else if err == nil {
+		n = 1 << 20
+	}
+	n = max((n-reserved)/2-reserved, 1)
+	if configured > 0 {
+		n = min(n, configured)
+	}
+	return n
+}
+
+// start runs a session on a goroutine of its own; the caller has a place for
+// it, see enter.
+func (s *server) start(sess *engine.Session, addr netip.Addr) {
+	s.wg.Go(func() {
+		defer s.leave(sess, addr)
+		defer s.survive(sess)
+		sess.Run(s.ctx)
+	})
+}
+
+// survive ends a session that panicked, and only that one: what it did is
+// logged and counted.
+func (s *server) survive(sess *engine.Session) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	sess.Abandon()
+	s.env.Stat.Add("smtp.session.panic", 1)
+	s.env.Log.Warn(fmt.Sprintf("warn: smtp: %s: panic: %v: %s", sess.ID(), p,
+		strings.ReplaceAll(strings.TrimSpace(string(debug.Stack())), "\n", " | ")))
+}
+
+// enter counts a session in. The last one that fits closes the door.
+func (s *server) enter(sess *engine.Session, addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[sess] = struct{}{}
+	if s.stopping {
+		sess.Shutdown(time.Now().Add(stopTime))
+	}
+	s.env.Stat.Set("smtp.session", int64(len(s.sessions)))
+	switch {
+	case !addr.IsValid():
+		s.env.Stat.Add("smtp.session.local", 1)
+	case addr.Is4():
+		s.env.Stat.Add("smtp.session.inet4", 1)
+	default:
+		s.env.Stat.Add("smtp.session.inet6", 1)
+	}
+	if addr.IsValid() && len(s.sessions) >= s.max && !s.full {
+		s.full = true
+		s.env.Log.Warn("warn: Disabling incoming SMTP connections: Client limit reached")
+		s.wakeListeners()
+	}
+}
+
+// leave counts a session out.
+func (s *server) leave(sess *engine.Session, addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, sess)
+	s.places.leave(addr)
+	s.env.Stat.Set("smtp.session", int64(len(s.sessions)))
+	if s.full && len(s.sessions) < s.max {
+		s.full = false
+		s.env.Log.Warn("warn: smtp: fd exhaustion over, re-enabling incoming connections")
+		s.cond.Broadcast()
+	}
+}
+
+// stop ends everything: nothing is accepted any more, idle sessions are told
+// so, the others get their time.
+func (s *server) stop(cancel context.CancelFunc) {
+	by := time.Now().Add(stopTime)
+	s.mu.Lock()
+	s.stopping = true
+	for a, l := range s.listeners {
+		l.ln.Close()
+		delete(s.listeners, a)
+	}
+	for sess := range s.sessions {
+		sess.Shutdown(by)
+	}
+	s.cond.Broadcast()
+	s.mu.Unlock()
+
+	gone := make(chan struct{})
+	go func() { // ends with the last session
+		s.wg.Wait()
+		close(gone)
+	}()
+	t := time.NewTimer(stopTime + stopGrace)
+	defer t.Stop()
+	select {
+	case <-gone:
+		return
+	case <-t.C:
+	}
+	cancel() // whoever waits for another process stops waiting
+	s.mu.Lock()
+	for sess := range s.sessions {
+		sess.Abandon()
+	}
+	s.mu.Unlock()
+	<-gone
+}
+
+// fromControl answers what control asks.
+func (s *server) fromControl(r *ipc.Request) {
+	switch r.Msg.(type) {
+	case *imsg.StatsGet:
+		s.env.AnswerStats(r)
+	case *imsg.SessionOpen:
+		s.openLocal(r)
+	case *imsg.Show:
+		r.Reply(&imsg.Lines{}, nil) // there is nothing that only smtp knows
+	}
+}

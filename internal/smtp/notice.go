@@ -1,0 +1,95 @@
+package smtp
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"smtpd/internal/log"
+	"smtpd/internal/mail"
+)
+
+// Notice is a message that we wrote ourselves: a bounce. It has the null
+// reverse-path and one recipient.
+type Notice struct {
+	Rcpt mail.Address
+	Data []byte // header and body, LF line ends
+	UTF8 bool
+}
+
+// Inject enters a notice as a session with the local listener would: through
+// the rules, the filters and the header rewriting of c. The error is a
+// *mail.Status when somebody refused it.
+func Inject(ctx context.Context, c *Config, n Notice) (mail.MessageID, error) {
+	s := New(c, nowhere{}, netip.AddrPort{}, netip.AddrPort{})
+	s.ctx, s.notice = ctx, true
+	s.open()
+	s.helo, s.esmtp = s.name, true
+	option := ""
+	if n.UTF8 {
+		option = " SMTPUTF8"
+	}
+	for _, cmd := range []string{"MAIL FROM:<>" + option, "RCPT TO:<" + n.Rcpt.String() + ">"} {
+		if s.reason == "" {
+			s.command([]byte(cmd))
+		}
+		if s.tx == nil || s.lastReply[0] != '2' {
+			return 0, s.giveUp()
+		}
+	}
+	id := s.tx.id
+	if _, ok := s.ask(PhaseData, ""); !ok {
+		return 0, s.giveUp()
+	}
+	s.openMessage(false)
+	s.reportTx(EventTxData, "ok")
+	s.lastWord = "."
+	used, _, err := s.tx.msg.eat(n.Data)
+	if err == nil {
+		err = s.tx.msg.stash(n.Data[used:])
+	}
+	if err != nil {
+		s.broken(err)
+		return 0, s.giveUp()
+	}
+	s.finish()
+	if s.lastReply[0] != '2' {
+		return 0, s.giveUp()
+	}
+	s.close("quit")
+	s.finishUp()
+	return id, nil
+}
+
+// giveUp ends the session of a notice and gives what refused it.
+func (s *Session) giveUp() error {
+	st, ok := mail.ParseStatus(s.lastReply)
+	s.close("quit")
+	s.finishUp()
+	if !ok || st.OK() {
+		return mail.LocalError()
+	}
+	return st
+}
+
+// note keeps the last reply of a session that nobody reads.
+func (s *Session) note(line string) {
+	s.lastReply = line
+	if s.c.Log.Tracing(traceTopic) {
+		s.c.Log.Trace(traceTopic, s.client.Session.String(), slog.Bool("notice", true), log.Quoted("server", line))
+	}
+}
+
+// nowhere is the connection of a session that has no client.
+type nowhere struct{}
+
+func (nowhere) Read([]byte) (int, error)         { return 0, net.ErrClosed }
+func (nowhere) Write(b []byte) (int, error)      { return len(b), nil }
+func (nowhere) Close() error                     { return nil }
+func (nowhere) LocalAddr() net.Addr              { return &net.UnixAddr{} }
+func (nowhere) RemoteAddr() net.Addr             { return &net.UnixAddr{} }
+func (nowhere) SetDeadline(time.Time) error      { return nil }
+func (nowhere) SetReadDeadline(time.Time) error  { return nil }
+func (nowhere) SetWriteDeadline(time.Time) error { return nil }
