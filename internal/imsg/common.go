@@ -2,7 +2,23 @@ package imsg
 
 import "smtpd/internal/mail"
 
-// status is a Status; its text is cleaned when it comes in.
+// line is a text of at most max octets that is printed, logged or sent some
+// day. Control octets become '?' when it comes in: the process that sent it may
+// not be itself any more.
+func line(c *Codec, s *string, max int) {
+	String(c, s, max)
+	if !c.reading {
+		return
+	}
+	for i := range len(*s) {
+		if (*s)[i] < ' ' || (*s)[i] == 0x7f {
+			*s = mail.Clean(*s, len(*s))
+			return
+		}
+	}
+}
+
+// status is a Status.
 func status(c *Codec, s *mail.Status) {
 	code := uint16(s.Code)
 	Uint(c, &code)
@@ -10,38 +26,38 @@ func status(c *Codec, s *mail.Status) {
 	for i := range s.Enh {
 		Uint(c, &s.Enh[i])
 	}
-	c.Text(&s.Text)
+	line(c, &s.Text, MaxText)
 }
 
 func address(c *Codec, a *mail.Address) {
-	String(c, &a.User, mail.MaxLocalPart)
-	String(c, &a.Domain, mail.MaxDomain)
+	line(c, &a.User, mail.MaxLocalPart)
+	line(c, &a.Domain, mail.MaxDomain)
 }
 
 func dsn(c *Codec, d *mail.DSN) {
 	Uint(c, &d.Notify)
 	Uint(c, &d.Ret)
-	String(c, &d.EnvID, mail.MaxEnvID)
-	String(c, &d.ORcpt, mail.MaxORcpt)
+	line(c, &d.EnvID, mail.MaxEnvID)
+	line(c, &d.ORcpt, mail.MaxORcpt)
 }
 
-// envelope is all of mail.Envelope.
+// envelope is all of mail.Envelope. Home and Exec are not for printing.
 func envelope(c *Codec, e *mail.Envelope) {
 	Uint(c, &e.ID)
 	Uint(c, &e.Kind)
 	Uint(c, &e.Flags)
-	c.Name(&e.Dispatcher)
-	c.Name(&e.Tag)
-	c.Name(&e.SMTPName)
-	c.Name(&e.Helo)
-	c.Name(&e.Host)
-	c.Name(&e.Client)
-	c.Name(&e.Username)
+	line(c, &e.Dispatcher, MaxName)
+	line(c, &e.Tag, MaxName)
+	line(c, &e.SMTPName, MaxName)
+	line(c, &e.Helo, MaxName)
+	line(c, &e.Host, MaxName)
+	line(c, &e.Client, MaxName)
+	line(c, &e.Username, MaxName)
 	address(c, &e.Sender)
 	address(c, &e.Rcpt)
 	address(c, &e.Dest)
 	dsn(c, &e.DSN)
-	c.Name(&e.User)
+	line(c, &e.User, MaxName)
 	c.Text(&e.Home)
 	c.Text(&e.Exec)
 	c.Time(&e.Created)
@@ -49,8 +65,8 @@ func envelope(c *Codec, e *mail.Envelope) {
 	c.Time(&e.LastTry)
 	Uint(c, &e.Retry)
 	status(c, &e.LastStatus)
-	c.Text(&e.LastError)
-	c.Name(&e.RemoteMTA)
+	line(c, &e.LastError, MaxText)
+	line(c, &e.RemoteMTA, MaxName)
 	Uint(c, &e.DelayNotices)
 	Uint(c, &e.Notice)
 	c.Duration(&e.NoticeDelay)

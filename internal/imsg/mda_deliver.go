@@ -45,7 +45,7 @@ type DeliverResult struct {
 // Fields implements Msg.
 func (m *DeliverResult) Fields(c *Codec) {
 	status(c, &m.Status)
-	c.Text(&m.Line)
-	c.Text(&m.Stat)
+	line(c, &m.Line, MaxText)
+	line(c, &m.Stat, MaxText)
 	c.Bool(&m.Loop)
 }

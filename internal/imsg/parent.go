@@ -178,6 +178,7 @@ type DeliverStart struct {
 	UID  uint32
 	GID  uint32
 	Home string
+	Mbox bool // it only writes the system mailbox: may have the group that owns the spool
 }
 
 // Fields implements Msg.
@@ -186,6 +187,7 @@ func (m *DeliverStart) Fields(c *Codec) {
 	Uint(c, &m.UID)
 	Uint(c, &m.GID)
 	c.Text(&m.Home)
+	c.Bool(&m.Mbox)
 }
 
 // DeliverStarted answers DeliverStart; Error is set when there is no worker.

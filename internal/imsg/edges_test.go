@@ -1,0 +1,133 @@
+package imsg
+
+import (
+	"slices"
+	"testing"
+)
+
+// processes are all roles, the workers included.
+var processes = append([]Role{Parent, Deliver}, Children...)
+
+func TestRoles(t *testing.T) {
+	seen := map[string]bool{}
+	for _, r := range processes {
+		s := r.String()
+		got, ok := ParseRole(s)
+		if !ok || got != r || seen[s] || s == "?" {
+			t.Errorf("role %d: %q, %v, %v", r, s, got, ok)
+		}
+		seen[s] = true
+	}
+	if len(seen) != int(Deliver) {
+		t.Errorf("%d roles named; want %d", len(seen), Deliver)
+	}
+	for _, s := range []string{"", "?", "Parent", "smtpd"} {
+		if r, ok := ParseRole(s); ok {
+			t.Errorf("ParseRole(%q): %v", s, r)
+		}
+	}
+	if Role(99).String() != "?" || Role(0).String() != "?" {
+		t.Error("an unknown role has a name")
+	}
+}
+
+// both are types that answer and are also sent unasked.
+var both = []Type{TypeSwitches}
+
+func TestEdges(t *testing.T) {
+	used := map[Type]bool{}
+	for e, types := range allowed {
+		if !slices.Contains(processes, e.from) || !slices.Contains(processes, e.to) || e.from == e.to {
+			t.Errorf("edge %v -> %v", e.from, e.to)
+		}
+		for i, n := range types {
+			used[n] = true
+			if n.make() == nil {
+				t.Errorf("%v -> %v: type %d is not an imsg", e.from, e.to, n)
+			}
+			if slices.Contains(types[:i], n) {
+				t.Errorf("%v -> %v: type %d twice", e.from, e.to, n)
+			}
+			if !May(e.from, e.to, n) {
+				t.Errorf("%v -> %v: type %d is listed and may not", e.from, e.to, n)
+			}
+		}
+	}
+	for q, a := range replies {
+		if !used[q] {
+			t.Errorf("type %d is answered and never sent", q)
+		}
+		if used[a] && !slices.Contains(both, a) {
+			t.Errorf("type %d is an answer and is on an edge", a)
+		}
+		if replies[a] != 0 {
+			t.Errorf("type %d answers %d and is answered itself", a, q)
+		}
+		if ReplyOf(q) != a {
+			t.Errorf("ReplyOf(%d): %d; want %d", q, ReplyOf(q), a)
+		}
+	}
+	for _, a := range replies {
+		used[a] = true
+	}
+	for n := Type(1); n <= lastType; n++ {
+		if !used[n] {
+			t.Errorf("%s is on no edge", name1(n.make()))
+		}
+	}
+}
+
+func TestNothingElseIsAllowed(t *testing.T) {
+	for _, tt := range []struct {
+		from, to Role
+		t        Type
+	}{
+		{SMTP, Scheduler, TypeAttempt},    // no such edge
+		{Queue, Scheduler, TypeAttempt},   // the wrong direction
+		{SMTP, Queue, TypeResults},        // another's words
+		{Keys, SMTP, TypeSignature},       // an answer that nobody asked for
+		{SMTP, SMTP, TypeSign},            // oneself
+		{Deliver, MDA, TypeDeliverResult}, // an answer, too
+		{0, 0, 0},
+	} {
+		if May(tt.from, tt.to, tt.t) {
+			t.Errorf("%v may send %d to %v", tt.from, tt.t, tt.to)
+		}
+	}
+}
+
+func TestNeighbours(t *testing.T) {
+	for _, a := range Children {
+		n := Neighbours(a)
+		if slices.Contains(n, a) || slices.Contains(n, Parent) || slices.Contains(n, Deliver) {
+			t.Errorf("neighbours of %v: %v", a, n)
+		}
+		for _, b := range n {
+			if !slices.Contains(Neighbours(b), a) {
+				t.Errorf("%v has the neighbour %v, but not the other way round", a, b)
+			}
+			if !Connected(a, b) {
+				t.Errorf("%v and %v are not connected", a, b)
+			}
+		}
+		for _, b := range Children {
+			talk := len(allowed[edge{a, b}])+len(allowed[edge{b, a}]) > 0
+			if talk != slices.Contains(n, b) {
+				t.Errorf("%v and %v: talk %v, neighbours %v", a, b, talk, !talk)
+			}
+		}
+		for _, imsg := range []Type{TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown} {
+			if !May(Parent, a, imsg) {
+				t.Errorf("the parent may not send %d to %v", imsg, a)
+			}
+		}
+		for _, imsg := range []Type{TypeReady, TypeFatal, TypeViolation} {
+			if !May(a, Parent, imsg) {
+				t.Errorf("%v may not send %d to the parent", a, imsg)
+			}
+		}
+		if a != Control && !May(Control, a, TypeStatsGet) {
+			t.Errorf("control may not ask %v for its counters", a)
+		}
+	}
+}
