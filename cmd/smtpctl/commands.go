@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"smtpd/internal/ctl"
+)
+
+// handler carries a command out; params are the words for its placeholders.
+type handler func(p *program, ctx context.Context, params []string) error
+
+// entry is one command.
+type entry struct {
+	words string
+	run   handler
+	extra bool
+}
+
+// commands are all of them. The order is that of OpenSMTPD, in which
+// possibilities are offered; our own come behind.
+func commands() []entry {
+	return []entry{
+		{"discover <evpid>", discover, false},
+		{"discover <msgid>", discover, false},
+		{"pause mta from <addr> for <str>", block(ctl.ReqBlock), false},
+		{"resume mta from <addr> for <str>", block(ctl.ReqUnblock), false},
+		{"show mta paused", show("mta paused"), false},
+		{"log brief", flip("verbose", false), false},
+		{"log verbose", flip("verbose", true), false},
+		{"monitor", monitor, false},
+		{"pause envelope <evpid>", count(ctl.ReqPause, "paused"), false},
+		{"pause envelope <msgid>", count(ctl.ReqPause, "paused"), false},
+		{"pause envelope all", count(ctl.ReqPause, "paused"), false},
+		{"pause mda", flip("mda", true), false},
+		{"pause mta", flip("mta", true), false},
+		{"pause smtp", flip("smtp", true), false},
+		{"profile <str>", profile(true), false},
+		{"remove <evpid>", count(ctl.ReqRemove, "removed"), false},
+		{"remove <msgid>", count(ctl.ReqRemove, "removed"), false},
+		{"remove all", count(ctl.ReqRemove, "removed"), false},
+		{"resume envelope <evpid>", count(ctl.ReqResume, "resumed"), false},
+		{"resume envelope <msgid>", count(ctl.ReqResume, "resumed"), false},
+		{"resume envelope all", count(ctl.ReqResume, "resumed"), false},
+		{"resume mda", flip("mda", false), false},
+		{"resume mta", flip("mta", false), false},
+		{"resume route <routeid>", resumeRoute, false},
+		{"resume smtp", flip("smtp", false), false},
+		{"schedule <msgid>", count(ctl.ReqSchedule, "scheduled"), false},
+		{"schedule <evpid>", count(ctl.ReqSchedule, "scheduled"), false},
+		{"schedule all", count(ctl.ReqSchedule, "scheduled"), false},
+		{"show envelope <evpid>", showEnvelope, false},
+		{"show hoststats", show("hoststats"), false},
+		{"show message <msgid>", showMessage, false},
+		{"show message <evpid>", showMessage, false},
+		{"show queue", showQueue(lineForm), false},
+		{"show queue <msgid>", showQueue(lineForm), false},
+		{"show hosts", show("hosts"), false},
+		{"show relays", show("relays"), false},
+		{"show routes", show("routes"), false},
+		{"show stats", showStats, false},
+		{"show status", showStatus, false},
+		{"trace <str>", trace(true), false},
+		{"unprofile <str>", profile(false), false},
+		{"untrace <str>", trace(false), false},
+		{"update table <str>", updateTable, false},
+		{"encrypt", encrypt, false},
+		{"encrypt <str>", encrypt, false},
+		{"spf walk", spfWalk, false},
+
+		{"encrypt -a <str>", encryptWith, true},
+		{"encrypt -a <str> <str>", encryptWith, true},
+		{"lookup <str> <str> <str>", lookup, true},
+		{"reload", reload, true},
+		{"show corrupt", show("corrupt"), true},
+		{"show filters", show("filters"), true},
+		{"show queue --json", showQueue(jsonForm), true},
+		{"show queue --json <msgid>", showQueue(jsonForm), true},
+		{"show queue -v", showQueue(longForm), true},
+		{"show queue -v <msgid>", showQueue(longForm), true},
+		{"show tables", show("tables"), true},
+		{"show tls <str>", showTLS, true},
+	}
+}
+
+// command parses and carries out the words of smtpctl.
+func (p *program) command(ctx context.Context, words []string) error {
+	run, params, err := grammar().parse(words)
+	if e, ok := errors.AsType[*misuse](err); ok {
+		fmt.Fprint(p.stderr, e.text)
+		return &exit{status: exitParse}
+	}
+	return run(p, ctx, params)
+}
+
+// ask is one request to the daemon by an administrator.
+func (p *program) ask(ctx context.Context, each func(ctl.Frame) error, request ...string) (string, error) {
+	if err := errors.Join(p.settle(), p.needRoot()); err != nil {
+		return "", err
+	}
+	c, err := p.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return c.Do(each, request...)
+}
+
+// simple asks for what either succeeds or fails, and says so. The reason goes
+// to standard error: the answer itself is what scripts compare.
+func (p *program) simple(ctx context.Context, request ...string) error {
+	_, err := p.ask(ctx, nil, request...)
+	if f, ok := errors.AsType[*ctl.Failure](err); ok {
+		return p.refused(f)
+	}
+	if err == nil {
+		fmt.Fprintln(p.stdout, "command succeeded")
+	}
+	return err
+}
+
+func (p *program) refused(f *ctl.Failure) error {
+	fmt.Fprintln(p.stdout, "command failed")
+	if err := p.stdout.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(f.Reason) {
+		fmt.Fprintln(p.stderr, ctl.Vis(strings.TrimSuffix(line, "\n")))
+	}
+	return &exit{status: exitFailed}
+}
+
+func flip(name string, on bool) handler {
+	return func(p *program, ctx context.Context, _ []string) error {
+		return p.simple(ctx, ctl.ReqSwitch, name, onOff(on))
+	}
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// keyed is a switch with a keyword, checked here.
+func keyed(name string, on bool, keys ...string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		if !slices.Contains(keys, params[0]) {
+			return failed("invalid %s keyword: %s", name, params[0])
+		}
+		return p.simple(ctx, ctl.ReqSwitch, name+" "+params[0], onOff(on))
+	}
+}
+
+func trace(on bool) handler {
+	return keyed("trace", on, "imsg", "io", "smtp", "filters", "mta", "bounce", "scheduler", "lookup", "stat",
+		"rules", "mproc", "expand", "all")
+}
+
+func profile(on bool) handler { return keyed("profile", on, "imsg", "queue") }
+
+// count applies a request to envelopes and says how many it touched.
+func count(request, done string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		what := "all"
+		if len(params) > 0 {
+			what = params[0]
+		}
+		n, err := p.number(ctx, request, what)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(p.stdout, "%d envelope%s %s\n", n, plural(n > 1), done)
+		return nil
+	}
+}
+
+func discover(p *program, ctx context.Context, params []string) error {
+	n, err := p.number(ctx, ctl.ReqDiscover, params[0])
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.stdout, "%d envelope%s discovered\n", n, plural(n != 1))
+	return nil
+}
+
+func (p *program) number(ctx context.Context, request ...string) (int64, error) {
+	text, err := p.ask(ctx, nil, request...)
+	if f, ok := errors.AsType[*ctl.Failure](err); ok {
+		return 0, p.refused(f)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+func plural(many bool) string {
+	if many {
+		return "s"
+	}
+	return ""
+}
+
+func block(request string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		return p.simple(ctx, request, params[0], params[1])
+	}
+}
+
+func resumeRoute(p *program, ctx context.Context, params []string) error {
+	return p.simple(ctx, ctl.ReqRoute, params[0])
+}
+
+func updateTable(p *program, ctx context.Context, params []string) error {
+	return p.simple(ctx, ctl.ReqUpdate, params[0])
+}
+
+func reload(p *program, ctx context.Context, _ []string) error { return p.simple(ctx, ctl.ReqReload) }
+
+// Exit statuses of lookup beside 0, found.
+const (
+	exitNotFound  = 1
+	exitTemporary = 75
+)
+
+// lookup asks a table of the daemon and prints what it says as "name: value".
+func lookup(p *program, ctx context.Context, params []string) error {
+	var row ctl.Frame
+	_, err := p.ask(ctx, func(f ctl.Frame) error { row = f; return nil }, ctl.ReqLookup, params[0], params[1], params[2])
+	if f, ok := errors.AsType[*ctl.Failure](err); ok {
+		return p.refused(f)
+	}
+	if err != nil {
+		return err
+	}
+	result, value := row.Arg(0), row.Arg(1)
+	fmt.Fprintf(p.stdout, "result: %s\n", result)
+	if result == "found" {
+		fmt.Fprintf(p.stdout, "value: %s\n", ctl.Vis(value))
+	}
+	fmt.Fprintf(p.stdout, "time: %sus\n", row.Arg(2))
+	switch result {
+	case "found":
+		return nil
+	case "not found":
+		return &exit{status: exitNotFound}
+	}
+	return &exit{status: exitTemporary}
+}
