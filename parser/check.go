@@ -71,7 +71,9 @@ func (c *checker) check(ctx context.Context) {
 	if len(c.cfg.Rules) == 0 && !c.unknown["match "] {
 		c.errorf(noPos(), "no rules, nothing to do")
 	}
-	c.lint()
+	if c.diags.errors == 0 {
+		c.lint()
+	}
 }
 
 // statement is in the order of the file: a name must stand above its use.

@@ -19,6 +19,9 @@ func (c *checker) action(st *stmt, n *actionStmt) {
 		a.TTL, _ = c.delay(n.ttl, "ttl delay %q is invalid")
 	}
 	if a.Method == config.MethodRelay {
+		n = presentURLs(n, func(t *token, u config.RelayURL) {
+			c.warnf(t.pos, "%s is written as in an older release, read as %s", t.text, u)
+		})
 		a.Relay = &config.Relay{}
 		r := &relaying{c: c, r: a.Relay, seen: once{}}
 		for _, o := range n.opts {
@@ -129,7 +132,6 @@ type relaying struct {
 	r     *config.Relay
 	seen  once
 	label *token // of a URL written here that names credentials
-	old   bool   // a URL written here was secure://
 }
 
 func (s *relaying) option(o *option) {
@@ -235,7 +237,6 @@ func (s *relaying) url(t *token) {
 	}
 	if config.IsOldRelayURL(t.text) {
 		s.c.warnf(t.pos, "%s is written as in an older release, read as %s", t.text, u)
-		s.old = s.old || strings.HasPrefix(strings.ToLower(t.text), "secure")
 	}
 }
 
@@ -250,9 +251,6 @@ func (s *relaying) auth(o *option) {
 }
 
 func (s *relaying) finish() {
-	if s.old && !s.seen["tls"] {
-		s.r.TLS, s.r.NoVerify = true, true
-	}
 	if s.label != nil && !s.seen["auth"] {
 		s.c.errorf(s.label.pos, "invalid url: %s: a label needs credentials, add: auth <table>", s.label.text)
 	}

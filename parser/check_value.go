@@ -81,7 +81,9 @@ func entryCheck(s table.Service, format string) func(key, value string) error {
 		if err == nil {
 			return nil
 		}
-		return fmt.Errorf(format+": %[2]s", key, strings.TrimPrefix(err.Error(), "invalid value: "))
+		why := strings.TrimPrefix(err.Error(), "invalid value: ")
+		why = strings.TrimPrefix(why, "not a regular expression: error parsing regexp: ")
+		return fmt.Errorf(format+": %[2]s", key, why)
 	}
 }
 

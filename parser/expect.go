@@ -61,6 +61,8 @@ func mistake(toks []token, at int, words, other []string) string {
 	}
 	name := slices.ContainsFunc(other, func(o string) bool { return strings.HasPrefix(o, "a") })
 	switch {
+	case bad.kind == tokWord && strings.HasSuffix(bad.text, ";"):
+		return fmt.Sprintf("found %s: a semicolon is part of the word, statements end with the line", bad)
 	case bad.kind == tokWord && !name && len(words) > 0:
 		if w := presentWord(bad.text, words); w != "" {
 			return fmt.Sprintf("unknown option %q, did you mean %q?", bad.text, w)
@@ -68,14 +70,12 @@ func mistake(toks []token, at int, words, other []string) string {
 	case bad.kind == tokWord && name && modernWords[bad.text] != 0:
 		return fmt.Sprintf("found %s, expected %s; %q is a reserved word and must be quoted to be a name",
 			bad, list, bad.text)
+	case bad.kind == tokNumber && strings.Contains(list, "a delay"):
+		return fmt.Sprintf("found %s, expected %s; a delay needs a unit: s, m, h or d", bad, list)
 	case bad.kind == tokNumber && name:
 		return fmt.Sprintf("found %s, expected %s; a number that is a name must be quoted", bad, list)
 	}
-	text := fmt.Sprintf("found %s, expected %s", bad, list)
-	if bad.kind == tokWord && strings.HasSuffix(bad.text, ";") {
-		text += "; a semicolon is part of the word, statements end with the line"
-	}
-	return text
+	return fmt.Sprintf("found %s, expected %s", bad, list)
 }
 
 // presentWord is the word of the list that was meant: a near one, or the one

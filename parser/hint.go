@@ -17,6 +17,9 @@ func (s *statements) hint(toks []token, at int) string {
 			return text
 		}
 	}
+	if len(toks) > 1 && toks[1].kind == tokOp && toks[1].text == "=" && at <= 1 {
+		return fmt.Sprintf("%q is a reserved word and cannot be the name of a macro", first.text)
+	}
 	known := slices.Contains(s.dialect.firstWords(), first.text)
 	switch {
 	case at == 1 && !known && modernWords[first.text] == 0:

@@ -31,25 +31,41 @@ func (c *checker) lintUnused() {
 }
 
 // lintRules finds rules that an earlier one leaves nothing, and open relays.
+// One line of an older file can stand for several rules, which are all looked
+// at before anything is said of it.
 func (c *checker) lintRules() {
 	first := map[ruleKey]*config.Rule{}
-	for i, st := range c.matchStmts() {
-		r := c.cfg.Rules[i]
-		k := keyOf(r)
-		if by := covering(k, first); by != nil {
-			why := "is as wide"
-			if r.Auth != nil && by.Auth == nil && by.From.Kind == config.FromAny {
-				why = "has from any before this auth"
+	stmts := c.matchStmts()
+	for i := 0; i < len(stmts); {
+		at := stmts[i].pos
+		var reachable bool
+		var why string
+		for ; i < len(stmts) && stmts[i].pos == at; i++ {
+			r := c.cfg.Rules[i]
+			k := keyOf(r)
+			if by := covering(k, first); by == nil || by.Pos == r.Pos {
+				reachable = true
+			} else {
+				why = coveredBy(r, by)
 			}
-			c.warnf(st.pos, "this rule can never match, line %d %s", by.Pos.Line, why)
+			if first[k] == nil {
+				first[k] = r
+			}
+			if c.openRelay(r) {
+				c.warnf(at, "possible open relay: mail from anyone is sent on to any domain by action %q", r.Action)
+			}
 		}
-		if first[k] == nil {
-			first[k] = r
-		}
-		if c.openRelay(r) {
-			c.warnf(st.pos, "possible open relay: mail from anyone is sent on to any domain by action %q", r.Action)
+		if !reachable {
+			c.warnf(at, "this rule can never match: %s", why)
 		}
 	}
+}
+
+func coveredBy(r, by *config.Rule) string {
+	if r.Auth != nil && by.Auth == nil && by.From.Kind == config.FromAny {
+		return fmt.Sprintf("line %d, with from any, stands before this auth", by.Pos.Line)
+	}
+	return fmt.Sprintf("line %d is as wide", by.Pos.Line)
 }
 
 // matchStmts are the statements of the rules, in their order.
@@ -86,8 +102,11 @@ func keyOf(r *config.Rule) ruleKey {
 // covering finds an earlier rule whose conditions are the same or weaker: some
 // left out, from any for from, for any for for.
 func covering(k ruleKey, first map[ruleKey]*config.Rule) *config.Rule {
-	anyone, anywhere := ruleKey{from: "any false false ", to: "any false false "}, ""
-	anywhere = anyone.to
+	const anything = "any false false "
+	froms := []string{k.from, anything}
+	if k.from == "socket false false " {
+		froms = append(froms, "local false false ")
+	}
 	var best *config.Rule
 	for set := range 1 << len(k.conds) {
 		weaker := k
@@ -101,8 +120,8 @@ func covering(k ruleKey, first map[ruleKey]*config.Rule) *config.Rule {
 		if skip {
 			continue
 		}
-		for _, from := range []string{k.from, anyone.from} {
-			for _, to := range []string{k.to, anywhere} {
+		for _, from := range froms {
+			for _, to := range []string{k.to, anything} {
 				weaker.from, weaker.to = from, to
 				if r := first[weaker]; r != nil && (best == nil || r.Number < best.Number) {
 					best = r

@@ -188,14 +188,14 @@ func (w *relayWriter) viaHost(host *token) bool {
 		t.diags.warnf(ssl.pos, "ssl tried SMTPS and then STARTTLS, read as %s", scheme)
 	}
 	auth := w.given["auth"]
+	if scheme == "smtp" && (auth != nil || w.given["enable"] != nil || w.given["certificate"] != nil) {
+		return t.errorf(w.at, "must specify tls, smtps, or ssl")
+	}
 	if w.given["enable"] != nil {
 		if t.maps["secrets"] == nil && !t.tables["secrets"] {
 			return t.errorf(w.given["enable"].pos, "enable auth needs a map named secrets")
 		}
-		auth = &option{pos: w.at, table: &tableExpr{pos: w.at, ref: word("secrets", w.at)}}
-	}
-	if scheme == "smtp" && (auth != nil || w.given["certificate"] != nil) {
-		return t.errorf(w.at, "must specify tls, smtps, or ssl")
+		auth = &option{pos: w.at, table: &tableExpr{pos: w.at, ref: key("secrets", w.at)}}
 	}
 	url := scheme + "://"
 	if auth != nil {

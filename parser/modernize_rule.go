@@ -101,6 +101,10 @@ func (t *translator) parts(st *stmt, r *ruleStmt) *oldParts {
 				t.multiple(o)
 			}
 			p.look[o.key] = o.table
+			if name := o.table.one; name != nil { // a map by its name alone
+				p.look[o.key] = &tableExpr{pos: o.table.pos, ref: name}
+				t.mapRef(p.look[o.key])
+			}
 		}
 	}
 	for _, o := range r.endings {
@@ -176,7 +180,7 @@ func (t *translator) condition(p *oldParts, c *option) (targets []*option, virtu
 	}
 	switch c.sub {
 	case "all", "any":
-		if c.sub == "all" && p.r.form == acceptForm {
+		if c.sub == "all" && p.r.form == acceptForm && !t.in.dialect.plain {
 			t.diags.warnf(at, "for all is older than the rest of the file, read as for any")
 		}
 		return target("any", nil), nil, true

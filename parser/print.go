@@ -3,6 +3,8 @@ package parser
 import (
 	"context"
 	"strings"
+
+	"smtpd/internal/config"
 )
 
 // maxColumns is where the values of a table are put on lines of their own.
@@ -38,12 +40,65 @@ func (t *tree) resolved(sources []source) *tree {
 			continue
 		}
 		same := *s
+		if a, ok := s.node.(*actionStmt); ok {
+			same.node = presentURLs(a, func(*token, config.RelayURL) {})
+		}
 		same.lead = tidy(append(carry, s.lead...))
 		carry = nil
 		out.stmts = append(out.stmts, &same)
 	}
 	out.tail = trimBlank(tidy(append(carry, t.tail...)))
 	return out
+}
+
+// presentURLs writes the relay URLs of an action that have the spelling of an
+// older release as they are read, and tells of each. What tried SMTPS and
+// STARTTLS never checked the certificate.
+func presentURLs(a *actionStmt, tell func(*token, config.RelayURL)) *actionStmt {
+	if a.method.text != "relay" {
+		return a
+	}
+	same := *a
+	same.opts = nil
+	either, tls := false, false
+	for _, o := range a.opts {
+		tls = tls || o.key == "tls"
+		if o.table == nil || o.key != "host" && o.key != "domain" {
+			same.opts = append(same.opts, o)
+			continue
+		}
+		now := *o
+		e := *o.table
+		url := func(t *token) *token {
+			u, err := config.ParseRelayURL(t.text)
+			if err != nil || !config.IsOldRelayURL(t.text) {
+				return t
+			}
+			either = either || strings.HasPrefix(strings.ToLower(t.text), "secure")
+			tell(t, u)
+			return &token{text: u.String(), pos: t.pos, kind: t.kind}
+		}
+		switch {
+		case e.one != nil:
+			e.one = url(e.one)
+		case e.values != nil:
+			v := &valueList{}
+			for i, k := range e.values.keys {
+				if e.values.values == nil {
+					v.add(url(k))
+				} else {
+					v.addPair(k, url(e.values.values[i]))
+				}
+			}
+			e.values = v
+		}
+		now.table = &e
+		same.opts = append(same.opts, &now)
+	}
+	if either && !tls {
+		same.opts = append(same.opts, &option{pos: a.name.pos, key: "tls", sub: "no-verify"})
+	}
+	return &same
 }
 
 // oneLine makes a comment of text from a token, whatever octets it holds.
