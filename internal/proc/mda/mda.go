@@ -1,0 +1,269 @@
+// Package mda is the process that delivers to users: it takes leased envelopes
+// from queue, finds out whose they are, has a worker that runs as this user
+// carry them out, and brings the results back. It owns the channels to the
+// workers and the results that queue has not taken yet. It opens no file and
+// delivers nothing itself.
+package mda
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/log"
+	"smtpd/internal/mail"
+	"smtpd/internal/privsep"
+)
+
+// Peers are the channels this process is given.
+type Peers struct{ Queue, Lookup, Control *ipc.Link }
+
+// finishTime is how long deliveries under way may take when the process shall
+// end. Ours: the parent waits 10 s for all processes.
+const finishTime = 4 * time.Second
+
+// state is the process.
+type state struct {
+	env     *privsep.Env
+	peers   Peers
+	results *results
+	pool    *pool
+	uid     int // ours: the only one to deliver as when unprivileged
+
+	mu      sync.Mutex
+	conf    *config.Config
+	held    map[mail.EnvelopeID]struct{} // from Transfer until queue has the result
+	users   map[userKey]*user
+	stopped bool
+
+	envelopes interface{ Add(int64) } // gauge mda.envelope
+	inline    budget
+}
+
+// Run delivers until ctx ends. Then no more is taken, deliveries under way are
+// finished as far as a few seconds allow, and their results brought to queue.
+func Run(ctx context.Context, env *privsep.Env, p Peers) error {
+	var conf *config.Config
+	select {
+	case conf = <-env.Config:
+	case <-ctx.Done():
+		return nil
+	}
+	return newState(env, p, conf).serve(ctx)
+}
+
+func (s *state) serve(ctx context.Context) error {
+	lookups, stopLookups := context.WithCancel(context.Background())
+	defer stopLookups()
+	var tasks sync.WaitGroup
+	s.peers.Queue.Serve(func(r *ipc.Request) {
+		if t, ok := r.Msg.(*imsg.Transfer); ok {
+			s.transfer(lookups, t, &tasks)
+		}
+	}, s.queueAttached, func(error) { s.results.setOpen(false) })
+	s.peers.Lookup.Serve(func(*ipc.Request) {}, nil, nil)
+	s.peers.Control.Serve(func(r *ipc.Request) {
+		if _, ok := r.Msg.(*imsg.StatsGet); ok {
+			s.env.AnswerStats(r)
+		}
+	}, nil, nil)
+
+	flush, stopResults := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.results.run(flush) })
+	s.env.Ready()
+	s.follow(ctx)
+
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	stopLookups()
+	tasks.Wait()
+	s.pool.stop(finishTime)
+	stopResults()
+	wg.Wait()
+	return nil
+}
+
+func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
+	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
+		envelopes: env.Stat.Counter("mda.envelope")}
+	s.results = newResults(p.Queue, s.settled)
+	s.pool = newPool(env, s.finished)
+	s.pool.setLimits(conf.MDA)
+	return s
+}
+
+// follow takes over each new configuration until ctx ends. Switches concern
+// others: scheduler leases nothing while mda is paused.
+func (s *state) follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case conf := <-s.env.Config:
+			s.mu.Lock()
+			s.conf = conf
+			s.users = map[userKey]*user{} // lookups under way finish on their own
+			s.mu.Unlock()
+			s.pool.setLimits(conf.MDA)
+		case <-s.env.Switches:
+		}
+	}
+}
+
+// transfer takes envelopes over from queue. One that is ours already is left
+// out: its result is on the way.
+func (s *state) transfer(ctx context.Context, t *imsg.Transfer, tasks *sync.WaitGroup) {
+	b := s.newBody(t)
+	defer b.release()
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return
+	}
+	conf := s.conf
+	jobs := make([]*job, 0, len(t.Envelopes))
+	for i := range t.Envelopes {
+		e := &t.Envelopes[i]
+		if _, ours := s.held[e.ID]; ours || e.ID.Message() != t.Message {
+			continue
+		}
+		s.held[e.ID] = struct{}{}
+		s.envelopes.Add(1)
+		jobs = append(jobs, &job{env: e, conf: conf, act: conf.Actions[e.Dispatcher], body: b, session: mail.SessionID(rand.Uint64())})
+	}
+	s.mu.Unlock()
+	for _, j := range oneCopy(jobs) {
+		b.retain()
+		s.begin(ctx, j, tasks)
+	}
+}
+
+// begin finds out what to do with an envelope, and who is to do it.
+func (s *state) begin(ctx context.Context, j *job, tasks *sync.WaitGroup) {
+	if j.act == nil || !j.act.IsLocal() {
+		s.finished(j, tempfail("No such action: "+mail.Clean(j.env.Dispatcher, 64)))
+		return
+	}
+	if res := j.plan(); res != nil {
+		s.finished(j, res)
+		return
+	}
+	s.withUser(ctx, j, tasks)
+}
+
+// identified goes on once the user is known.
+func (s *state) identified(j *job) {
+	u := &j.user
+	switch {
+	case u.UID == 0 && j.run.Method != string(config.MethodMbox):
+		s.finished(j, permfail("MDA not allowed to deliver to: "+u.Name))
+	case s.env.Unprivileged && int(u.UID) != s.uid:
+		s.finished(j, tempfail("not started by root: cannot deliver as "+u.Name))
+	default:
+		s.pool.submit(j)
+	}
+}
+
+// queueAttached tells a queue, before anything else, what we hold of it.
+func (s *state) queueAttached() {
+	s.mu.Lock()
+	ids := make([]mail.EnvelopeID, 0, len(s.held))
+	for id := range s.held {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	for {
+		n := min(len(ids), imsg.MaxItems)
+		last := n == len(ids)
+		if err := s.peers.Queue.Send(&imsg.Inflight{IDs: ids[:n], Last: last}, nil); err != nil {
+			return // the next queue is told again
+		}
+		if last {
+			s.results.setOpen(true)
+			return
+		}
+		ids = ids[n:]
+	}
+}
+
+// settled is told which results queue has.
+func (s *state) settled(done []imsg.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range done {
+		if _, ours := s.held[done[i].ID]; ours {
+			delete(s.held, done[i].ID)
+			s.envelopes.Add(-1)
+		}
+	}
+}
+
+// finished logs the end of a delivery and keeps it for queue, for each envelope
+// that it was made for.
+func (s *state) finished(j *job, r *imsg.DeliverResult) {
+	j.body.release()
+	for _, e := range append([]*mail.Envelope{j.env}, j.twins...) {
+		s.log(j, e, r)
+		res := imsg.Result{ID: e.ID, Attempt: e.Retry, Status: r.Status, Loop: r.Loop}
+		if !r.Status.OK() {
+			res.Line = r.Line
+		}
+		s.results.add(res)
+	}
+}
+
+func (s *state) log(j *job, e *mail.Envelope, r *imsg.DeliverResult) {
+	result := "TempFail"
+	switch {
+	case r.Status.OK():
+		result = "Ok"
+	case r.Status.Permanent():
+		result = "PermFail"
+	}
+	name := j.user.Name
+	if name == "" {
+		name = e.User
+	}
+	s.env.Log.Event(j.session, "mda delivery", slog.String("evpid", e.ID.String()),
+		log.Raw("from", "<"+e.Sender.String()+">"), log.Raw("to", "<"+e.Dest.String()+">"),
+		log.Raw("rcpt", "<"+e.Rcpt.String()+">"), log.Raw("user", name),
+		log.Raw("delay", durationText(s.env.Now().Sub(e.Created))), log.Raw("result", result), log.Raw("stat", r.Stat))
+}
+
+// durationText is a duration as the log prints it: 0s, 1m10s, 1d2h.
+func durationText(d time.Duration) string {
+	left := int64(max(d, 0) / time.Second)
+	text := ""
+	for _, u := range []struct {
+		seconds int64
+		name    string
+	}{{86400, "d"}, {3600, "h"}, {60, "m"}, {1, "s"}} {
+		if n := left / u.seconds; n > 0 {
+			text += fmt.Sprint(n) + u.name
+			left %= u.seconds
+		}
+	}
+	if text == "" {
+		return "0s"
+	}
+	return text
+}
+
+// Results of our own making.
+func tempfail(text string) *imsg.DeliverResult { return failure(451, text, "Error ("+text+")") }
+
+func permfail(text string) *imsg.DeliverResult { return failure(550, text, "Error ("+text+")") }
+
+func failure(code int, text, stat string) *imsg.DeliverResult {
+	enh := [3]uint8{uint8(code / 100), 3, 0}
+	return &imsg.DeliverResult{Status: mail.Status{Code: code, Enh: enh, Text: text}, Line: text, Stat: stat}
+}

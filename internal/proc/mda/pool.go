@@ -1,0 +1,473 @@
+package mda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/mail"
+	"smtpd/internal/privsep"
+	"smtpd/internal/stat"
+)
+
+const (
+	// maxPlain bounds the deliveries, commands aside, that one worker has at a
+	// time. Ours: as many as the engine writes to disk together.
+	maxPlain = 32
+	// idleTime is how long a worker without work is kept. It ends by itself a
+	// little later, so it is never asked when it may be gone.
+	idleTime = 8 * time.Second
+	// turnTime is how long a worker keeps its place while other users wait for
+	// one, and idleTurn how long when it has nothing to do. Ours: starting one
+	// costs as much as ten deliveries.
+	turnTime = time.Second
+	idleTurn = 200 * time.Millisecond
+	// turnCheck is how often places are looked at while users wait.
+	turnCheck = 50 * time.Millisecond
+	// startTime bounds the start of a worker, runTime a delivery: the worker
+	// itself ends it after 300 s.
+	startTime = 30 * time.Second
+	runTime   = 330 * time.Second
+	// maxAgain bounds how often a delivery is handed to another worker because
+	// the one that should have made it was gone.
+	maxAgain = 3
+)
+
+// identity is what a worker runs as. A worker for system mailboxes does nothing
+// else, for the parent may give it the group that owns them.
+type identity struct {
+	uid, gid uint32
+	mbox     bool
+}
+
+// lane is the deliveries of one identity, and its worker.
+type lane struct {
+	id       identity
+	plain    []*job
+	commands []*job
+
+	worker   *worker // nil: none
+	starting bool
+	wants    bool // is in pool.waiting
+	running  int  // plain deliveries with the worker
+	busy     int  // commands with the worker
+	last     time.Time
+	idle     *time.Timer
+}
+
+// worker is one delivery process.
+type worker struct {
+	link  *ipc.Link
+	begun time.Time
+	gone  context.Context // ends when the channel does
+	end   context.CancelFunc
+	leave bool // gets nothing more: its place is wanted
+}
+
+// pool shares out the places for workers and hands deliveries to them.
+type pool struct {
+	env      *privsep.Env
+	finished func(*job, *imsg.DeliverResult)
+	now      func() time.Time
+	tasks    sync.WaitGroup
+	all      context.Context // ends at the latest moment
+	endAll   context.CancelFunc
+
+	gPending, gRunning, gUser *stat.Counter
+
+	mu      sync.Mutex
+	limits  config.MDA
+	lanes   map[identity]*lane
+	waiting []*lane // want a place, in order
+	live    int     // workers there or starting
+	busy    int     // commands running
+	check   *time.Timer
+	stopped bool
+}
+
+func newPool(env *privsep.Env, finished func(*job, *imsg.DeliverResult)) *pool {
+	p := &pool{env: env, finished: finished, now: env.Now, lanes: map[identity]*lane{},
+		gPending: env.Stat.Counter("mda.pending"), gRunning: env.Stat.Counter("mda.running"), gUser: env.Stat.Counter("mda.user")}
+	p.all, p.endAll = context.WithCancel(context.Background())
+	return p
+}
+
+func (p *pool) setLimits(m config.MDA) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limits = m
+	p.limits.MaxSession, p.limits.MaxSessionPerUser = max(m.MaxSession, 1), max(m.MaxSessionPerUser, 1)
+}
+
+// submit takes a delivery whose user is known. It does not block.
+func (p *pool) submit(j *job) {
+	id := identity{uid: j.user.UID, gid: j.user.GID, mbox: j.run.Method == string(config.MethodMbox)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lanes[id]
+	if l == nil {
+		l = &lane{id: id}
+		p.lanes[id] = l
+		p.gUser.Add(1)
+	}
+	p.gPending.Add(1)
+	l.add(j)
+	p.pump(l)
+}
+
+func (l *lane) add(j *job) {
+	if j.isCommand() {
+		l.commands = append(l.commands, j)
+	} else {
+		l.plain = append(l.plain, j)
+	}
+}
+
+func (l *lane) empty() bool { return len(l.plain)+len(l.commands) == 0 }
+
+func (l *lane) unused() bool { return l.running+l.busy == 0 }
+
+// pump does what can be done for a lane. The lock is held.
+func (p *pool) pump(l *lane) {
+	if p.stopped {
+		return
+	}
+	w := l.worker
+	switch {
+	case w == nil && !l.empty():
+		p.place(l)
+	case w != nil && !w.leave:
+		p.hand(l, w)
+	}
+	if l.worker == nil && !l.starting && l.empty() && l.unused() {
+		delete(p.lanes, l.id)
+		p.gUser.Add(-1)
+	}
+}
+
+// hand gives a worker what it can take.
+func (p *pool) hand(l *lane, w *worker) {
+	for len(l.plain) > 0 && l.running < maxPlain {
+		l.running++
+		l.plain = p.launch(l, w, l.plain)
+	}
+	for len(l.commands) > 0 && l.busy < p.limits.MaxSessionPerUser && p.busy < p.limits.MaxSession {
+		l.busy++
+		p.busy++
+		l.commands = p.launch(l, w, l.commands)
+	}
+	if l.idle != nil {
+		l.idle.Stop()
+		l.idle = nil
+	}
+	if l.unused() {
+		l.last = p.now()
+		l.idle = time.AfterFunc(idleTime, func() { p.retire(l, w) })
+	}
+}
+
+func (p *pool) launch(l *lane, w *worker, list []*job) []*job {
+	j := list[0]
+	p.gPending.Add(-1)
+	p.gRunning.Add(1)
+	p.tasks.Go(func() { p.run(l, w, j) })
+	if list = list[1:]; len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// retire lets go of a worker that has had nothing to do.
+func (p *pool) retire(l *lane, w *worker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.worker == w && !w.leave && !p.stopped && l.unused() && l.empty() {
+		p.dismiss(l, w)
+	}
+}
+
+// place starts a worker for a lane, or has it wait for its turn.
+func (p *pool) place(l *lane) {
+	if l.starting || l.wants {
+		return
+	}
+	if p.live < p.limits.MaxSession && len(p.waiting) == 0 {
+		p.startWorker(l)
+		return
+	}
+	l.wants = true
+	p.waiting = append(p.waiting, l)
+	p.makeRoom()
+}
+
+func (p *pool) startWorker(l *lane) {
+	l.starting = true
+	p.live++
+	j := append(l.plain[:len(l.plain):len(l.plain)], l.commands...)[0]
+	p.tasks.Go(func() { p.start(l, j.user) })
+}
+
+// fill gives free places to those who wait. The lock is held.
+func (p *pool) fill() {
+	for len(p.waiting) > 0 && p.live < p.limits.MaxSession && !p.stopped {
+		l := p.waiting[0]
+		p.waiting = p.waiting[1:]
+		l.wants = false
+		if !l.empty() {
+			p.startWorker(l)
+		}
+	}
+}
+
+// makeRoom ends workers while others wait for their places: first those that
+// rest, then those whose turn is over. It comes back for the others. The lock is
+// held.
+func (p *pool) makeRoom() {
+	if p.stopped || len(p.waiting) == 0 {
+		return
+	}
+	now, want := p.now(), len(p.waiting)
+	for _, l := range p.lanes {
+		if w := l.worker; w != nil && w.leave {
+			want-- // its place will be free
+		}
+	}
+	for _, over := range []func(*lane) bool{
+		func(l *lane) bool { return l.unused() && l.empty() && now.Sub(l.last) >= idleTurn },
+		func(l *lane) bool { return now.Sub(l.worker.begun) >= turnTime },
+	} {
+		for _, l := range p.lanes {
+			if w := l.worker; want > 0 && w != nil && !w.leave && over(l) {
+				want--
+				p.dismiss(l, w)
+			}
+		}
+	}
+	if p.check == nil {
+		p.check = time.AfterFunc(turnCheck, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.check = nil
+			p.fill()
+			p.makeRoom()
+		})
+	}
+}
+
+// dismiss gives a worker nothing more and ends it once it has nothing to do.
+// The lock is held; closing a link calls lost, which wants it too.
+func (p *pool) dismiss(l *lane, w *worker) {
+	w.leave = true
+	if l.unused() {
+		p.tasks.Go(w.link.Close)
+	}
+}
+
+var errStart = errors.New("no delivery process")
+
+// start has the parent start a worker.
+func (p *pool) start(l *lane, u imsg.UserInfo) {
+	w, err := p.newWorker(l, u)
+	p.mu.Lock()
+	l.starting = false
+	if err == nil && !p.stopped {
+		l.worker = w
+		w.link.Serve(func(*ipc.Request) {}, nil, func(error) { p.lost(l, w) })
+		p.pump(l)
+		p.mu.Unlock()
+		return
+	}
+	p.live--
+	failed := slices.Concat(l.plain, l.commands)
+	stopped := p.stopped
+	if !stopped {
+		l.plain, l.commands = nil, nil
+		p.gPending.Add(-int64(len(failed)))
+	}
+	p.fill()
+	p.pump(l)
+	p.mu.Unlock()
+	if err == nil {
+		w.link.Close()
+	}
+	if stopped {
+		return
+	}
+	for _, j := range failed {
+		p.finished(j, tempfail(mail.Clean(err.Error(), 200)))
+	}
+}
+
+func (p *pool) newWorker(l *lane, u imsg.UserInfo) (*worker, error) {
+	ctx, cancel := context.WithTimeout(p.all, startTime)
+	defer cancel()
+	m := &imsg.DeliverStart{User: u.Name, UID: l.id.uid, GID: l.id.gid, Home: u.Home, Mbox: l.id.mbox}
+	a, f, err := ipc.AskFile[*imsg.DeliverStarted](ctx, p.env.Parent, m)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errStart, err)
+	case f == nil && a.Error == "":
+		return nil, errStart
+	case f == nil:
+		return nil, fmt.Errorf("%w: %s", errStart, a.Error)
+	}
+	conn, err := ipc.Conn(f)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStart, err)
+	}
+	w := &worker{link: ipc.NewLink(imsg.MDA, imsg.Deliver), begun: p.now()}
+	w.gone, w.end = context.WithCancel(p.all)
+	w.link.Attach(conn)
+	return w, nil
+}
+
+// lost is told that a worker has ended. What it had begun fails, what it has
+// not gets another.
+func (p *pool) lost(l *lane, w *worker) {
+	w.end()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.worker != w {
+		return
+	}
+	l.worker = nil
+	p.live--
+	if !w.leave && !p.stopped && !l.unused() {
+		p.env.Log.Warn(fmt.Sprintf("warn: mda: a delivery process of uid %d has died", l.id.uid))
+	}
+	p.fill()
+	p.pump(l)
+}
+
+// run has one delivery made, and judges what comes of it.
+func (p *pool) run(l *lane, w *worker, j *job) {
+	res, again := p.ask(w, j)
+	p.mu.Lock()
+	p.gRunning.Add(-1)
+	if j.isCommand() {
+		l.busy--
+		p.busy--
+	} else {
+		l.running--
+	}
+	if again && !p.stopped {
+		p.gPending.Add(1)
+		l.add(j)
+	}
+	stopped := p.stopped
+	if w.leave && l.worker == w && !stopped {
+		p.dismiss(l, w)
+	}
+	p.pump(l)
+	if j.isCommand() {
+		p.pumpCommands()
+	}
+	p.mu.Unlock()
+	if again || (res == nil && stopped) {
+		return
+	}
+	p.finished(j, res)
+}
+
+// pumpCommands looks at the lanes that wait for one of the places for commands,
+// of which there is one more. The lock is held.
+func (p *pool) pumpCommands() {
+	if p.busy != p.limits.MaxSession-1 {
+		return // there were places before: nobody waits for one
+	}
+	for _, l := range p.lanes {
+		if len(l.commands) > 0 && l.worker != nil {
+			p.pump(l)
+		}
+	}
+}
+
+// ask sends the delivery to the worker. again means that the worker has not
+// seen it; no result, that the process ends before there was one.
+func (p *pool) ask(w *worker, j *job) (res *imsg.DeliverResult, again bool) {
+	ctx, cancel := context.WithTimeout(w.gone, runTime)
+	defer cancel()
+	inline, file, err := j.body.open(ctx)
+	if err != nil {
+		if p.all.Err() != nil {
+			return nil, false
+		}
+		if w.gone.Err() != nil {
+			return p.another(j)
+		}
+		return tempfail(mail.Clean(err.Error(), 200)), false
+	}
+	m := j.run
+	m.Inline, m.Size = inline, j.body.size
+	a, f, err := w.link.Call(ctx, &m, file)
+	if f != nil {
+		f.Close()
+	}
+	if r, ok := a.(*imsg.DeliverResult); ok && err == nil {
+		return r, false
+	}
+	switch {
+	case p.all.Err() != nil:
+		return nil, false
+	case errors.Is(err, ipc.ErrDown):
+		return p.another(j)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		w.link.Close() // it does not keep to its own limit
+		return tempfail("terminated; timeout"), false
+	case w.gone.Err() == nil && !errors.Is(err, ipc.ErrGone):
+		// The delivery does not fit an imsg: that is not the worker's doing.
+		return tempfail(mail.Clean(fmt.Sprint(err), 200)), false
+	}
+	return tempfail("the delivery process died"), false
+}
+
+// another has a delivery wait for the next worker.
+func (p *pool) another(j *job) (*imsg.DeliverResult, bool) {
+	if j.again++; j.again > maxAgain {
+		return tempfail("no delivery process stays"), false
+	}
+	return nil, true
+}
+
+// stop starts nothing more and waits for what runs, for so long at most.
+func (p *pool) stop(wait time.Duration) {
+	p.mu.Lock()
+	p.stopped = true
+	if p.check != nil {
+		p.check.Stop()
+	}
+	var idle []*worker
+	for _, l := range p.lanes {
+		if l.idle != nil {
+			l.idle.Stop()
+		}
+		if l.worker != nil && l.unused() {
+			idle = append(idle, l.worker)
+		}
+	}
+	p.mu.Unlock()
+	for _, w := range idle {
+		w.link.Close()
+	}
+	timer := time.AfterFunc(wait, p.endAll)
+	defer timer.Stop()
+	p.tasks.Wait()
+	p.endAll()
+	p.mu.Lock()
+	var rest []*worker
+	for _, l := range p.lanes {
+		if l.worker != nil {
+			rest = append(rest, l.worker)
+		}
+	}
+	p.mu.Unlock()
+	for _, w := range rest {
+		w.link.Close()
+	}
+}
