@@ -1,0 +1,336 @@
+// Package expand turns one recipient into envelopes: rules, aliases, virtual
+// users, .forward files and lists, until every branch ends in a relay or in a
+// delivery, or one of them fails and with it the recipient. It is pure but for
+// what it is given to ask. It owns nothing, starts nothing and opens nothing.
+package expand
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/mail"
+	"smtpd/internal/ruleset"
+	"smtpd/table"
+)
+
+// Bounds of one expansion.
+const (
+	MaxDepth     = 10    // nodes above one another, as in OpenSMTPD
+	MaxNodes     = 20000 // ours: nodes in all; a list of that many recipients wants a list manager
+	MaxForward   = 100   // items of a .forward file, as in OpenSMTPD
+	MaxEnvelopes = 10000 // ours: envelopes of one recipient
+	MaxInclude   = 1 << 20
+)
+
+// MinUID is the least uid whose user data (.forward) may name files and
+// commands; those below are accounts of the system. Ours: what adduser of all
+// supported systems begins with.
+const MinUID = 1000
+
+// User is a local user.
+type User struct {
+	Name     string
+	UID, GID uint32
+	Home     string
+}
+
+// Forward is the answer to the question for a user's .forward file.
+type Forward struct {
+	Present bool
+	Data    []byte
+	Refuse  *mail.Status // not nil: the recipient gets this
+	Reason  string       // for the log
+}
+
+// Tables answers questions to tables; *table.Set does.
+type Tables interface {
+	ruleset.Tables
+	// Lookup is the value of key, or table.ErrNotFound. Any other error means
+	// that it could not be told now.
+	Lookup(ctx context.Context, name string, s table.Service, key string) (string, error)
+}
+
+// System is what expansion asks of the host.
+type System interface {
+	// User finds an account, or gives table.ErrNotFound.
+	User(ctx context.Context, name string) (User, error)
+	// Forward opens ~/.forward of a user, with every check of its owner and mode.
+	Forward(ctx context.Context, u User) (Forward, error)
+	// Include reads a file that an alias names, at most MaxInclude octets of it.
+	Include(ctx context.Context, path string) (string, error)
+}
+
+// Expander expands recipients by one configuration. It is safe for concurrent
+// use when what it is given is.
+type Expander struct {
+	Config *config.Config
+	Tables Tables
+	System System
+	Now    func() time.Time
+
+	// Daemon is the user that the daemon runs as, and with it commands and files
+	// of aliases that have no user above them.
+	Daemon User
+	// Unprivileged: mail can be delivered as Daemon only, or by LMTP.
+	Unprivileged bool
+}
+
+// Note is a line for the log.
+type Note struct {
+	Warn bool // severity err, else info
+	Text string
+}
+
+// Result is what becomes of a recipient.
+type Result struct {
+	Status    mail.Status     // 250, or what to refuse the recipient with
+	Rule      *config.Rule    // that decided first; nil: none did
+	Envelopes []mail.Envelope // when 250: at least one
+	Notes     []Note
+}
+
+// Request is a recipient with what is known of its session. Envelope is the
+// pattern for those that result; its Rcpt is expanded.
+type Request struct {
+	Envelope mail.Envelope
+	TLS      bool
+	Local    bool // came through the socket
+}
+
+// facts are those of the request for the rules.
+func (q *Request) facts() ruleset.Facts {
+	e := &q.Envelope
+	f := ruleset.Facts{Client: e.Client, Socket: q.Local, Host: e.Host, Helo: e.Helo, Tag: e.Tag,
+		TLS: q.TLS, Authenticated: e.Flags&mail.FlagAuthenticated != 0, Username: e.Username, Sender: e.Sender}
+	if a, err := table.ParseAddr(e.Client); err == nil {
+		f.Addr = a
+	}
+	return f
+}
+
+// Expand expands q.Envelope.Rcpt. It never fails without a Status. trace may be
+// nil.
+func (x *Expander) Expand(ctx context.Context, q *Request, trace *Trace) *Result {
+	e := &expansion{Expander: x, ctx: ctx, q: q, facts: q.facts(), trace: trace, result: &Result{}}
+	err := e.recipient()
+	if err == nil && len(e.result.Envelopes) == 0 {
+		err = e.dead("nothing is left of it")
+	}
+	e.result.Status = mail.Status{Code: 250, Enh: [3]uint8{2, 1, 5}, Text: "Destination address valid: Recipient ok"}
+	if err != nil {
+		e.result.Envelopes = nil
+		st, ok := errors.AsType[*mail.Status](err)
+		if !ok {
+			e.note(true, "warn: "+mail.Clean(err.Error(), mail.MaxStatusText))
+			st = e.status(451, [3]uint8{4, 3, 0}, "Temporary failure")
+		}
+		e.result.Status = *st
+	}
+	return e.result
+}
+
+// expansion is the state of one.
+type expansion struct {
+	*Expander
+	ctx    context.Context
+	q      *Request
+	facts  ruleset.Facts
+	trace  *Trace
+	result *Result
+	nodes  int
+	depth  int             // of the node last entered, for the trace
+	done   map[string]bool // addresses that were expanded: false while they are
+	boxes  map[string]bool // envelopes there are, by where they lead
+}
+
+// place is an address that is being expanded, with the rule that took it.
+type place struct {
+	addr     mail.Address
+	internal bool
+	rule     *config.Rule
+	action   *config.Action
+	seen     map[string]bool // items that were expanded below it
+}
+
+// node is where an item stands.
+type node struct {
+	*place
+	depth     int
+	parent    string // the name whose items these are, "" none
+	forwarded bool   // they come from a .forward file
+	user      *User  // whose .forward file; nil: an alias
+}
+
+// recipient begins at the top: an address that a notice comes back to is
+// decoded first.
+func (e *expansion) recipient() error {
+	addr, internal := e.q.Envelope.Rcpt, false
+	if e.q.Envelope.Sender.IsNull() && e.Config.SRS.Key != "" && isSRS(addr.User) {
+		back, err := srsDecode(&e.Config.SRS, addr, e.Now())
+		if err != nil {
+			e.note(true, "SRS failed to decode: "+mail.Clean(addr.String(), mail.MaxStatusText))
+			return e.unknown("srs: " + err.Error())
+		}
+		e.say("srs: " + back.String())
+		addr, internal = back, true
+	}
+	return e.address(addr, 0, internal)
+}
+
+// address finds the rule for an address and follows its action.
+func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
+	key := strings.ToLower(addr.String())
+	if ended, begun := e.done[key]; ended {
+		return nil // it has given its envelopes already
+	} else if begun {
+		return e.dead("loop at " + addr.String())
+	}
+	if err := e.enter(depth); err != nil {
+		return err
+	}
+	if e.done == nil {
+		e.done = map[string]bool{}
+	}
+	e.done[key] = false
+	p, err := e.rule(addr, internal)
+	if err == nil && p.action.Method == config.MethodRelay {
+		err = e.relay(p)
+	} else if err == nil && p.action.Virtual != "" {
+		err = e.virtual(p, depth)
+	} else if err == nil {
+		err = e.username(lower(addr.User), node{place: p, depth: depth + 1})
+	}
+	e.done[key] = true
+	return err
+}
+
+// enter counts a node and bounds depth and number.
+func (e *expansion) enter(depth int) error {
+	if e.depth = depth; depth >= MaxDepth {
+		return e.dead("too deep")
+	}
+	if e.nodes++; e.nodes > MaxNodes {
+		return e.trouble("too many nodes")
+	}
+	return nil
+}
+
+// rule finds the rule for an address.
+func (e *expansion) rule(addr mail.Address, internal bool) (*place, error) {
+	e.facts.Dest, e.facts.Internal = addr, internal
+	var tr *ruleset.Trace
+	if e.trace != nil {
+		tr = &ruleset.Trace{}
+	}
+	r, err := ruleset.Evaluate(e.ctx, e.Config, e.Tables, &e.facts, tr)
+	e.sayRules(addr, tr, r != nil || err != nil)
+	if err != nil {
+		return nil, err
+	}
+	if e.result.Rule == nil {
+		e.result.Rule = r
+	}
+	if r == nil || r.Reject {
+		return nil, e.status(550, [3]uint8{5, 7, 1}, "Invalid recipient")
+	}
+	a := e.Config.Actions[r.Action]
+	if a == nil {
+		return nil, fmt.Errorf("rule %s: no action %q", ruleset.Where(r), r.Action)
+	}
+	return &place{addr: addr, internal: internal, rule: r, action: a}, nil
+}
+
+// relay ends a branch: the address is sent on.
+func (e *expansion) relay(p *place) error {
+	e.say("relay to " + p.addr.String() + " by action " + p.action.Name)
+	return e.submit(p, mail.KindMTA, "", "")
+}
+
+// submit adds an envelope, unless one leads to the same place already.
+func (e *expansion) submit(p *place, kind mail.Kind, user, exec string) error {
+	box := e.box(p, kind, user, exec)
+	if e.boxes[box] {
+		e.say("the same as before")
+		return nil
+	}
+	if e.boxes == nil {
+		e.boxes = map[string]bool{}
+	}
+	e.boxes[box] = true
+	if len(e.result.Envelopes) >= MaxEnvelopes {
+		return e.trouble("too many envelopes")
+	}
+	env := e.q.Envelope
+	env.Kind, env.Dispatcher, env.Dest, env.User, env.Exec = kind, p.action.Name, p.addr, user, exec
+	if env.TTL = p.action.TTL; env.TTL == 0 {
+		env.TTL = e.Config.Queue.TTL
+	}
+	if p.internal {
+		env.Flags |= mail.FlagInternal
+	}
+	e.result.Envelopes = append(e.result.Envelopes, env)
+	return nil
+}
+
+// box names where an envelope leads: two with the same name would be one copy
+// too many. The destination counts as far as the action can tell it apart: by
+// its sub-address, or wholly when it is named to somebody.
+func (e *expansion) box(p *place, kind mail.Kind, user, exec string) string {
+	a := p.action
+	var dest string
+	switch _, tag := p.addr.SplitTag(e.Config.SMTP.SubAddrDelim); {
+	case kind == mail.KindMTA:
+		dest = p.addr.User + "@" + strings.ToLower(p.addr.Domain)
+	case a.RcptTo || namesDest(a.Path) || namesDest(a.Command) || namesDest(a.Dest) || namesDest(e.Config.Wrappers[a.Wrapper]):
+		dest = strings.ToLower(p.addr.String())
+	default:
+		dest = tag
+	}
+	return strings.Join([]string{a.Name, user, exec, dest}, "\x00")
+}
+
+// namesDest reports a format that holds the destination.
+func namesDest(format string) bool {
+	return strings.Contains(format, "%{") && strings.Contains(strings.ToLower(format), "%{dest")
+}
+
+// status is a refusal of the recipient; its text ends in the address.
+func (e *expansion) status(code int, enh [3]uint8, text string) *mail.Status {
+	return mail.NewStatus(code, enh, text+": <"+e.q.Envelope.Rcpt.String()+">")
+}
+
+// unknown, dead and trouble are the ways in which expansion fails: there is no
+// such recipient; it leads nowhere; it cannot be carried out now. why is for
+// the trace.
+func (e *expansion) unknown(why string) error {
+	e.say(why)
+	return e.status(550, [3]uint8{5, 1, 1}, "Invalid recipient")
+}
+
+func (e *expansion) dead(why string) error {
+	e.say(why)
+	return e.status(550, [3]uint8{5, 2, 4}, "Mailing list expansion problem")
+}
+
+func (e *expansion) trouble(why string) error {
+	e.say(why)
+	return e.status(451, [3]uint8{4, 2, 4}, "Mailing list expansion problem")
+}
+
+func (e *expansion) note(warn bool, text string) {
+	e.result.Notes = append(e.result.Notes, Note{warn, text})
+}
+
+// lower folds the letters of ASCII, as user names are.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
