@@ -2,6 +2,7 @@ package mda
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,7 +84,7 @@ func (r *results) send(ctx context.Context) {
 	for {
 		r.mu.Lock()
 		n := min(len(r.pending), maxBatch)
-		batch := r.pending[:n:n]
+		batch := slices.Clone(r.pending[:n]) // encoding touches it while others add
 		open := r.open
 		r.mu.Unlock()
 		if n == 0 || !open || ctx.Err() != nil {
