@@ -124,7 +124,7 @@ func (e *Engine) stop() {
 // Submit takes a message over. Its envelopes are reported one by one, or held.
 // It asks tables, and so may block until ctx ends.
 func (e *Engine) Submit(ctx context.Context, m *Message) {
-	e.nenvelopes.Add(int64(len(m.Envelopes)))
+	e.envelopes(int64(len(m.Envelopes)))
 	type group struct {
 		key   relayKey
 		tasks []*task
@@ -466,6 +466,10 @@ func (e *Engine) finished() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.running(-1)
+}
+
+func (e *Engine) envelopes(n int64) {
+	e.opt.Observer.Gauge("mta.envelope", e.nenvelopes.Add(n))
 }
 
 func (e *Engine) gauge(name string, n int) { e.opt.Observer.Gauge(name, int64(n)) }

@@ -407,7 +407,7 @@ func (e *Engine) failTasks(r *relay, f failure) {
 
 // done counts and reports one envelope.
 func (e *Engine) done(r *Report) {
-	e.nenvelopes.Add(-1)
+	e.envelopes(-1)
 	e.opt.Observer.Done(r)
 }
 
@@ -422,7 +422,7 @@ func (e *Engine) enqueue(r *relay, tasks []*task) {
 			}
 		}
 		r.held += len(ids)
-		e.nenvelopes.Add(-int64(len(ids)))
+		e.envelopes(-int64(len(ids)))
 		e.opt.Observer.Hold(r.id, ids)
 		return
 	}

@@ -158,7 +158,7 @@ func (e *Engine) disable(rt *route, cause string, smtp bool, now time.Time) {
 		return
 	}
 	rt.disabled = true
-	e.opt.Observer.Note(fmt.Sprintf("smtp-out: Disabling route %s for %s", rt, durationText(delay)))
+	e.opt.Observer.Note(fmt.Sprintf("smtp-out: Disabling route %s for %s", rt, DurationText(delay)))
 	e.planEnable(rt)
 }
 

@@ -13,8 +13,8 @@ import (
 	"smtpd/internal/config"
 )
 
-// durationText is "1d2h3m4s" without zero parts, "0s" for less than a second.
-func durationText(d time.Duration) string {
+// DurationText is "1d2h3m4s" without zero parts, "0s" for less than a second.
+func DurationText(d time.Duration) string {
 	s := int64(d / time.Second)
 	if s <= 0 {
 		return "0s"
@@ -37,7 +37,7 @@ func since(t, now time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return durationText(now.Sub(t))
+	return DurationText(now.Sub(t))
 }
 
 // until is how far away t is; "-" when it is not planned.
@@ -45,7 +45,7 @@ func until(t, now time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return durationText(t.Sub(now))
+	return DurationText(t.Sub(now))
 }
 
 // ShowHosts are the lines of `smtpctl show hosts`.
