@@ -24,6 +24,10 @@ import (
 // emptyDir is the root folder of the processes that need no files.
 const emptyDir = "/var/empty"
 
+// passwordChecks bounds the passwords of system users that are checked at a
+// time: the hashes are made to be slow.
+const passwordChecks = 2
+
 // start runs the daemon: here with -d or -F, in the background otherwise.
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
 	conf, diags := parser.Parse(ctx, po)
@@ -68,7 +72,11 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 	o := parent.Options{
 		Config: conf, Spool: f.spool, Socket: f.socket, Empty: emptyDir,
 		Unprivileged: po.Unprivileged, Version: ctl.Version, Smtpctl: smtpctlPath(),
-		Stderr: stderr, Now: time.Now, Verify: auth.Verify,
+		Stderr: stderr, Now: time.Now,
+	}
+	var err error
+	if o.Passwords, err = auth.NewPool(passwordChecks); err != nil {
+		return o, err
 	}
 	o.Parse = func(ctx context.Context) (*config.Config, error) {
 		conf, diags := parser.Parse(ctx, po)
@@ -103,7 +111,6 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 	if o.Unprivileged {
 		return o, nil
 	}
-	var err error
 	if o.Daemon.UID, o.Daemon.GID, err = identity(ctl.DaemonUser); err != nil {
 		return o, err
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
 	"smtpd/internal/log"
@@ -49,8 +50,8 @@ type Options struct {
 	// wants to hear that the daemon lives, or 0.
 	Notify   func(state string)
 	Watchdog time.Duration
-	// Verify checks a password against a hash of the shadow file.
-	Verify func(hash, password string) (bool, error)
+	// Passwords checks passwords against the hashes of the shadow file.
+	Passwords *auth.Pool
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -76,11 +77,9 @@ type parent struct {
 	actions  chan func()
 	quit     chan struct{}  // closed when run has ended
 	tasks    sync.WaitGroup // answers that take time
-
-	verifying chan struct{} // a place for each password being checked
-	started   bool
-	stopping  bool
-	failed    error // why a start cannot succeed
+	started  bool
+	stopping bool
+	failed   error // why a start cannot succeed
 }
 
 // Run starts everything and serves until ctx ends or the start fails. A signal
@@ -93,8 +92,6 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 		switches: o.Switches,
 		actions:  make(chan func(), 256),
 		quit:     make(chan struct{}),
-
-		verifying: make(chan struct{}, maxVerify),
 	}
 	defer close(p.quit)
 	p.workers = newWorkers(p)

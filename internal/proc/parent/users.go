@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/imsg"
 	"smtpd/internal/mail"
 )
@@ -49,27 +50,26 @@ func shadowFile() string {
 	return "/etc/master.passwd"
 }
 
-// maxVerify bounds the passwords that are checked at a time: the hashes are
-// made to be slow.
-const maxVerify = 2
-
 // authenticate checks a password of an account of the system.
 func (p *parent) authenticate(m *imsg.SystemAuth) *imsg.AuthResult {
-	p.verifying <- struct{}{}
-	defer func() { <-p.verifying }()
 	hash, err := shadowHash(m.User)
 	if err != nil {
 		p.log.Warn("warn: authentication: " + err.Error())
 		return &imsg.AuthResult{Temporary: true}
 	}
-	if hash == "" {
-		return &imsg.AuthResult{}
+	if hash == "" { // takes as long as a user that there is
+		err := p.o.Passwords.VerifyNobody(p.ctx, m.Password)
+		return &imsg.AuthResult{Temporary: err != nil}
 	}
-	ok, err := p.o.Verify(hash, m.Password)
-	if err != nil {
+	ok, err := p.o.Passwords.Verify(p.ctx, hash, m.Password)
+	switch {
+	case errors.Is(err, auth.ErrForm):
 		p.log.Warn("warn: authentication: the password hash of " + mail.Clean(m.User, 64) + " cannot be used")
+		return &imsg.AuthResult{}
+	case err != nil:
+		return &imsg.AuthResult{Temporary: true}
 	}
-	return &imsg.AuthResult{OK: ok && err == nil}
+	return &imsg.AuthResult{OK: ok}
 }
 
 // shadowHash is the password hash of an account; empty: it has none that could
