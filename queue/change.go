@@ -207,7 +207,7 @@ func (s *Bolt) List(after mail.EnvelopeID, max int) (l []mail.Envelope, end bool
 	err = s.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketEnv).Cursor()
 		k, v := c.Seek(envKey(after + 1))
-		for n := 0; k != nil && n < max; n++ {
+		for k != nil && len(l) < max {
 			if len(k) == 8 {
 				id := mail.EnvelopeID(binary.BigEndian.Uint64(k))
 				if e, err := s.unpackEnvelope(id, v); err != nil {

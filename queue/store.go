@@ -136,7 +136,7 @@ type Store interface {
 	// Load reads one envelope: ErrNotFound, ErrCorrupt.
 	Load(id mail.EnvelopeID) (mail.Envelope, error)
 	// List reads up to max envelopes, at most MaxList, with ids greater than
-	// after, in order. end: there are no more behind them.
+	// after, in order. end: there are no more behind them; an empty list is one.
 	List(after mail.EnvelopeID, max int) (l []mail.Envelope, end bool, err error)
 	// Message describes a message: ErrNotFound, ErrCorrupt.
 	Message(id mail.MessageID) (Info, error)

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -286,16 +285,13 @@ func (m *Memory) Body(id mail.MessageID) (*queue.Body, error) {
 		b.Inline = bytes.Clone(msg.body)
 		return b, nil
 	}
-	f, err := os.CreateTemp(m.dir, "read")
-	if err != nil {
+	name := filepath.Join(m.dir, "read-"+id.String())
+	defer os.Remove(name)
+	if err := os.WriteFile(name, msg.body, 0o600); err != nil {
 		return nil, err
 	}
-	os.Remove(f.Name())
-	if _, err := f.Write(msg.body); err != nil {
-		return nil, err
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	b.File = f
+	var err error
+	b.File, err = os.Open(name)
 	return b, err
 }
 
@@ -329,3 +325,6 @@ func (m *Memory) Close() error {
 	m.closed = true
 	return nil
 }
+
+// Dir is the folder of the files that were begun.
+func (m *Memory) Dir() string { return m.dir }
