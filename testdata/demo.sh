@@ -34,7 +34,7 @@ ln -s "$bin/smtpctl" "$dir/sendmail"
 # A free port: the daemon says when one is taken, then the next is tried.
 port=2525
 while :; do
-	"$bin/smtpd" -d --rootless "$dir" -D port=$port >"$dir/log" 2>&1 &
+	"$bin/smtpd" -d --rootless "$dir" -D smtp_port=$port >"$dir/log" 2>&1 &
 	pid=$!
 	n=0
 	while ! "$bin/smtpctl" -s "$dir/smtpd.sock" show status >/dev/null 2>&1; do

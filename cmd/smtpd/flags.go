@@ -33,7 +33,7 @@ const usageText = `usage: smtpd [-dFhnv] [-D macro=value] [-f file] [-P system] 
        smtpd -n --modern [-f file]
        smtpd -n --explain [--json] [-f file] name=value ...
        smtpd -n --cases file [-f file]
-       smtpd -d --rootless folder [-D port=number]
+       smtpd -d --rootless folder [-D smtp_port=number]
 `
 
 // traceTopics are the words of -T and `smtpctl trace`.

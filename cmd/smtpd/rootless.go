@@ -33,8 +33,8 @@ func (f *flags) useRootless(o *parser.Options) error {
 	if o.File == "" {
 		o.File, o.Text = "rootless.conf", rootlessConf
 	}
-	if _, set := o.Macros["maildir"]; !set {
-		o.Macros["maildir"] = `"` + filepath.Join(dir, "Maildir") + `"`
+	if _, set := o.Macros["mailbox"]; !set {
+		o.Macros["mailbox"] = `"` + filepath.Join(dir, "Maildir") + `"`
 	}
 	if f.spool == "" {
 		f.spool = filepath.Join(dir, "spool")

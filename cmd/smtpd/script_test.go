@@ -124,8 +124,9 @@ func daemonUID() int {
 	return 0
 }
 
-// cmdStart is: start CONF [arguments]. The macros port, port2, ..., maildir and
-// dns are defined for the configuration, and relay: the URL of $PORT2. With ! it must fail to start.
+// cmdStart is: start CONF [arguments]. The macros port1, port2, ..., box (a
+// Maildir), work, dns_server and sink (the URL of $PORT2) are defined for the
+// configuration. With ! it must fail to start.
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	if len(args) < 1 || w.d != nil {
@@ -135,16 +136,16 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(openUp(work))
 	all := []string{"-q", ts.Getenv("SPOOL"), "-f", ts.MkAbs(args[0])}
 	for i := range scriptPorts {
-		name := "port"
+		name := "PORT"
 		if i > 0 {
 			name += strconv.Itoa(i + 1)
 		}
-		all = append(all, "-D", name+"="+ts.Getenv(strings.ToUpper(name)))
+		all = append(all, "-D", "port"+strconv.Itoa(i+1)+"="+ts.Getenv(name))
 	}
-	all = append(all, "-D", `maildir="`+filepath.Join(work, "home", "Maildir")+`"`, "-D", `work="`+work+`"`,
-		"-D", `relay="smtp://127.0.0.1:`+ts.Getenv("PORT2")+`"`)
+	all = append(all, "-D", `box="`+filepath.Join(work, "home", "Maildir")+`"`, "-D", `work="`+work+`"`,
+		"-D", `sink="smtp://127.0.0.1:`+ts.Getenv("PORT2")+`"`)
 	if w.dns != nil {
-		all = append(all, "-D", "dns="+w.dns.Addr())
+		all = append(all, "-D", "dns_server="+w.dns.Addr())
 	}
 	d, err := startDaemon(context.Background(), work, ts.Getenv("SMTPD_SOCKET"), daemonUID(), append(all, args[1:]...)...)
 	if neg {
