@@ -48,7 +48,7 @@ func TestCommands(t *testing.T) {
 		"remove all":                       {says("", no), "remove all", bad},
 		"show status":                      {rows("MDA|running", "MTA|running", "SMTP|paused"), "status", outcome{"MDA running\nMTA running\nSMTP paused\n", "", 0}},
 		"show stats":                       {rows("control.session|1", "uptime|2", "uptime.human|2s"), "stats", outcome{"control.session=1\nuptime=2\nuptime.human=2s\n", "", 0}},
-		"show hosts":                       {data("a\n", "b\n"), "show hosts", outcome{"a\nb\n", "", 0}},
+		"show hosts":                       {data("a\n", "b\x1b[2J\n"), "show hosts", outcome{"a\nb?[2J\n", "", 0}},
 		"show mta paused":                  {data("127.0.0.1 -> remote.test\n"), "show mta paused", outcome{"127.0.0.1 -> remote.test\n", "", 0}},
 		"show tls x.test":                  {data("x\n"), "show tls x.test", outcome{"x\n", "", 0}},
 		"show envelope 7f5a56b65f591e71":   {data("version: 3\n"), "envelope 7f5a56b65f591e71", outcome{"version: 3\n", "", 0}},

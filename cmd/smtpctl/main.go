@@ -47,6 +47,7 @@ type program struct {
 	socket, spool string
 	group         string           // whose rights the program's file gives
 	own           bool             // socket was named by the caller: no daemon of the system
+	home          string           // for dead.letter; empty: that of the account
 	tick          <-chan time.Time // of monitor; nil: every second
 	openSpool     func(dir string) (spoolReader, error)
 }

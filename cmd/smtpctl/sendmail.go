@@ -94,6 +94,9 @@ func (p *program) submit(ctx context.Context, m *enqueue.Message) error {
 	if err == nil {
 		return nil
 	}
+	if p.home != "" {
+		u.Home = p.home
+	}
 	if serr := m.SaveDeadLetter(u.Home); serr != nil {
 		fmt.Fprintf(p.stderr, "%s: %v\n", p.name, serr)
 	}

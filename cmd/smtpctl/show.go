@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"smtpd/internal/ctl"
+	"smtpd/internal/mail"
 )
 
 // show prints lines that a process makes about itself.
@@ -17,11 +19,18 @@ func showTLS(p *program, ctx context.Context, params []string) error {
 	return p.print(ctx, ctl.ReqShow, "tls "+params[0])
 }
 
-// print copies data to standard output as it comes.
+// print copies lines to standard output as they come. They may quote remote
+// servers: nothing in them may steer a terminal.
 func (p *program) print(ctx context.Context, request ...string) error {
 	_, err := p.ask(ctx, func(f ctl.Frame) error {
-		_, err := p.stdout.WriteString(f.Arg(0))
-		return err
+		for line := range strings.Lines(f.Arg(0)) {
+			text, ended := strings.CutSuffix(line, "\n")
+			p.stdout.WriteString(mail.Clean(text, len(text)))
+			if ended {
+				p.stdout.WriteByte('\n')
+			}
+		}
+		return nil // the writer keeps its first error
 	}, request...)
 	if f, ok := errors.AsType[*ctl.Failure](err); ok {
 		return p.refused(f)
