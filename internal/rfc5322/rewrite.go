@@ -37,6 +37,8 @@ type Options struct {
 	Date      time.Time // of a Date field, when there is none; zero: none is added
 	MessageID string    // of a Message-ID field, with brackets, when there is none; empty: none is added
 
+	Own int // Received fields of our own among the lines
+
 	AuthServID string // Authentication-Results in this name are removed: nobody else may speak for us
 
 	MaxBytes, MaxFields int // zero: the defaults above
@@ -110,7 +112,7 @@ func (r *Rewriter) Line(dst, line []byte) ([]byte, error) {
 		return dst, ErrShape
 	}
 	r.keep = r.classify(bytes.TrimRight(line[:colon], " \t"), line[colon+1:])
-	if r.hops > MaxReceived {
+	if r.hops > MaxReceived+r.o.Own {
 		return dst, ErrLoop
 	}
 	return r.put(dst, line), nil

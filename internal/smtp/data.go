@@ -66,7 +66,17 @@ func (s *Session) reportTx(e Event, outcome string) {
 // fields on top.
 func (s *Session) openMessage(dots bool) {
 	tx := s.tx
-	m := newMessage(s.ctx, s.c.Backend, tx.id, s.headerOptions())
+	o := s.headerOptions()
+	var m *message
+	var lines Lines
+	if s.filter != nil {
+		lines = s.filter.Lines(s.ctx, func(line []byte) { m.store.filtered(line) })
+	}
+	if lines != nil {
+		o.Own = 1
+	}
+	m = newMessage(s.ctx, s.c.Backend, tx.id, o)
+	m.lines = lines
 	if m.max = s.c.SMTP.MaxMessageSize; s.notice {
 		m.max = math.MaxInt64 / maxDiscard // its size is our own affair
 	}
@@ -79,9 +89,6 @@ func (s *Session) openMessage(dots bool) {
 		own = append(own, "X-Spam: Yes\n"...)
 	}
 	own = s.received().Append(own)
-	if s.filter != nil {
-		m.lines = s.filter.Lines(s.ctx, m.store.filtered)
-	}
 	if m.lines == nil {
 		m.store.out = own
 		return

@@ -74,6 +74,14 @@ func (u *setup) configure(t *testing.T, word string) {
 		u.client = netip.AddrPort{}
 	case "client":
 		u.client = netip.MustParseAddrPort(value)
+	case "port":
+		u.l.Addr = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), uint16(n))
+	case "repair":
+		u.l.Repair = true
+	case "hostnames":
+		u.l.Hostnames, u.b.hostname = "t", value
+	case "max-line":
+		u.c.SMTP.MaxLine = n
 	case "max-size":
 		u.c.SMTP.MaxMessageSize = int64(n)
 	case "max-rcpt":

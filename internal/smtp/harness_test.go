@@ -24,6 +24,7 @@ import (
 	"smtpd/internal/config"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
+	"smtpd/internal/rfc5322"
 	"smtpd/internal/stat"
 )
 
@@ -456,3 +457,12 @@ func (u *setup) withTLS(t testing.TB, mode config.TLSMode) *setup {
 	u.c.TLS = &tls.Config{Certificates: []tls.Certificate{*certificate(t, "mx.example.org", false, nil)}}
 	return u
 }
+
+// null is a backend that keeps nothing.
+type null struct{ *fake }
+
+func (null) Commit(context.Context, *Message) error { return nil }
+
+var headerless = rfc5322.Options{}
+
+func newReader(c net.Conn) *bufio.Reader { return bufio.NewReader(c) }

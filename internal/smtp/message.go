@@ -23,6 +23,7 @@ type message struct {
 	lines   Lines // filters, or nil
 
 	carry  []byte // a line that has not come in whole
+	first  bool   // no line has come yet
 	crlf   bool   // the line before ended with CRLF, or there is none
 	count  int64  // octets of the client, a line end counted as one
 	refuse string // the reply that the message gets; what follows is dropped
@@ -56,7 +57,7 @@ const keepBody = 2*MaxInline + smallBuffer
 // newMessage makes a message ready; free gives its memory back.
 func newMessage(ctx context.Context, b Backend, id mail.MessageID, o rfc5322.Options) *message {
 	m := messages.Get().(*message)
-	*m = message{carry: m.carry[:0], crlf: true,
+	*m = message{carry: m.carry[:0], crlf: true, first: true,
 		store: store{ctx: ctx, backend: b, id: id, hdr: m.store.hdr, out: m.store.out[:0]}}
 	m.store.hdr.Reset(o)
 	return m
@@ -186,6 +187,11 @@ func (m *message) bare(line []byte, wasCRLF bool) {
 func (m *message) pass(line []byte, stuffed bool) {
 	dot := len(line) > 0 && line[0] == '.'
 	if m.lines != nil {
+		if m.first && len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
+			m.reject(replyShape) // it would continue our own field
+			return
+		}
+		m.first = false
 		if dot && !(m.dots && stuffed) {
 			line = append([]byte{'.'}, line...)
 		}
