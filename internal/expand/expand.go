@@ -19,11 +19,11 @@ import (
 
 // Bounds of one expansion.
 const (
-	MaxDepth     = 10    // nodes above one another, as in OpenSMTPD
-	MaxNodes     = 20000 // ours: nodes in all; a list of that many recipients wants a list manager
-	MaxForward   = 100   // items of a .forward file, as in OpenSMTPD
-	MaxEnvelopes = 10000 // ours: envelopes of one recipient
-	MaxInclude   = 1 << 20
+	MaxDepth     = 10      // nodes above one another, as in OpenSMTPD
+	MaxNodes     = 20000   // ours: nodes in all; a list of that many recipients wants a list manager
+	MaxForward   = 100     // items of a .forward file, as in OpenSMTPD
+	MaxEnvelopes = 10000   // ours: envelopes of one recipient
+	MaxInclude   = 4 << 20 // ours: octets of an included file
 )
 
 // MinUID is the least uid whose user data (.forward) may name files and

@@ -2,6 +2,7 @@ package expand
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 
 	"smtpd/internal/config"
@@ -125,8 +126,8 @@ func (e *expansion) refuse(it table.Item, n node) error {
 	return st
 }
 
-// include follows the lines of a file that an alias names. A file that cannot
-// be read gives nothing.
+// include follows the lines of a file that an alias names. A file that is not
+// there, or closed to the daemon, gives nothing.
 func (e *expansion) include(path string, n node) error {
 	if n.forwarded {
 		e.say("include in a .forward file: left out")
@@ -138,7 +139,10 @@ func (e *expansion) include(path string, n node) error {
 	text, err := e.System.Include(e.ctx, path)
 	if err != nil {
 		e.note(true, "warn: include: "+mail.Clean(err.Error(), mail.MaxStatusText))
-		return nil
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return nil
+		}
+		return e.trouble("include " + path + " cannot be read now")
 	}
 	e.say("include " + path)
 	n.depth++

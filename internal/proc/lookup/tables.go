@@ -1,0 +1,123 @@
+package lookup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"smtpd/internal/imsg"
+	"smtpd/internal/mail"
+	"smtpd/table"
+)
+
+// matching are the services that are asked whether, not what.
+const matching = table.Domain | table.Netaddr | table.Mailaddr | table.String | table.Regex | table.Auth
+
+// tableQuery asks one table one question.
+func (s *server) tableQuery(ctx context.Context, w *world, m *imsg.TableQuery) *imsg.TableAnswer {
+	service, ok := table.ParseService(m.Service)
+	switch {
+	case !ok:
+		return s.tableAnswer("", false, fmt.Errorf("table %s: unknown service %q", m.Table, mail.Clean(m.Service, 64)))
+	case m.Fetch:
+		v, err := w.tables.Fetch(ctx, m.Table, service)
+		return s.tableAnswer(v, true, err)
+	case service&matching != 0:
+		found, err := w.tables.Check(ctx, m.Table, service, m.Key)
+		return s.tableAnswer("", found, err)
+	}
+	v, err := w.tables.Lookup(ctx, m.Table, service, m.Key)
+	return s.tableAnswer(v, true, err)
+}
+
+// tableAnswer is the answer that an end of a lookup makes. A key that no table
+// can hold is not found.
+func (s *server) tableAnswer(value string, found bool, err error) *imsg.TableAnswer {
+	switch {
+	case err == nil:
+		return &imsg.TableAnswer{Found: found, Value: value}
+	case errors.Is(err, table.ErrNotFound):
+		return &imsg.TableAnswer{}
+	}
+	s.env.Log.Warn("warn: " + mail.Clean(err.Error(), mail.MaxStatusText))
+	return &imsg.TableAnswer{Temporary: true}
+}
+
+// userbaseQuery finds a user to deliver as. The user of the daemon itself, as
+// whom commands of aliases run, is the system's whatever the userbase.
+func (s *server) userbaseQuery(ctx context.Context, w *world, m *imsg.UserbaseQuery) *imsg.UserInfo {
+	if m.Table == "" || m.User == s.daemon.Name {
+		u, err := s.system.User(ctx, m.User)
+		return s.userInfo(m.User, table.Account{UID: u.UID, GID: u.GID, Home: u.Home}, err)
+	}
+	v, err := w.tables.Lookup(ctx, m.Table, table.Userinfo, m.User)
+	var a table.Account
+	if err == nil {
+		a, err = table.ParseAccount(v)
+	}
+	return s.userInfo(m.User, a, err)
+}
+
+func (s *server) userInfo(name string, a table.Account, err error) *imsg.UserInfo {
+	switch {
+	case err == nil:
+		return &imsg.UserInfo{Found: true, Name: name, UID: a.UID, GID: a.GID, Home: a.Home}
+	case errors.Is(err, table.ErrNotFound):
+		return &imsg.UserInfo{Name: name}
+	}
+	s.env.Log.Warn("warn: " + mail.Clean(err.Error(), mail.MaxStatusText))
+	return &imsg.UserInfo{Name: name, Temporary: true}
+}
+
+// tableUpdate reads a table again.
+func (s *server) tableUpdate(ctx context.Context, w *world, m *imsg.TableUpdate) *imsg.Done {
+	t := w.tables.Table(m.Table)
+	if t == nil {
+		return &imsg.Done{Text: "no such table: " + mail.Clean(m.Table, 256)}
+	}
+	if err := s.update(ctx, t); err != nil {
+		return &imsg.Done{Text: mail.Clean(err.Error(), mail.MaxStatusText)}
+	}
+	return &imsg.Done{OK: true}
+}
+
+// dnsQuery asks the name system.
+func (s *server) dnsQuery(ctx context.Context, m *imsg.DNSQuery) *imsg.DNSAnswer {
+	a := s.resolver.Lookup(ctx, m.Name, m.QType)
+	answer := &imsg.DNSAnswer{Result: uint8(a.Result), AD: a.AD}
+	for _, r := range a.Records {
+		answer.Records = append(answer.Records, imsg.DNSRecord{Pref: r.Pref, TTL: r.TTL, Data: r.Data})
+	}
+	return answer
+}
+
+// show prints lines for smtpctl: "tables".
+func (s *server) show(_ context.Context, w *world, m *imsg.Show) *imsg.Lines {
+	if m.What != "tables" {
+		return &imsg.Lines{}
+	}
+	var lines []string
+	for _, t := range w.tables.All() {
+		st := t.Stats()
+		entries := "-"
+		if st.Entries >= 0 {
+			entries = fmt.Sprint(st.Entries)
+		}
+		lines = append(lines, fmt.Sprintf("%s|%s|entries=%s|lookups=%d|misses=%d|errors=%d|loaded=%d|%s\n", st.Name, st.Backend,
+			entries, st.Lookups, st.Misses, st.Errors, st.Loaded.Unix(), mail.Clean(st.LastError, 256)))
+	}
+	return page(lines, m.Skip)
+}
+
+// page is the lines that fit one answer, after those already had.
+func page(lines []string, skip int) *imsg.Lines {
+	var b strings.Builder
+	for i := min(skip, len(lines)); i < len(lines); i++ {
+		if b.Len()+len(lines[i]) > imsg.MaxData {
+			return &imsg.Lines{Text: []byte(b.String()), More: true}
+		}
+		b.WriteString(lines[i])
+	}
+	return &imsg.Lines{Text: []byte(b.String())}
+}
