@@ -74,8 +74,6 @@ func envelope(c *Codec, e *mail.Envelope) {
 
 func envelopeID(c *Codec, id *mail.EnvelopeID) { Uint(c, id) }
 
-func name(c *Codec, s *string) { c.Name(s) }
-
 // TableQuery asks one table one question. smtp, mta, mda, control -> lookup;
 // answered by TableAnswer.
 type TableQuery struct {

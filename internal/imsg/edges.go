@@ -90,6 +90,13 @@ var replies = map[Type]Type{
 	TypeRouteCommand:  TypeDone,
 }
 
+// carriers are the imsgs that a descriptor may come with.
+var carriers = []Type{TypePeerLink, TypeListenSocket, TypeDeliverStarted, TypeDeliverRun,
+	TypeBodyCreated, TypeBody, TypeSessionOpened}
+
+// MayCarry reports whether a descriptor may come with t.
+func MayCarry(t Type) bool { return slices.Contains(carriers, t) }
+
 // May reports whether from may send t to to, unasked.
 func May(from, to Role, t Type) bool { return slices.Contains(allowed[edge{from, to}], t) }
 

@@ -31,6 +31,18 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// Descriptors come with what may come at all.
+func TestCarriers(t *testing.T) {
+	for _, n := range carriers {
+		if n.make() == nil || !MayCarry(n) {
+			t.Errorf("type %d", n)
+		}
+	}
+	if MayCarry(TypeSign) || MayCarry(0) {
+		t.Error("a descriptor may come with anything")
+	}
+}
+
 // both are types that answer and are also sent unasked.
 var both = []Type{TypeSwitches}
 

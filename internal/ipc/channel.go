@@ -21,15 +21,19 @@ const (
 	flagFile  = 2 // a descriptor came with the first octet
 	readSize  = 32 << 10
 	maxFiles  = 64 // ours: descriptors that may be ahead of their frames
+	// maxUnread is how many octets of answers wait for a peer that goes on
+	// asking and does not read them. Ours: many times what a healthy one leaves.
+	maxUnread = 64 << 20
 )
 
 var (
 	errLength   = errors.New("frame length out of bounds")
 	errFlags    = errors.New("unknown flags")
-	errNoFile   = errors.New("a descriptor is missing")
+	errNoFile   = errors.New("a descriptor is missing, or one too many")
 	errFiles    = errors.New("descriptors that nobody announced")
 	errUnasked  = errors.New("an answer to nothing")
 	errTooMany  = errors.New("too many open calls")
+	errUnread   = errors.New("answers that nobody reads")
 	errTooLarge = errors.New("ipc: imsg larger than a frame")
 )
 
@@ -53,6 +57,8 @@ type channel struct {
 	ended bool
 }
 
+// call keeps one of Link.slots until it is answered, even when the caller has
+// given up: it is open with the peer still, which counts it.
 type call struct {
 	want imsg.Type
 	done chan answer // buffered; nil once the caller has given up
@@ -112,11 +118,19 @@ func (ch *channel) fail(err error) {
 
 	ch.conn.Close()
 	for _, c := range calls {
-		if c.done != nil {
-			c.done <- answer{err: ErrGone}
-		}
+		ch.finish(c, answer{err: ErrGone})
 	}
 	ch.l.lost(ch, err)
+}
+
+// finish ends a call that was taken out of ch.calls.
+func (ch *channel) finish(c *call, a answer) {
+	<-ch.l.slots
+	if c.done != nil {
+		c.done <- a
+	} else {
+		closeFile(a.f)
+	}
 }
 
 // answered forgets the peer's call id and reports whether it was open.
@@ -128,12 +142,14 @@ func (ch *channel) answered(id uint32) bool {
 	return ok
 }
 
+// call owns the slot that its caller took.
 func (ch *channel) call(ctx context.Context, m imsg.Msg, f *os.File) (imsg.Msg, *os.File, error) {
 	c := &call{want: imsg.ReplyOf(m.Type()), done: make(chan answer, 1)}
 	ch.mu.Lock()
 	if ch.failed != nil {
 		ch.mu.Unlock()
 		closeFile(f)
+		<-ch.l.slots
 		return nil, nil, ErrGone
 	}
 	for {
@@ -147,10 +163,14 @@ func (ch *channel) call(ctx context.Context, m imsg.Msg, f *os.File) (imsg.Msg, 
 	ch.mu.Unlock()
 
 	if err := ch.post(ctx, m, 0, id, f); err != nil {
+		closeFile(f)
 		ch.mu.Lock()
+		_, open := ch.calls[id]
 		delete(ch.calls, id)
 		ch.mu.Unlock()
-		closeFile(f)
+		if open { // else the channel has failed, and finished it
+			<-ch.l.slots
+		}
 		return nil, nil, err
 	}
 	select {
@@ -178,8 +198,10 @@ func (ch *channel) abandon(id uint32, c *call, err error) (imsg.Msg, *os.File, e
 func (ch *channel) post(ctx context.Context, m imsg.Msg, flags uint16, id uint32, f *os.File) error {
 	ch.wmu.Lock()
 	defer ch.wmu.Unlock()
-	for flags&flagReply == 0 && len(ch.out) > maxBacklog && !ch.ended {
-		ch.wcond.Wait()
+	if flags&flagReply == 0 {
+		ch.waitForRoom(ctx)
+	} else if len(ch.out) > maxUnread {
+		return errUnread
 	}
 	if ch.ended {
 		return ErrGone
@@ -212,6 +234,22 @@ func (ch *channel) post(ctx context.Context, m imsg.Msg, flags uint16, id uint32
 		ch.wcond.Broadcast()
 	}
 	return nil
+}
+
+// waitForRoom holds wmu, and waits while too much is to be written.
+func (ch *channel) waitForRoom(ctx context.Context) {
+	if len(ch.out) <= maxBacklog {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() {
+		ch.wmu.Lock()
+		defer ch.wmu.Unlock()
+		ch.wcond.Broadcast()
+	})
+	defer stop()
+	for len(ch.out) > maxBacklog && !ch.ended && ctx.Err() == nil {
+		ch.wcond.Wait()
+	}
 }
 
 // keepBuffer is the largest output buffer that is kept for the next round.
@@ -386,7 +424,7 @@ func (ch *channel) frame(b []byte, files []*os.File, h Handler) ([]*os.File, err
 	}
 	var f *os.File
 	if flags&flagFile != 0 {
-		if len(files) == 0 {
+		if len(files) == 0 || !imsg.MayCarry(t) {
 			return files, errNoFile
 		}
 		f, files = files[0], files[1:]
@@ -413,21 +451,18 @@ func (ch *channel) reply(t imsg.Type, id uint32, b []byte, f *os.File) error {
 		closeFile(f)
 		return nil
 	}
-	if c == nil || c.want != t {
+	if c == nil {
 		return errUnasked
 	}
 	m, err := imsg.Decode(t, b)
+	if c.want != t {
+		err = errUnasked
+	}
 	if err != nil {
-		if c.done != nil {
-			c.done <- answer{err: ErrGone}
-		}
+		ch.finish(c, answer{err: ErrGone})
 		return err
 	}
-	if c.done == nil {
-		closeFile(f)
-		return nil
-	}
-	c.done <- answer{m: m, f: f}
+	ch.finish(c, answer{m: m, f: f})
 	return nil
 }
 

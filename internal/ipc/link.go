@@ -63,6 +63,9 @@ func (r *Request) Reply(m imsg.Msg, f *os.File) {
 	}
 	if err := r.ch.post(context.Background(), m, flagReply, r.id, f); err != nil {
 		closeFile(f)
+		if errors.Is(err, errUnread) {
+			r.ch.fail(&ProtocolError{err})
+		}
 	}
 }
 
@@ -192,7 +195,7 @@ func (l *Link) channel(ctx context.Context, wait bool) (*channel, error) {
 // nil error does not mean that the peer got it. It blocks only while more than
 // maxBacklog octets wait to be written. f, if any, is closed.
 func (l *Link) Send(m imsg.Msg, f *os.File) error {
-	if !imsg.May(l.Self, l.Peer, m.Type()) || imsg.ReplyOf(m.Type()) != 0 {
+	if !imsg.May(l.Self, l.Peer, m.Type()) || imsg.ReplyOf(m.Type()) != 0 || (f != nil && !imsg.MayCarry(m.Type())) {
 		closeFile(f)
 		return ErrLaw
 	}
@@ -210,7 +213,7 @@ func (l *Link) Send(m imsg.Msg, f *os.File) error {
 // there is no peer it waits for one. The caller owns the file that it gets; f,
 // if any, is closed.
 func (l *Link) Call(ctx context.Context, m imsg.Msg, f *os.File) (imsg.Msg, *os.File, error) {
-	if !imsg.May(l.Self, l.Peer, m.Type()) || imsg.ReplyOf(m.Type()) == 0 {
+	if !imsg.May(l.Self, l.Peer, m.Type()) || imsg.ReplyOf(m.Type()) == 0 || (f != nil && !imsg.MayCarry(m.Type())) {
 		closeFile(f)
 		return nil, nil, ErrLaw
 	}
@@ -221,13 +224,13 @@ func (l *Link) Call(ctx context.Context, m imsg.Msg, f *os.File) (imsg.Msg, *os.
 	}
 	select {
 	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
 	case <-ctx.Done():
 		closeFile(f)
 		return nil, nil, ctx.Err()
 	}
 	ch, err := l.channel(ctx, true)
 	if err != nil {
+		<-l.slots
 		closeFile(f)
 		return nil, nil, err
 	}
