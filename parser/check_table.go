@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"smtpd/internal/config"
@@ -27,7 +28,7 @@ type tableInfo struct {
 	path    string // of a text file
 	entries []entry
 	used    bool
-	checked map[string]bool // services its values were checked for
+	checked []string // services its values were checked for
 }
 
 // entry is one line of a table file.
@@ -62,7 +63,7 @@ func (c *checker) tableStmt(st *stmt, n *tableStmt) {
 	}
 	t := &tableInfo{
 		cfg: &config.Table{Pos: c.at(st.pos), Name: name},
-		pos: n.name.pos, checked: map[string]bool{},
+		pos: n.name.pos,
 	}
 	ok := true
 	if n.values != nil {
@@ -369,18 +370,21 @@ func (c *checker) inline(e *tableExpr, u use) *tableInfo {
 	}
 	var b strings.Builder
 	for i, k := range v.keys {
-		fmt.Fprintf(&b, "%q", k.text)
+		b.WriteString(k.text)
+		b.WriteByte(0) // in no text
 		if v.values != nil {
-			fmt.Fprintf(&b, "=%q", v.values[i].text)
+			b.WriteByte('=')
+			b.WriteString(v.values[i].text)
+			b.WriteByte(0)
 		}
 	}
 	if name := c.dynamic[b.String()]; name != "" {
 		return c.tables[name]
 	}
-	name := fmt.Sprintf("<dynamic:%d>", len(c.dynamic))
+	name := "<dynamic:" + strconv.Itoa(len(c.dynamic)) + ">"
 	t := &tableInfo{
 		cfg: &config.Table{Pos: c.at(e.pos), Name: name},
-		pos: e.pos, inline: v, used: true, checked: map[string]bool{},
+		pos: e.pos, inline: v, used: true,
 	}
 	fillStatic(t.cfg, v)
 	c.dynamic[b.String()] = name

@@ -2,6 +2,7 @@ package parser
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"smtpd/internal/config"
@@ -16,10 +17,10 @@ const maxBadValues = 20
 // change while the daemon runs, the lines are reported as warnings.
 func (c *checker) checkValues(t *tableInfo, u use, e *tableExpr) {
 	check := valueChecks[u.service]
-	if check == nil || t.checked[u.service] {
+	if check == nil || slices.Contains(t.checked, u.service) {
 		return
 	}
-	t.checked[u.service] = true
+	t.checked = append(t.checked, u.service)
 	bad := 0
 	for _, x := range t.entries {
 		err := check(x.key, x.value)

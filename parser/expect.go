@@ -123,9 +123,10 @@ func orList(words, other []string) string {
 // expected finds what can follow the tokens of a statement: its key words, and
 // the rest in words. It tries each on a parser of its own.
 func (g *grammar) expected(before []token) (words, other []string) {
+	use := newMachines()
 	try := func(t token) bool {
 		toks := append(slices.Clone(before), t)
-		f := &feed{g: g, toks: toks}
+		f := &feed{g: g, use: use, toks: toks}
 		g.run(f)
 		return f.failed == nil
 	}

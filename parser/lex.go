@@ -15,7 +15,7 @@ const (
 	maxInclude = 16       // depth
 	maxFiles   = 1024     // include statements carried out
 	maxInput   = 64 << 20 // octets of all files and macro expansions together
-	maxTokens  = 8 << 20
+	maxTokens  = 4 << 20
 )
 
 // pos is a line of one file of the input.
@@ -106,6 +106,7 @@ func (l *lexer) file(n int32, text string) {
 	if l.grow(len(text), pos{n, 1}); l.stopped {
 		return
 	}
+	l.tokens = slices.Grow(l.tokens, min(len(text)/6, maxTokens))
 	var lone []stray
 	defer func() { l.warnStray(lone) }()
 	r := &reader{src: text, pos: pos{n, 1}, stray: &lone}

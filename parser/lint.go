@@ -34,7 +34,7 @@ func (c *checker) lintUnused() {
 // One line of an older file can stand for several rules, which are all looked
 // at before anything is said of it.
 func (c *checker) lintRules() {
-	first := map[ruleKey]*config.Rule{}
+	index := &ruleIndex{map[ruleKey]*config.Rule{}, map[condKey]uint32{}}
 	stmts := c.matchStmts()
 	for i := 0; i < len(stmts); {
 		at := stmts[i].pos
@@ -42,14 +42,14 @@ func (c *checker) lintRules() {
 		var why string
 		for ; i < len(stmts) && stmts[i].pos == at; i++ {
 			r := c.cfg.Rules[i]
-			k := keyOf(r)
-			if by := covering(k, first); by == nil || by.Pos == r.Pos {
+			k := index.keyOf(r)
+			if by := index.covering(r, k); by == nil || by.Pos == r.Pos {
 				reachable = true
 			} else {
 				why = coveredBy(r, by)
 			}
-			if first[k] == nil {
-				first[k] = r
+			if index.first[k] == nil {
+				index.first[k] = r
 			}
 			if c.openRelay(r) {
 				c.warnf(at, "possible open relay: mail from anyone is sent on to any domain by action %q", r.Action)
@@ -79,21 +79,40 @@ func (c *checker) matchStmts() []*stmt {
 	return out
 }
 
-// ruleKey is the conditions of a rule; two rules with the same hold for the
-// same mail. conds are tag, helo, auth, tls, mail-from and rcpt-to.
+// ruleKey is the conditions of a rule by number; two rules with the same hold
+// for the same mail. 0 is no condition.
 type ruleKey struct {
-	from, to string
-	conds    [6]string
+	from, to uint32
+	conds    [6]uint32 // tag, helo, auth, tls, mail-from, rcpt-to
 }
 
-func keyOf(r *config.Rule) ruleKey {
-	text := func(kind string, m config.Match) string {
-		return fmt.Sprintf("%s %t %t %s", kind, m.Not, m.Regex, m.Table)
+// condKey is one condition.
+type condKey struct {
+	kind string
+	config.Match
+}
+
+// ruleIndex finds rules by their conditions.
+type ruleIndex struct {
+	first map[ruleKey]*config.Rule
+	ids   map[condKey]uint32
+}
+
+func (x *ruleIndex) id(kind string, m config.Match) uint32 {
+	k := condKey{kind, m}
+	n, ok := x.ids[k]
+	if !ok {
+		n = uint32(len(x.ids) + 1)
+		x.ids[k] = n
 	}
-	k := ruleKey{from: text(string(r.From.Kind), r.From.Match), to: text(string(r.For.Kind), r.For.Match)}
+	return n
+}
+
+func (x *ruleIndex) keyOf(r *config.Rule) ruleKey {
+	k := ruleKey{from: x.id(string(r.From.Kind), r.From.Match), to: x.id(string(r.For.Kind), r.For.Match)}
 	for i, m := range []*config.Match{r.Tag, r.HELO, r.Auth, r.TLS, r.MailFrom, r.RcptTo} {
 		if m != nil {
-			k.conds[i] = text("", *m)
+			k.conds[i] = x.id("asked", *m)
 		}
 	}
 	return k
@@ -101,29 +120,33 @@ func keyOf(r *config.Rule) ruleKey {
 
 // covering finds an earlier rule whose conditions are the same or weaker: some
 // left out, from any for from, for any for for.
-func covering(k ruleKey, first map[ruleKey]*config.Rule) *config.Rule {
-	const anything = "any false false "
-	froms := []string{k.from, anything}
-	if k.from == "socket false false " {
-		froms = append(froms, "local false false ")
+func (x *ruleIndex) covering(r *config.Rule, k ruleKey) *config.Rule {
+	anything := x.id("any", config.Match{})
+	froms := []uint32{k.from, anything}
+	if r.From.Kind == config.FromSocket && !r.From.Not {
+		froms = append(froms, x.id("local", config.Match{}))
+	}
+	given := 0 // a bit for each condition
+	for i, c := range k.conds {
+		if c != 0 {
+			given |= 1 << i
+		}
 	}
 	var best *config.Rule
 	for set := range 1 << len(k.conds) {
-		weaker := k
-		skip := false
-		for i := range k.conds {
-			if set&(1<<i) != 0 {
-				skip = skip || k.conds[i] == ""
-				weaker.conds[i] = ""
-			}
-		}
-		if skip {
+		if set&^given != 0 {
 			continue
 		}
+		weaker := k
+		for i := range k.conds {
+			if set&(1<<i) != 0 {
+				weaker.conds[i] = 0
+			}
+		}
 		for _, from := range froms {
-			for _, to := range []string{k.to, anything} {
+			for _, to := range [2]uint32{k.to, anything} {
 				weaker.from, weaker.to = from, to
-				if r := first[weaker]; r != nil && (best == nil || r.Number < best.Number) {
+				if r := x.first[weaker]; r != nil && (best == nil || r.Number < best.Number) {
 					best = r
 				}
 			}

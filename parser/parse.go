@@ -18,29 +18,29 @@ type grammar struct {
 
 var (
 	modernGrammar = grammar{
-		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		run:   func(f *feed) { f.use.modern.Parse(modernFeed{f}) },
 		first: modernFirst, words: modernWords, keyword: reserved,
 		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
 	}
 	// sharedGrammar is the present grammar where an older file borrows from it.
 	sharedGrammar = grammar{
-		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		run:   func(f *feed) { f.use.modern.Parse(modernFeed{f}) },
 		first: sharedFirst, words: modernWords, keyword: contextual,
 		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
 	}
 	// macroGrammar reads the macros of an older file.
 	macroGrammar = grammar{
-		run:   func(f *feed) { modernParse(modernFeed{f}) },
+		run:   func(f *feed) { f.use.modern.Parse(modernFeed{f}) },
 		words: modernWords, keyword: macroName,
 		str: mSTRING, num: mNUMBER, nl: mNL, arrow: mARROW,
 	}
 	acceptGrammar = grammar{
-		run:   func(f *feed) { acceptParse(acceptFeed{f}) },
+		run:   func(f *feed) { f.use.accept.Parse(acceptFeed{f}) },
 		first: acceptFirst, words: acceptWords, keyword: contextual,
 		str: aSTRING, num: aNUMBER, nl: aNL, arrow: aARROW,
 	}
 	mapGrammar = grammar{
-		run:   func(f *feed) { mapParse(mapFeed{f}) },
+		run:   func(f *feed) { f.use.old.Parse(mapFeed{f}) },
 		first: mapFirst, words: mapWords, keyword: contextual,
 		str: pSTRING, num: pNUMBER, nl: pNL, arrow: pARROW,
 	}
@@ -52,10 +52,23 @@ func reserved(g *grammar, _ []token, t *token) (int, bool) {
 	return id, ok
 }
 
+// machines are the generated parsers. One is used for one statement after the
+// other, as its stack is large.
+type machines struct {
+	modern modernParser
+	accept acceptParser
+	old    mapParser
+}
+
+func newMachines() *machines {
+	return &machines{modernNewParser(), acceptNewParser(), mapNewParser()}
+}
+
 // feed hands one statement to a generated parser, token by token, and takes
 // what comes out.
 type feed struct {
 	g      *grammar
+	use    *machines
 	toks   []token // from the first of the statement to the end of the input
 	next   int
 	node   node
@@ -144,7 +157,15 @@ type statements struct {
 	dialect  dialect
 	o        *Options
 	tree     *tree
+	use      *machines
 	detailed int // mistakes explained so far
+}
+
+func (s *statements) machines() *machines {
+	if s.use == nil {
+		s.use = newMachines()
+	}
+	return s.use
 }
 
 // maxDetailed bounds the mistakes for which all that could stand is worked out.
@@ -194,7 +215,7 @@ func (s *statements) statement(toks []token, at int) int {
 func (s *statements) run(toks []token) *feed {
 	var best *feed
 	for _, g := range s.dialect.grammars(toks) {
-		f := &feed{g: g, toks: toks}
+		f := &feed{g: g, use: s.machines(), toks: toks}
 		g.run(f)
 		if f.node != nil {
 			return f

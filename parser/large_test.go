@@ -1,0 +1,203 @@
+package parser
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// largeText is a configuration of n lines, most of them rules.
+func largeText(n int) string {
+	var b strings.Builder
+	b.WriteString("action \"local\" mbox\naction \"out\" relay\n")
+	for i := 2; i < n; i++ {
+		switch i % 4 {
+		case 0:
+			fmt.Fprintf(&b, "table t%d { example%d.org, \"*.example%d.net\" }\n", i, i, i)
+		case 1:
+			fmt.Fprintf(&b, "match from any for domain <t%d> action \"local\" # customer %d\n", i-1, i)
+		case 2:
+			fmt.Fprintf(&b, "match from src 10.%d.%d.0/24 auth for any mail-from \"@a%d.org\" action \"out\"\n", i>>8&255, i&255, i)
+		default:
+			fmt.Fprintf(&b, "match from any for rcpt-to \"info@b%d.org\" reject\n", i)
+		}
+	}
+	return b.String()
+}
+
+// cpuTime is what this process has used, in all its threads: other than the
+// clock it does not depend on what else the machine does.
+func cpuTime(t *testing.T) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestLarge: 100,000 lines are checked in under a second. The bound leaves room
+// for slower machines.
+func TestLarge(t *testing.T) {
+	o := newFake(t).options(largeText(100_000))
+	start := cpuTime(t)
+	cfg, diags := Parse(t.Context(), o)
+	took := cpuTime(t) - start
+	if cfg == nil {
+		t.Fatal(diags[0])
+	}
+	t.Logf("100,000 lines took %v of CPU", took)
+	if took > 3*time.Second {
+		t.Errorf("100,000 lines took %v of CPU", took)
+	}
+}
+
+// TestLargeOld: nor does an old file take longer, translated as it is.
+func TestLargeOld(t *testing.T) {
+	var b strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&b, "table t%d { example%d.org }\naccept from any for domain <t%d> relay via tls://mx%d.example.net\n", i, i, i, i)
+	}
+	o := newFake(t).options(b.String())
+	start := cpuTime(t)
+	cfg, diags := Parse(t.Context(), o)
+	if took := cpuTime(t) - start; cfg == nil || took > 4*time.Second {
+		t.Errorf("%v of CPU, %v", took, diags[0])
+	} else {
+		t.Logf("100,000 old lines took %v of CPU", took)
+	}
+}
+
+// TestLargeMistakes: as many mistakes as lines take no longer.
+func TestLargeMistakes(t *testing.T) {
+	o := newFake(t).options(strings.Repeat("match from any for domian <x> action \"nope\"\nmatch action \"nope\"\n", 50_000))
+	start := cpuTime(t)
+	_, diags := Parse(t.Context(), o)
+	if took := cpuTime(t) - start; took > 4*time.Second || len(diags) < 1000 || len(diags) > maxDiagnostics {
+		t.Errorf("%d diagnostics in %v", len(diags), took)
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	o := newFake(b).options(largeText(10_000))
+	b.ReportAllocs()
+	b.SetBytes(int64(len(o.Text)))
+	for b.Loop() {
+		if cfg, diags := Parse(b.Context(), o); cfg == nil {
+			b.Fatal(diags[0])
+		}
+	}
+}
+
+// TestRandomStatements puts key words and names together at random, in each of
+// the languages; fuzzText says what must hold.
+func TestRandomStatements(t *testing.T) {
+	names := strings.Fields(`a b.org "x\"y" 'q "r"' <t> <"virtual"> < > { } ( ) , ! = => 4d 35M 10 25 "/p" "*.c"
+		10.0.0.0/8 "smtps+auth://l@h" smtp+tls://h tls+auth://l@h "~/m/%a" "%{rcpt}" # " \` + "\n" + ` $m`)
+	pools := [][]string{keys(modernWords), keys(acceptWords), keys(mapWords)}
+	frames := []string{"table t { k = v }\nm = x\naction \"a\" mbox\nmatch action \"a\"\n",
+		"table t { k = v }\nm = x\naccept for local deliver to mbox\n",
+		"map t { source plain \"/etc/mail/aliases\" }\nm = x\naccept from all for local deliver to mbox\n"}
+	first := [][]string{modernFirst, acceptFirst, mapFirst}
+	for seed := range uint64(1500) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		k := int(seed % 3)
+		var b strings.Builder
+		b.WriteString(frames[k])
+		for range 1 + r.IntN(4) {
+			b.WriteString(first[k][r.IntN(len(first[k]))])
+			for range r.IntN(9) {
+				pool := names
+				if r.IntN(3) > 0 {
+					pool = pools[k]
+				}
+				b.WriteString(" " + pool[r.IntN(len(pool))])
+			}
+			b.WriteByte('\n')
+		}
+		fuzzText(t, b.String())
+		if t.Failed() {
+			t.Fatalf("seed %d:\n%s", seed, b.String())
+		}
+	}
+}
+
+// TestGrammarSentences walks the grammars: each statement grows by a word that
+// can follow, so that nearly all can be read.
+func TestGrammarSentences(t *testing.T) {
+	values := []token{{text: "x", kind: tokString}, {text: "t", kind: tokWord}, {text: "10", kind: tokNumber}}
+	ops := []string{"{", "}", "<", ">", ",", "=", "=>", "!", "(", ")"}
+	count, use := 0, newMachines()
+	for seed := range uint64(120) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		g := []*grammar{&modernGrammar, &acceptGrammar, &mapGrammar}[seed%3]
+		var toks []token
+		for len(toks) < 14 {
+			var next []token
+			for w := range g.words {
+				next = append(next, token{text: w, kind: tokWord})
+			}
+			for _, o := range ops {
+				next = append(next, token{text: o, kind: tokOp})
+			}
+			next = append(next, values...)
+			next = append(next, values...)
+			sortTokens(next)
+			r.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] })
+			grown := false
+			for _, n := range next {
+				f := &feed{g: g, use: use, toks: append(append([]token(nil), toks...), n)}
+				g.run(f)
+				if f.failed == nil {
+					toks, grown = append(toks, n), true
+					break
+				}
+			}
+			if !grown {
+				break
+			}
+			f := &feed{g: g, use: use, toks: append(append([]token(nil), toks...), token{kind: tokNL})}
+			if g.run(f); f.node != nil {
+				count++
+				fuzzText(t, frame(g, toks))
+			}
+		}
+	}
+	if count < 200 {
+		t.Errorf("only %d sentences", count)
+	}
+}
+
+func sortTokens(toks []token) {
+	for i := range toks {
+		for j := i; j > 0 && toks[j].text < toks[j-1].text; j-- {
+			toks[j], toks[j-1] = toks[j-1], toks[j]
+		}
+	}
+}
+
+// frame makes a configuration around one statement.
+func frame(g *grammar, toks []token) string {
+	var b strings.Builder
+	switch g {
+	case &modernGrammar:
+		b.WriteString("table t { k = v }\naction a mbox\nmatch action a\n")
+	case &acceptGrammar:
+		b.WriteString("table t { k = v }\naccept for local deliver to mbox\n")
+	default:
+		b.WriteString("map t { source plain \"/etc/mail/aliases\" }\naccept from all for local deliver to mbox\n")
+	}
+	for i := range toks {
+		switch toks[i].kind {
+		case tokString:
+			b.WriteString(quote(toks[i].text))
+		default:
+			b.WriteString(toks[i].text)
+		}
+		b.WriteByte(' ')
+	}
+	b.WriteByte('\n')
+	return b.String()
+}
