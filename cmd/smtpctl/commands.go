@@ -75,13 +75,22 @@ func commands() []entry {
 		{"encrypt -a <str>", encryptWith, true},
 		{"encrypt -a <str> <str>", encryptWith, true},
 		{"lookup <str> <str> <str>", lookup, true},
+		{"pause envelope where", selected(ctl.ReqPause, "paused"), true},
+		{"pause where", selected(ctl.ReqPause, "paused"), true},
 		{"reload", reload, true},
+		{"remove where", selected(ctl.ReqRemove, "removed"), true},
+		{"resume envelope where", selected(ctl.ReqResume, "resumed"), true},
+		{"resume where", selected(ctl.ReqResume, "resumed"), true},
+		{"schedule where", selected(ctl.ReqSchedule, "scheduled"), true},
 		{"show corrupt", show("corrupt"), true},
 		{"show filters", show("filters"), true},
 		{"show queue --json", showQueue(jsonForm), true},
 		{"show queue --json <msgid>", showQueue(jsonForm), true},
 		{"show queue -v", showQueue(longForm), true},
 		{"show queue -v <msgid>", showQueue(longForm), true},
+		{"show queue --json where", showSelected(jsonForm), true},
+		{"show queue -v where", showSelected(longForm), true},
+		{"show queue where", showSelected(lineForm), true},
 		{"show tables", show("tables"), true},
 		{"show tls <str>", showTLS, true},
 	}
@@ -172,6 +181,26 @@ func count(request, done string) handler {
 			what = params[0]
 		}
 		n, err := p.number(ctx, request, what)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(p.stdout, "%d envelope%s %s\n", n, plural(n > 1), done)
+		return nil
+	}
+}
+
+// selected applies a request to the envelopes that fit conditions, or with
+// --dry-run among those says how many that are.
+func selected(request, done string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		mode, words := "", slices.DeleteFunc(slices.Clone(params), func(w string) bool { return w == "--dry-run" })
+		if len(words) < len(params) {
+			mode, done = ctl.DryRun, "selected"
+		}
+		if _, err := ctl.ParseSelection(words); err != nil {
+			return failed("%v", err)
+		}
+		n, err := p.number(ctx, append([]string{request, ctl.Where, mode}, words...)...)
 		if err != nil {
 			return err
 		}

@@ -27,12 +27,13 @@ func (p *program) offline() (spoolReader, error) {
 	return p.openSpool(p.spool)
 }
 
-// offlineQueue lists the spool of a daemon that is not running.
-func (p *program) offlineQueue(print form, params []string) error {
+// offlineQueue shows what is in the spool of a daemon that is not running: the
+// envelopes of a message, or all when the id is empty.
+func (p *program) offlineQueue(show func(*ctl.Entry) error, message string) error {
 	var only mail.MessageID
 	var after mail.EnvelopeID
-	if len(params) > 0 {
-		id, err := mail.ParseMessageID(params[0])
+	if message != "" {
+		id, err := mail.ParseMessageID(message)
 		if err != nil {
 			return err
 		}
@@ -52,7 +53,7 @@ func (p *program) offlineQueue(print form, params []string) error {
 			if only != 0 && list[i].ID.Message() != only {
 				return nil
 			}
-			if err := print(p.stdout, &ctl.Entry{Envelope: list[i], State: ctl.StateOffline}, p.now()); err != nil {
+			if err := show(&ctl.Entry{Envelope: list[i], State: ctl.StateOffline}); err != nil {
 				return err
 			}
 			after = list[i].ID

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"smtpd/internal/ctl"
 	"smtpd/internal/mail"
 )
 
@@ -106,10 +107,13 @@ func (n *node) takes(word string) bool {
 // its placeholders.
 func (n *node) parse(words []string) (handler, []string, error) {
 	var path, params []string
-	for _, w := range words {
+	for i, w := range words {
 		next := n.follow(w)
 		if next == nil {
 			return nil, nil, n.possibilities(path)
+		}
+		if next.word == ctl.Where {
+			return next.run, words[i+1:], nil // the conditions are the daemon's to read
 		}
 		if next.placeholder() {
 			params = append(params, w)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"smtpd/internal/ctl"
@@ -15,34 +16,56 @@ import (
 // form prints one entry of the queue at the time now.
 type form func(w io.Writer, e *ctl.Entry, now time.Time) error
 
-// showQueue lists the queue, or one message of it: by the daemon, or without
-// one from the spool.
+// showQueue lists the queue, or one message of it.
 func showQueue(print form) handler {
+	return func(p *program, ctx context.Context, params []string) error { return p.list(ctx, print, nil, params) }
+}
+
+// showSelected lists what fits conditions.
+func showSelected(print form) handler {
 	return func(p *program, ctx context.Context, params []string) error {
-		if err := errors.Join(p.settle(), p.needRoot()); err != nil {
-			return err
+		sel, err := ctl.ParseSelection(params)
+		if err != nil {
+			return failed("%v", err)
 		}
-		c, err := ctl.Dial(ctx, p.socket)
-		switch {
-		case errors.Is(err, ctl.ErrNotRunning):
-			return p.offlineQueue(print, params)
-		case err != nil:
-			return err
-		}
-		defer c.Close()
-		now := p.now()
-		_, err = c.Do(func(f ctl.Frame) error {
-			e, err := ctl.ParseEntry(f.Fields)
-			if err != nil {
-				return err
-			}
-			return print(p.stdout, e, now)
-		}, append([]string{ctl.ReqQueue}, params...)...)
-		if f, ok := errors.AsType[*ctl.Failure](err); ok {
-			return p.refused(f)
-		}
+		return p.list(ctx, print, sel, append([]string{ctl.Where}, params...))
+	}
+}
+
+// list prints what the daemon lists, or without one what is in the spool: the
+// envelopes of a message, those of a selection, or all.
+func (p *program) list(ctx context.Context, print form, sel *ctl.Selection, params []string) error {
+	if err := errors.Join(p.settle(), p.needRoot()); err != nil {
 		return err
 	}
+	now := p.now()
+	show := func(e *ctl.Entry) error {
+		if sel != nil && !sel.Match(e, now) {
+			return nil
+		}
+		return print(p.stdout, e, now)
+	}
+	c, err := ctl.Dial(ctx, p.socket)
+	switch {
+	case errors.Is(err, ctl.ErrNotRunning) && sel != nil:
+		return p.offlineQueue(show, "")
+	case errors.Is(err, ctl.ErrNotRunning):
+		return p.offlineQueue(show, strings.Join(params, ""))
+	case err != nil:
+		return err
+	}
+	defer c.Close()
+	_, err = c.Do(func(f ctl.Frame) error {
+		e, err := ctl.ParseEntry(f.Fields)
+		if err != nil {
+			return err
+		}
+		return print(p.stdout, e, now) // the daemon has selected
+	}, append([]string{ctl.ReqQueue}, params...)...)
+	if f, ok := errors.AsType[*ctl.Failure](err); ok {
+		return p.refused(f)
+	}
+	return err
 }
 
 // lineForm is the line that scripts know.

@@ -55,13 +55,13 @@ func (f *Failure) Error() string {
 // comes back before OK or Fail is said beside each.
 const (
 	ReqSubmit   = "submit"   // -> a descriptor: a session with the local listener; OK: server name
-	ReqQueue    = "queue"    // [msgid] -> rows, each an Entry
+	ReqQueue    = "queue"    // [msgid | Where condition ...] -> rows, each an Entry
 	ReqEnvelope = "envelope" // evpid -> data
 	ReqMessage  = "message"  // msgid -> data
 	ReqStats    = "stats"    // -> rows of name, value
 	ReqStatus   = "status"   // -> rows of name, "running" or "paused"
 	ReqShow     = "show"     // what -> data
-	ReqSchedule = "schedule" // evpid, msgid or "all"; OK: number
+	ReqSchedule = "schedule" // evpid, msgid, "all", or Where, DryRun or "", condition ...; OK: number
 	ReqRemove   = "remove"   // the same
 	ReqPause    = "pause"    // the same
 	ReqResume   = "resume"   // the same
@@ -73,4 +73,11 @@ const (
 	ReqUpdate   = "update"   // table
 	ReqReload   = "reload"   // OK, or Fail with the errors, a line each
 	ReqLookup   = "lookup"   // table, service, key -> row: result, value, microseconds
+)
+
+// Where stands before the conditions of a Selection in a request, DryRun has
+// only counted what it selects.
+const (
+	Where  = "where"
+	DryRun = "dry-run"
 )

@@ -131,7 +131,7 @@ func (e *Entry) Line(now time.Time) string {
 		expires = v.Expires()
 	}
 	fields := [...]string{
-		v.ID.String(), Source(v.Client), v.Kind.String(), e.flags(),
+		v.ID.String(), Source(v.Client), v.Kind.String(), strings.Join(e.FlagNames(), ","),
 		showAddress(v.Sender), showAddress(v.Rcpt), showAddress(v.Dest),
 		unixTime(v.Created), unixTime(expires), unixTime(v.LastTry), strconv.Itoa(int(v.Retry)),
 		e.State.String(), e.when(now), Vis(v.LastError),
@@ -151,26 +151,29 @@ func (e *Entry) when(now time.Time) string {
 }
 
 // flagNames are the words of field 4, in its order.
-var flagNames = [...]struct {
-	flag mail.Flags
-	name string
-}{
+var flagNames = [...]flagName{
 	{mail.FlagBounce, "bounce"}, {mail.FlagAuthenticated, "auth"}, {mail.FlagInternal, "internal"},
 	{mail.FlagSuspended, "suspend"}, {mail.FlagHold, "hold"},
 }
 
-func (e *Entry) flags() string {
+type flagName struct {
+	flag mail.Flags
+	name string
+}
+
+// FlagNames are the words of field 4.
+func (e *Entry) FlagNames() []string {
 	flags := e.Envelope.Flags
 	if e.Held {
 		flags |= mail.FlagHold
 	}
-	var words []string
+	words := []string{}
 	for _, f := range flagNames {
 		if flags&f.flag != 0 {
 			words = append(words, f.name)
 		}
 	}
-	return strings.Join(words, ",")
+	return words
 }
 
 // Source is field 2 for the client address of an envelope: "local", "inet4",

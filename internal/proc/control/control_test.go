@@ -387,6 +387,41 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+func TestSelection(t *testing.T) {
+	const n = listSlice + 200 // two slices; a third of the messages is unknown, pending or in flight each
+	peers := store(n)
+	get := peers[imsg.Scheduler]
+	peers[imsg.Scheduler] = func(m imsg.Msg) (imsg.Msg, *os.File) {
+		if c, ok := m.(*imsg.SchedCommand); ok {
+			return &imsg.Count{N: int64(c.Envelope & 1)}, nil // half of them have changed
+		}
+		return get(m)
+	}
+	tests := map[string]struct {
+		request string
+		rows    int
+		text    string
+		fail    string
+	}{
+		"list":    {request: "queue where state=pending", rows: 400},
+		"none":    {request: "queue where from=x@y", rows: 0},
+		"dry run": {request: "remove where dry-run state=pending flag=suspend", text: "200"},
+		"remove":  {request: "remove where  state=pending", text: "200"},
+		"bad":     {request: "remove where  colour=red", fail: `failed: "colour=red": there is no condition colour=`},
+		"nothing": {request: "remove where", fail: "failed: invalid selection"},
+		"list of": {request: "queue where", fail: "failed: a selection has 1 to 16 conditions"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, true, peers)
+			rows, text, err := h.do(strings.Split(tt.request, " ")...)
+			if len(rows) != tt.rows || text != tt.text || reason(err) != tt.fail {
+				t.Errorf("got %d rows, %q, %q; want %d, %q, %q", len(rows), text, reason(err), tt.rows, tt.text, tt.fail)
+			}
+		})
+	}
+}
+
 func TestQueueWithoutScheduler(t *testing.T) {
 	peers := store(3)
 	peers[imsg.Scheduler] = always(&imsg.SchedStates{}) // does not say

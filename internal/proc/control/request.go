@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"smtpd/internal/ctl"
@@ -208,6 +209,9 @@ func (r *request) copyFile(f *os.File) error {
 }
 
 func (r *request) schedule(op imsg.SchedOp) (string, error) {
+	if r.arg(0) == ctl.Where {
+		return r.selected(op)
+	}
 	m := &imsg.SchedCommand{Op: op}
 	var err error
 	switch what := r.arg(0); len(what) {
@@ -229,6 +233,64 @@ func (r *request) schedule(op imsg.SchedOp) (string, error) {
 		return "", err
 	}
 	return strconv.FormatInt(n.N, 10), nil
+}
+
+// maxAsked is how many commands of a selection are under way at a time.
+const maxAsked = 64
+
+// selected applies an operation to each envelope of a selection, or only counts
+// them.
+func (r *request) selected(op imsg.SchedOp) (string, error) {
+	if op == imsg.OpDiscover || len(r.args) < 2 {
+		return "", &ctl.Failure{Reason: "invalid selection"}
+	}
+	sel, err := ctl.ParseSelection(r.args[2:])
+	if err != nil {
+		return "", &ctl.Failure{Reason: err.Error()}
+	}
+	var ids []mail.EnvelopeID
+	now := r.env.Now()
+	err = r.each(0, func(e *ctl.Entry) error {
+		if sel.Match(e, now) {
+			ids = append(ids, e.Envelope.ID)
+		}
+		return nil
+	})
+	if err != nil || r.arg(1) == ctl.DryRun {
+		return strconv.Itoa(len(ids)), err
+	}
+	n, err := r.apply(op, ids)
+	return strconv.FormatInt(n, 10), err
+}
+
+func (r *request) apply(op imsg.SchedOp, ids []mail.EnvelopeID) (int64, error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var total int64
+	var first error
+	slots := make(chan struct{}, maxAsked)
+	for _, id := range ids {
+		slots <- struct{}{}
+		mu.Lock()
+		failed := first != nil
+		mu.Unlock()
+		if failed {
+			break
+		}
+		wg.Go(func() {
+			n, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, &imsg.SchedCommand{Op: op, Envelope: id})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				first = err
+			} else {
+				total += n.N
+			}
+			<-slots
+		})
+	}
+	wg.Wait()
+	return total, first
 }
 
 func (r *request) status() (string, error) {

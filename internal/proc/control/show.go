@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -89,22 +88,42 @@ func (r *request) stats() (string, error) {
 	return "", nil
 }
 
-// queue lists envelopes in slices, each with what the scheduler knows of it.
+// queue lists envelopes: all, those of a message, or a selection.
 func (r *request) queue() (string, error) {
 	var only mail.MessageID
-	var after mail.EnvelopeID
-	if arg := r.arg(0); arg != "" {
-		id, err := mail.ParseMessageID(arg)
-		if err != nil {
+	var sel *ctl.Selection
+	var err error
+	switch {
+	case r.arg(0) == ctl.Where:
+		if sel, err = ctl.ParseSelection(r.args[1:]); err != nil {
+			return "", &ctl.Failure{Reason: err.Error()}
+		}
+	case r.arg(0) != "":
+		if only, err = mail.ParseMessageID(r.arg(0)); err != nil {
 			return "", &ctl.Failure{Reason: "invalid id"}
 		}
-		only, after = id, id.Envelope(0)-1
+	}
+	now := r.env.Now()
+	return "", r.each(only, func(e *ctl.Entry) error {
+		if sel != nil && !sel.Match(e, now) {
+			return nil
+		}
+		return r.c.Send(ctl.KindRow, e.Fields()...)
+	})
+}
+
+// each calls f for the envelopes of a message, or of all, in the order of their
+// ids. They come in slices, each with what the scheduler knows of it.
+func (r *request) each(only mail.MessageID, f func(*ctl.Entry) error) error {
+	var after mail.EnvelopeID
+	if only != 0 {
+		after = only.Envelope(0) - 1
 	}
 	scheduler := true
 	for {
 		l, err := ask[*imsg.QueueListing](r, r.peers.Queue, callTimeout, &imsg.QueueList{After: after, Max: listSlice})
 		if err != nil {
-			return "", err
+			return err
 		}
 		list := l.Envelopes
 		end := l.End || len(list) == 0
@@ -115,8 +134,17 @@ func (r *request) queue() (string, error) {
 		if scheduler {
 			states, scheduler = r.states(list)
 		}
-		if err := r.rows(list, states); err != nil || end {
-			return "", err
+		for i := range list {
+			e := ctl.Entry{Envelope: list[i], State: ctl.StateOffline}
+			if states != nil {
+				place(&e, &states[i])
+			}
+			if err := f(&e); err != nil {
+				return err
+			}
+		}
+		if end {
+			return nil
 		}
 		after = list[len(list)-1].ID
 	}
@@ -136,20 +164,6 @@ func (r *request) states(list []mail.Envelope) ([]imsg.SchedState, bool) {
 		return nil, false
 	}
 	return m.States, true
-}
-
-func (r *request) rows(list []mail.Envelope, states []imsg.SchedState) error {
-	var errs error
-	for i := range list {
-		e := ctl.Entry{Envelope: list[i], State: ctl.StateOffline}
-		if states != nil {
-			place(&e, &states[i])
-		}
-		if errs = r.c.Send(ctl.KindRow, e.Fields()...); errs != nil {
-			break
-		}
-	}
-	return errors.Join(errs, r.c.Flush())
 }
 
 // place says in e what the scheduler knows.
