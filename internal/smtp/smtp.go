@@ -57,8 +57,9 @@ type Backend interface {
 	// or why it is refused.
 	CheckRcpt(ctx context.Context, r *Rcpt) ([]mail.Envelope, error)
 
-	// ReserveID takes an id for a message; ReleaseID gives it back when the
-	// message came to nothing and no file was begun.
+	// ReserveID takes an id for a message, and bounds its wait by itself: mostly
+	// there is none. ReleaseID gives the id back when the message came to
+	// nothing and no file was begun.
 	ReserveID(ctx context.Context) (mail.MessageID, error)
 	ReleaseID(mail.MessageID)
 
@@ -129,6 +130,5 @@ const MaxInline = 64 << 10
 // follows RFC 5321 section 4.5.3.2 waits longer than each.
 const (
 	lookupTimeout = 60 * time.Second
-	queueTimeout  = 60 * time.Second
 	commitTimeout = 5 * time.Minute
 )

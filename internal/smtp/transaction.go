@@ -124,9 +124,7 @@ func (s *Session) refuseSender(err error) {
 
 // begin opens the transaction and answers MAIL.
 func (s *Session) begin(sender, shown mail.Address, p params, junk bool) {
-	ctx, cancel := context.WithTimeout(s.ctx, queueTimeout)
-	defer cancel()
-	id, err := s.c.Backend.ReserveID(ctx)
+	id, err := s.c.Backend.ReserveID(s.ctx)
 	if err != nil {
 		s.fail(err)
 		return

@@ -21,7 +21,7 @@ type asker struct {
 // bounded is ctx, shortened while the process is not there.
 func (a asker) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if a.link.Up() {
-		return context.WithCancel(ctx)
+		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, a.down)
 }

@@ -35,8 +35,14 @@ func newIDs(queue asker) *ids {
 
 func (i *ids) attached() { i.generation.Add(1) }
 
-// take gives an id, asking queue when there is none left.
+// take gives an id, asking queue when there is none left. It waits for the
+// others that ask, but no longer than it would wait for queue.
 func (i *ids) take(ctx context.Context) (mail.MessageID, error) {
+	if id, ok := i.pop(); ok {
+		return id, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*i.queue.down)
+	defer cancel()
 	for {
 		if id, ok := i.pop(); ok {
 			return id, nil
