@@ -18,6 +18,10 @@ import (
 // time. Ours: a resolver has about as many questions open.
 const maxLookups = 256
 
+// maxBusy is how often in a row a host that worked before may turn us down
+// before its route is disabled. Ours.
+const maxBusy = 5
+
 // Engine relays. All of its state is under one lock, which is never held while
 // something is waited for; each session has a goroutine of its own.
 type Engine struct {
@@ -369,8 +373,9 @@ func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 	default:
 		r.lastWhy = why
 		rt.errors++
-		if rt.ready > 0 { // it works for others: we want too many at once
-			rt.cap = rt.ready
+		// A host that took others may only want fewer of us at a time.
+		if !rt.fresh && (rt.n > 0 || (to == blameSMTP && rt.errors < maxBusy)) {
+			rt.cap = max(rt.ready, 1)
 			return
 		}
 		e.disable(rt, why, to == blameSMTP, now)

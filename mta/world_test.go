@@ -280,8 +280,8 @@ func play(script string) func(*peer) {
 	}
 }
 
-// host is a host that takes mail.
-type host2 struct {
+// goodHost is a host that takes mail.
+type goodHost struct {
 	ext    []string
 	rcpt   func(addr string) string // reply; nil: 250
 	data   func(body string) string // reply to the dot; nil: 250
@@ -295,17 +295,18 @@ type host2 struct {
 	lines  []string
 }
 
-func (h *host2) serve(p *peer) {
+func (h *goodHost) serve(p *peer) {
 	h.mu.Lock()
 	h.conns++
 	h.now++
 	h.peak = max(h.peak, h.now)
 	h.mu.Unlock()
-	defer func() {
+	leave := sync.OnceFunc(func() {
 		h.mu.Lock()
 		h.now--
 		h.mu.Unlock()
-	}()
+	})
+	defer leave()
 	p.say("220 mx ESMTP")
 	accepted := 0
 	for {
@@ -352,11 +353,11 @@ func (h *host2) serve(p *peer) {
 			h.mu.Lock()
 			h.bodies = append(h.bodies, body)
 			h.mu.Unlock()
-			reply := "250 2.0.0 queued as ABC123"
-			if h.data != nil {
-				reply = h.data(body)
-			}
 			for n := 0; n < accepted; n++ {
+				reply := "250 2.0.0 queued as ABC123"
+				if h.data != nil {
+					reply = h.data(body)
+				}
 				p.say(reply)
 				if !h.lmtp {
 					break
@@ -365,6 +366,7 @@ func (h *host2) serve(p *peer) {
 		case "RSET", "NOOP":
 			p.say("250 2.0.0 ok")
 		case "QUIT":
+			leave()
 			p.say("221 2.0.0 bye")
 			return
 		default:

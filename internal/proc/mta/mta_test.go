@@ -415,6 +415,8 @@ func TestStop(t *testing.T) {
 	h.cancel()
 	s.release()
 	h.stop()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if len(h.results) != 1 || h.results[0].Status.Code != 250 {
 		t.Errorf("results: %+v, want the one under way", h.results)
 	}
