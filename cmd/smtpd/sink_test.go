@@ -92,7 +92,8 @@ func (c *sinkSession) Logout() error { return nil }
 
 // dialogue plays a file of "C: line" and "S: prefix" lines over conn: a C line
 // is sent with CRLF (with \xNN for other octets, and without CRLF when it ends
-// in \c), an S line must be the start of the next reply line.
+// in \c), an S line must be the start of the next reply line, an R line is the
+// code of a whole reply.
 func dialogue(conn net.Conn, script string) (string, error) {
 	br := bufio.NewReader(conn)
 	var out strings.Builder
@@ -117,6 +118,16 @@ func dialogue(conn net.Conn, script string) (string, error) {
 			}
 			if !strings.HasSuffix(got, "\r\n") {
 				return out.String(), fmt.Errorf("line %d: reply %q does not end in CRLF", i+1, got)
+			}
+		case strings.HasPrefix(line, "R: "):
+			code, more := strings.TrimPrefix(line, "R: "), true
+			for more {
+				got, err := br.ReadString('\n')
+				out.WriteString(got)
+				if err != nil || !strings.HasPrefix(got, code) {
+					return out.String(), fmt.Errorf("line %d: got %q, %v; want a reply %s", i+1, got, err, code)
+				}
+				more = strings.HasPrefix(got[len(code):], "-")
 			}
 		case line == "S.EOF":
 			if got, err := br.ReadString('\n'); err != io.EOF || got != "" {

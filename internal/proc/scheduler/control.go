@@ -50,11 +50,8 @@ func (s *state) command(m *imsg.SchedCommand, reply func(imsg.Msg)) {
 			}
 		})
 	case imsg.OpRemove:
-		s.each(m, func(id mail.EnvelopeID) {
-			if s.runq.Remove(id) {
-				n++
-			}
-		})
+		s.remove(m, reply)
+		return
 	case imsg.OpPause, imsg.OpResume:
 		n = s.suspend(now, m)
 	case imsg.OpDiscover:

@@ -151,6 +151,24 @@ func (b *bench) count(m *imsg.SchedCommand, want int64) {
 	}
 }
 
+// remove gives a remove command that is answered only once the queue has said
+// that all of the envelopes are gone.
+func (b *bench) remove(m *imsg.SchedCommand, told string, ids ...mail.EnvelopeID) {
+	b.t.Helper()
+	n := int64(-1)
+	b.fromControl(m, func(r imsg.Msg) { n = r.(*imsg.Count).N })
+	b.expect(told)
+	for i, id := range ids {
+		if n != -1 {
+			b.t.Errorf("%+v: answered with %d envelopes left", *m, len(ids)-i)
+		}
+		b.hear(goneFor(mail.GoneRemoved, id))
+	}
+	if n != int64(len(ids)) {
+		b.t.Errorf("%+v: count %d; want %d", *m, n, len(ids))
+	}
+}
+
 func TestFreshEnvelopesGoAtOnce(t *testing.T) {
 	withCore(t, func(b *bench) {
 		start := time.Now()
@@ -308,11 +326,9 @@ func TestCommands(t *testing.T) {
 		b.count(&imsg.SchedCommand{Op: imsg.OpSchedule, Message: 1}, 2)
 		b.expect("Attempt 1.1 1.2; ")
 		b.count(&imsg.SchedCommand{Op: imsg.OpSchedule, Message: 0xdeadbeef}, 0)
-		b.count(&imsg.SchedCommand{Op: imsg.OpRemove, Envelope: fly.ID}, 1)
-		b.expect("Remove 2.1; ")
+		b.remove(&imsg.SchedCommand{Op: imsg.OpRemove, Envelope: fly.ID}, "Remove 2.1; ", fly.ID)
 		b.count(&imsg.SchedCommand{Op: imsg.OpRemove, Envelope: fly.ID}, 0)
-		b.count(&imsg.SchedCommand{Op: imsg.OpRemove, All: true}, 3)
-		b.expect("Remove 1.1 1.2 1.3; ")
+		b.remove(&imsg.SchedCommand{Op: imsg.OpRemove, All: true}, "Remove 1.1 1.2 1.3; ", id(2), id(1), id(3))
 		b.count(&imsg.SchedCommand{Op: 77, All: true}, 0)
 	})
 }
@@ -397,8 +413,11 @@ func TestLimitsFollowTheConfiguration(t *testing.T) {
 		}
 		b.hear(scheduled(es...))
 		b.expect("Attempt 1.1 1.2 1.3; Attempt 1.4 1.5; ")
-		b.count(&imsg.SchedCommand{Op: imsg.OpRemove, Message: 1}, 7)
-		b.expect("Remove 1.1 1.2; Remove 1.3 1.4; Remove 1.5 1.6; Remove 1.7; ")
+		var ids []mail.EnvelopeID
+		for _, e := range es {
+			ids = append(ids, e.ID)
+		}
+		b.remove(&imsg.SchedCommand{Op: imsg.OpRemove, Message: 1}, "Remove 1.1 1.2; Remove 1.3 1.4; Remove 1.5 1.6; Remove 1.7; ", ids...)
 		b.configs <- testConfig()
 		es = nil
 		for n := uint32(1); n <= 10_000; n++ {

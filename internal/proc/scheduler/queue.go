@@ -12,6 +12,7 @@ import (
 func (s *state) attached() {
 	s.mu.Lock()
 	s.abandonDiscoveries()
+	s.abandonRemovals()
 	s.runq.Reset()
 	s.out = []imsg.Msg{&imsg.LoadAll{}}
 	s.loads = 1
@@ -26,6 +27,7 @@ func (s *state) lost(error) {
 	defer s.mu.Unlock()
 	if !s.queue.Up() {
 		s.abandonDiscoveries()
+		s.abandonRemovals()
 	}
 }
 
@@ -112,6 +114,7 @@ func (s *state) gone(m *imsg.Gone) {
 	if name := ends[m.Why]; name != "" && n > 0 {
 		s.stat.Add(name, n)
 	}
+	s.removed(m.IDs)
 }
 
 func (s *state) held(m *imsg.Held) {

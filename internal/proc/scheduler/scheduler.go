@@ -77,6 +77,7 @@ type state struct {
 	loads     int           // LoadAlls that were not answered in full
 	out       []imsg.Msg    // to be sent before anything that runq wants
 	discovers []*discovery
+	removals  []*removal
 	seen      bool // there was an envelope ever
 }
 

@@ -116,8 +116,8 @@ func TestOverTheWire(t *testing.T) {
 	r.say(&imsg.Scheduled{Loaded: true})
 	r.expect("Attempt 1.1 1.2; ")
 	r.say(goneFor(mail.GoneDelivered, e.ID))
-	if n := r.count(imsg.SchedCommand{Op: imsg.OpRemove, All: true}); n < 1 {
-		t.Fatalf("remove: %d", n)
+	if n := r.count(imsg.SchedCommand{Op: imsg.OpPause, All: true}); n < 1 {
+		t.Fatalf("pause: %d", n)
 	}
 	s, err := ipc.Ask[*imsg.SchedStates](t.Context(), r.control, &imsg.SchedGet{IDs: []mail.EnvelopeID{99, 100}})
 	if err != nil || len(s.States) != 2 || s.States[0].Known {
