@@ -127,7 +127,7 @@ func runWith(t *testing.T, name, socket, stdin string, change func(*program), ar
 	p := &program{
 		name: name, path: "/usr/sbin/" + name, stdin: strings.NewReader(stdin), stdout: w, stderr: &errs,
 		now: func() time.Time { return time.Unix(1795217035, 0) }, who: ordinary,
-		socket: filepath.Join(t.TempDir(), "none"), spool: t.TempDir(), openSpool: openSpool,
+		socket: filepath.Join(t.TempDir(), "none"), spool: t.TempDir(),
 		getenv: func(name string) string {
 			if name == ctl.SocketVar {
 				return socket

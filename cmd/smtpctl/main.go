@@ -23,7 +23,6 @@ func main() {
 	p := &program{
 		name: filepath.Base(os.Args[0]), path: os.Args[0], stdin: os.Stdin, stdout: out, stderr: os.Stderr,
 		getenv: os.Getenv, now: time.Now, who: standingNow(), socket: ctl.Socket, spool: ctl.Spool, group: ctl.QueueUser,
-		openSpool: openSpool,
 	}
 	status := p.run(context.Background(), os.Args[1:])
 	if err := out.Flush(); err != nil && status == 0 {
@@ -49,7 +48,6 @@ type program struct {
 	own           bool             // socket was named by the caller: no daemon of the system
 	home          string           // for dead.letter; empty: that of the account
 	tick          <-chan time.Time // of monitor; nil: every second
-	openSpool     func(dir string) (spoolReader, error)
 }
 
 // Exit statuses of smtpctl.

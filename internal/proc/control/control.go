@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -155,7 +156,7 @@ func (s *server) connection(ctx context.Context, u *net.UnixConn) {
 		return
 	}
 	defer s.leave(uid)
-	if err := s.converse(ctx, c, uid); err != nil {
+	if err := s.converse(ctx, c, uid); err != nil && !errors.Is(err, io.EOF) {
 		s.env.Log.Debug(fmt.Sprintf("debug: control: uid %d: %v", uid, err))
 	}
 }
