@@ -213,6 +213,11 @@ func (s *Bolt) options() *bbolt.Options {
 // openDB locks, checks and opens the database. One that is damaged is mended
 // before bbolt sees it: bbolt believes every page.
 func (s *Bolt) openDB() error {
+	if _, err := s.fs.Stat(s.path(dbName)); errors.Is(err, fs.ErrNotExist) {
+		if err := s.createDB(); err != nil || s.db != nil {
+			return err
+		}
+	}
 	f, err := s.openLocked(dbName)
 	if err != nil {
 		return err
@@ -225,6 +230,31 @@ func (s *Bolt) openDB() error {
 		return s.refusal("%s: %w", dbName, plain(err))
 	}
 	return nil
+}
+
+// createDB makes an empty database under another name, so that there never is
+// half of one. When another process was quicker, s.db stays nil.
+func (s *Bolt) createDB() error {
+	f, err := s.openLocked(newName)
+	if err != nil {
+		return err
+	}
+	if _, err := s.fs.Stat(s.path(dbName)); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(s.fs.Remove(s.path(newName)), f.Close())
+	}
+	if err := f.Truncate(0); err != nil {
+		f.Close()
+		return s.refusal("%s: %w", newName, plain(err))
+	}
+	db, err := s.fs.OpenDB(f, s.options())
+	if err != nil {
+		return s.refusal("%s: %w", newName, plain(err))
+	}
+	s.db = db
+	if err := s.fs.Rename(s.path(newName), s.path(dbName)); err != nil {
+		return s.refusal("%w", err)
+	}
+	return nil // prepare makes the name durable
 }
 
 // openLocked opens a database file for this process alone.
