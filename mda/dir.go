@@ -59,6 +59,9 @@ func (w *walker) enter(dir int, name string, create bool) (fd int, target string
 		return fd, "", nil
 	case err == unix.ENOENT && create:
 		if err = makeDir(dir, name); err == nil {
+			err = syncDir(dir)
+		}
+		if err == nil {
 			fd, err = openDirAt(dir, name, oWalk)
 		}
 		return fd, "", err
@@ -103,21 +106,25 @@ func (w *walker) follow(dir int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// makeDir makes a folder that is there after a power cut; one that came to be
-// meanwhile is as good.
+// makeDir makes a folder; one that came to be meanwhile is as good. The name is
+// not on disk before syncDir.
 func makeDir(dir int, name string) error {
-	if err := retry(func() error { return unix.Mkdirat(dir, name, dirMode) }); err != nil {
-		if err == unix.EEXIST {
-			return nil
-		}
-		return err
+	err := retry(func() error { return unix.Mkdirat(dir, name, dirMode) })
+	if err == unix.EEXIST {
+		return nil
 	}
-	parent, err := openDirAt(dir, ".", unix.O_RDONLY)
+	return err
+}
+
+// syncDir brings the names in a folder to disk. One that may be written but not
+// read cannot be synced either.
+func syncDir(dir int) error {
+	fd, err := openDirAt(dir, ".", unix.O_RDONLY)
 	if err != nil {
-		return nil // may be written but not read: then it cannot be synced either
+		return nil
 	}
-	defer unix.Close(parent)
-	return retry(func() error { return unix.Fsync(parent) })
+	defer unix.Close(fd)
+	return retry(func() error { return unix.Fsync(fd) })
 }
 
 // openDirAt opens a folder and never follows name.

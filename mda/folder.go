@@ -145,34 +145,41 @@ func openFolder(path string, uid int) (*folder, error) {
 		return nil, err
 	}
 	f := &folder{path: path, dev: uint64(st.Dev), ino: uint64(st.Ino), tmp: -1, new: -1, cur: -1}
+	fresh := false
 	for _, sub := range []struct {
 		name string
 		fd   *int
 	}{{"cur", &f.cur}, {"tmp", &f.tmp}, {"new", &f.new}} {
-		if *sub.fd, err = subFolder(base, sub.name, uid); err != nil {
+		made, err := subFolder(base, sub.name, uid, sub.fd)
+		if err != nil {
 			f.close()
 			return nil, err
 		}
+		fresh = fresh || made
 	}
-	f.tidy()
+	if !fresh {
+		f.tidy()
+		return f, nil
+	}
+	if err := syncDir(base); err != nil {
+		f.close()
+		return nil, err
+	}
 	return f, nil
 }
 
-func subFolder(base int, name string, uid int) (int, error) {
-	fd, err := openDirAt(base, name, unix.O_RDONLY)
+func subFolder(base int, name string, uid int, fd *int) (made bool, err error) {
+	*fd, err = openDirAt(base, name, unix.O_RDONLY)
 	if err == unix.ENOENT {
+		made = true
 		if err = makeDir(base, name); err == nil {
-			fd, err = openDirAt(base, name, unix.O_RDONLY)
+			*fd, err = openDirAt(base, name, unix.O_RDONLY)
 		}
 	}
-	if err != nil {
-		return -1, err
+	if err == nil {
+		_, err = owned(*fd, uid)
 	}
-	if _, err := owned(fd, uid); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return made, err
 }
 
 func (f *folder) close() {

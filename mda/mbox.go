@@ -175,7 +175,7 @@ func openBox(dir int, name string, uid int) (int, error) {
 		if err == unix.EEXIST {
 			fd, err = openat(dir, name, flags, 0)
 		} else if err == nil {
-			syncDir(dir)
+			_ = syncDir(dir) // the message will be synced; its name is best effort
 		}
 	}
 	if err == unix.ELOOP || err == unix.EMLINK || err == unix.ENXIO {
@@ -201,14 +201,6 @@ func openBox(dir int, name string, uid int) (int, error) {
 }
 
 var errSpecial = errors.New("linked or special file")
-
-// syncDir brings a new name to disk, where the folder can be opened for that.
-func syncDir(dir int) {
-	if fd, err := openDirAt(dir, ".", unix.O_RDONLY); err == nil {
-		_ = retry(func() error { return unix.Fsync(fd) })
-		unix.Close(fd)
-	}
-}
 
 // appendTo adds the message to an mbox file that is open and locked, and syncs
 // it. When that fails the file is cut back to what it was.

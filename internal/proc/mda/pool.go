@@ -27,7 +27,7 @@ const (
 	// one, and idleTurn how long when it has nothing to do. Ours: starting one
 	// costs as much as ten deliveries.
 	turnTime = time.Second
-	idleTurn = 200 * time.Millisecond
+	idleTurn = 100 * time.Millisecond
 	// turnCheck is how often places are looked at while users wait.
 	turnCheck = 50 * time.Millisecond
 	// startTime bounds the start of a worker, runTime a delivery: the worker
