@@ -96,6 +96,7 @@ func TestRootKillsEachChild(t *testing.T) {
 				t.Fatalf("kill %s: %v", role, err)
 			}
 			slowest = max(slowest, greeting(t))
+			waitFor(t, role+" to be replaced", func() bool { now := d.children()[role]; return now != 0 && now != before[role] })
 			after := waitChildren(t, d, len(roles))
 			for r, pid := range before {
 				if (after[r] == pid) == (r == role) {

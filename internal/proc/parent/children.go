@@ -14,9 +14,9 @@ import (
 	"smtpd/internal/privsep"
 )
 
-// Restart policy. A child that dies now and then is back after minDelay; each
-// further death within deathWindow doubles the wait, up to maxDelay, and from
-// manyDeaths on it is reported.
+// Restart policy. A child that dies is back after minDelay. One that has died
+// manyDeaths times within deathWindow is reported, and each further death
+// doubles the wait, up to maxDelay, until it has lived through a deathWindow.
 const (
 	deathWindow = 10 * time.Second
 	manyDeaths  = 5
@@ -210,10 +210,12 @@ func (p *parent) died(c *child, cmd *exec.Cmd, err error) {
 // backoff is the wait before the next start after n recent deaths, the last
 // wait having been last.
 func backoff(n int, last time.Duration) time.Duration {
-	if n <= 1 {
+	switch {
+	case last > minDelay && n > 1: // still in trouble: the waits alone thin out the deaths
+	case n < manyDeaths:
 		return minDelay
 	}
-	return min(max(2*last, minDelay), maxDelay)
+	return min(2*last, maxDelay)
 }
 
 func recent(times []time.Time, now time.Time) []time.Time {
@@ -229,7 +231,7 @@ func (p *parent) restart(c *child) {
 	}
 	if err := p.start(c.role); err != nil {
 		p.log.Warn("warn: " + err.Error())
-		c.delay = backoff(2, c.delay)
+		c.delay = backoff(manyDeaths, c.delay)
 		time.AfterFunc(c.delay, func() { p.do(func() { p.restart(c) }) })
 	}
 }

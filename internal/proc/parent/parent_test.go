@@ -24,8 +24,13 @@ func TestBackoff(t *testing.T) {
 		delay = backoff(n, delay)
 		got = append(got, delay)
 	}
-	if got[0] != minDelay || got[1] != 2*minDelay || got[4] != 16*minDelay {
-		t.Errorf("delays %v", got)
+	for i, want := range []time.Duration{1, 1, 1, 1, 2, 4, 8} {
+		if got[i] != want*minDelay {
+			t.Errorf("after death %d: %s, want %s", i+1, got[i], want*minDelay)
+		}
+	}
+	if next := backoff(2, 4*time.Second); next != 8*time.Second {
+		t.Errorf("two deaths in the window because of long waits: %s, want 8 s", next)
 	}
 	if last := got[len(got)-1]; last != maxDelay {
 		t.Errorf("last delay %s, want %s", last, maxDelay)
