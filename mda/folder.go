@@ -155,15 +155,16 @@ func openFolder(path string, uid int) (*folder, error) {
 			f.close()
 			return nil, err
 		}
+		if sub.fd == &f.tmp && !made {
+			f.tidy()
+		}
 		fresh = fresh || made
 	}
-	if !fresh {
-		f.tidy()
-		return f, nil
-	}
-	if err := syncDir(base); err != nil {
-		f.close()
-		return nil, err
+	if fresh {
+		if err := syncDir(base); err != nil {
+			f.close()
+			return nil, err
+		}
 	}
 	return f, nil
 }
