@@ -214,175 +214,175 @@ var acceptExca = [...]int8{
 
 const acceptPrivate = 57344
 
-const acceptLast = 287
+const acceptLast = 289
 
 var acceptAct = [...]int16{
-	180, 240, 200, 199, 44, 167, 147, 148, 86, 125,
-	226, 143, 107, 141, 144, 221, 242, 222, 260, 255,
-	146, 239, 107, 185, 130, 237, 56, 114, 113, 150,
-	151, 133, 134, 39, 105, 211, 45, 46, 48, 153,
-	154, 192, 191, 61, 103, 58, 38, 156, 228, 142,
-	135, 145, 157, 160, 41, 155, 161, 64, 47, 92,
-	139, 115, 152, 70, 138, 87, 82, 140, 198, 149,
-	22, 136, 137, 247, 60, 50, 23, 51, 52, 59,
-	80, 63, 188, 189, 229, 106, 110, 111, 55, 42,
-	116, 117, 118, 119, 36, 108, 241, 109, 130, 26,
-	27, 158, 261, 57, 132, 108, 186, 109, 230, 170,
-	234, 37, 170, 126, 127, 176, 168, 177, 176, 182,
-	177, 128, 81, 93, 62, 72, 183, 31, 32, 24,
-	121, 120, 174, 172, 173, 174, 172, 173, 95, 84,
-	28, 33, 83, 129, 266, 30, 123, 85, 190, 15,
-	263, 69, 201, 175, 204, 205, 175, 231, 5, 14,
-	222, 265, 11, 256, 122, 222, 259, 222, 257, 253,
-	171, 8, 246, 171, 213, 245, 215, 216, 169, 219,
-	235, 218, 12, 17, 67, 68, 165, 227, 163, 217,
-	9, 10, 222, 251, 162, 164, 214, 13, 222, 249,
-	212, 7, 222, 244, 210, 16, 88, 89, 90, 91,
-	209, 75, 51, 52, 222, 225, 6, 74, 76, 208,
-	207, 206, 203, 202, 236, 238, 233, 197, 196, 195,
-	194, 193, 184, 73, 181, 178, 112, 248, 250, 101,
-	252, 100, 99, 98, 254, 97, 96, 77, 66, 65,
-	43, 40, 35, 258, 34, 29, 262, 25, 21, 20,
-	18, 264, 1, 78, 224, 223, 179, 49, 220, 104,
-	94, 102, 53, 71, 232, 166, 124, 131, 159, 79,
-	54, 187, 243, 19, 4, 3, 2,
+	182, 242, 202, 201, 46, 169, 149, 150, 87, 228,
+	127, 145, 109, 143, 146, 224, 262, 223, 187, 257,
+	148, 241, 244, 239, 132, 39, 107, 56, 213, 152,
+	153, 135, 136, 194, 193, 105, 232, 109, 38, 155,
+	156, 64, 116, 115, 61, 93, 58, 158, 230, 144,
+	137, 147, 159, 22, 83, 157, 31, 32, 47, 23,
+	141, 50, 154, 162, 140, 63, 163, 142, 81, 151,
+	33, 138, 139, 71, 30, 60, 117, 190, 191, 88,
+	59, 41, 200, 123, 122, 233, 108, 112, 113, 55,
+	172, 236, 119, 120, 121, 110, 178, 111, 179, 125,
+	263, 188, 243, 160, 57, 118, 134, 36, 62, 94,
+	82, 73, 24, 176, 174, 175, 42, 124, 249, 70,
+	110, 184, 111, 132, 37, 172, 268, 85, 185, 170,
+	84, 178, 231, 179, 177, 51, 52, 97, 128, 129,
+	86, 26, 27, 192, 224, 267, 130, 96, 176, 174,
+	175, 173, 68, 69, 203, 28, 206, 207, 167, 18,
+	165, 237, 15, 224, 261, 265, 164, 166, 131, 177,
+	258, 5, 14, 44, 255, 11, 215, 248, 217, 218,
+	224, 259, 224, 253, 8, 247, 173, 224, 251, 229,
+	221, 171, 224, 246, 220, 12, 17, 224, 227, 89,
+	90, 91, 92, 9, 10, 45, 219, 48, 216, 214,
+	13, 212, 211, 210, 7, 76, 51, 52, 16, 209,
+	208, 75, 77, 205, 204, 199, 238, 240, 235, 6,
+	198, 197, 196, 195, 186, 183, 180, 74, 114, 250,
+	252, 103, 254, 102, 101, 100, 256, 99, 98, 78,
+	67, 66, 65, 43, 40, 260, 35, 34, 264, 29,
+	25, 21, 20, 266, 1, 79, 226, 225, 181, 49,
+	222, 106, 95, 104, 53, 72, 234, 168, 126, 133,
+	161, 80, 54, 189, 245, 19, 4, 3, 2,
 }
 
 var acceptPact = [...]int16{
-	141, -32768, 256, -32768, -32768, 254, 253, 48, 252, 94,
-	134, 250, 75, 249, 247, -32768, -32768, -9, -32768, -53,
-	-32768, -32768, 246, 49, 245, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, 26, -32768, -32768, 58, 11, 11, 52, 244,
-	-32768, -32768, 243, -32768, 146, 146, 146, 37, 146, 193,
-	242, -32768, -32768, 57, -32768, -84, -32768, 50, -84, -84,
-	-84, -84, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 132,
-	241, -32768, 240, 238, 237, 236, 234, -32768, -32768, -32768,
-	-36, -50, 7, 7, 7, 231, -32768, -32768, 17, 7,
-	7, 120, 67, 67, -7, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, 23, 143, 100, 230, -32768, -32768, -32768, 229,
-	-32768, -32768, -32768, -32768, -32768, -32768, 7, -32768, -32768, -32768,
-	-32768, -32768, -32768, 7, -32768, -32768, -32768, -32768, -32768, 227,
-	18, -32768, -32768, -32768, -32768, 77, -32768, -41, -42, -32768,
-	-32768, 226, 225, 224, 223, 222, 55, 7, 7, 218,
-	217, 7, 7, -32768, -32768, -32768, -32768, -32768, 146, -32768,
-	216, -32768, -32768, 215, 214, 205, -32768, -32768, 199, -48,
-	195, 7, 191, 7, 7, 184, 176, 174, -32768, -74,
-	210, -81, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	154, -32768, 155, -32768, -32768, 257, 256, 31, 255, 136,
+	149, 254, 4, 252, 251, -32768, -32768, -17, -32768, -61,
+	-32768, -32768, 249, 76, 248, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, 26, -32768, -32768, 116, 12, 12, 36, 247,
+	-32768, -32768, 246, -32768, 245, 245, 114, 47, 245, 197,
+	244, -32768, -32768, 45, -32768, -84, -32768, 64, -84, -84,
+	-84, -84, -32768, -32768, -32768, -32768, -32768, 141, -32768, -32768,
+	131, 243, -32768, 242, 240, 239, 238, 236, -32768, -32768,
+	-32768, -45, -58, 7, 7, 7, 233, -32768, -32768, 32,
+	7, 7, 73, 92, 92, -7, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, 33, 115, 113, 231, -32768, -32768,
+	-32768, 230, -32768, -32768, -32768, -32768, -32768, -32768, 7, -32768,
+	-32768, -32768, -32768, -32768, -32768, 7, -32768, -32768, -32768, -32768,
+	-32768, 229, 13, -32768, -32768, -32768, -32768, 72, -32768, -49,
+	-50, -32768, -32768, 228, 227, 226, 225, 220, 69, 7,
+	7, 219, 218, 7, 7, -32768, -32768, -32768, -32768, -32768,
+	114, -32768, 215, -32768, -32768, 214, 208, 207, -32768, -32768,
+	206, -55, 204, 7, 203, 7, 7, 201, 189, 185,
+	-32768, -72, 193, -82, -32768, -32768, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 0, -32768, -32768, 72, 96,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	97, -32768, -32768, -61, -65, 9, -32768, 198, -32768, 170,
-	167, 61, -32768, -32768, 7, -32768, 194, -32768, 188, -32768,
-	164, -32768, -32768, -67, -32768, -32768, -32768, 158, -32768, -32768,
-	163, 9, 161, -32768, 13, -32768, -32768, -32768, 145, 9,
-	-32768, -32768, 156, -32768, 139, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 0, -32768, -32768,
+	120, 24, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, 78, -32768, -32768, -63, -65, 15, -32768, 188,
+	-32768, 180, 172, 106, -32768, -32768, 7, -32768, 183, -32768,
+	178, -32768, 169, -32768, -32768, -67, -32768, -32768, -32768, 165,
+	-32768, -32768, 176, 15, 159, -32768, 11, -32768, -32768, -32768,
+	160, 15, -32768, -32768, 140, -32768, 121, -32768, -32768,
 }
 
 var acceptPgo = [...]int16{
-	0, 286, 285, 284, 283, 282, 4, 281, 75, 280,
-	279, 278, 277, 276, 9, 5, 275, 274, 273, 94,
-	272, 271, 270, 59, 269, 268, 267, 2, 3, 266,
-	265, 264, 263, 147, 262, 0, 1,
+	0, 288, 287, 286, 285, 284, 4, 173, 283, 61,
+	282, 281, 280, 279, 278, 10, 5, 277, 276, 275,
+	107, 274, 273, 272, 45, 271, 270, 269, 2, 3,
+	268, 267, 266, 265, 140, 264, 0, 1,
 }
 
 var acceptR1 = [...]int8{
-	0, 34, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 35, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 4, 4, 6, 6, 6,
-	6, 8, 8, 26, 26, 18, 18, 18, 18, 18,
-	35, 35, 29, 29, 30, 30, 30, 31, 31, 31,
-	36, 36, 27, 27, 27, 28, 28, 5, 5, 5,
-	14, 14, 3, 3, 3, 23, 23, 13, 13, 13,
-	13, 13, 22, 22, 12, 12, 12, 12, 12, 12,
-	12, 12, 12, 12, 12, 12, 12, 12, 12, 12,
-	12, 12, 12, 12, 12, 12, 12, 12, 12, 12,
-	12, 12, 12, 7, 7, 7, 2, 2, 19, 19,
-	33, 33, 9, 9, 9, 9, 9, 9, 9, 9,
-	9, 9, 9, 9, 9, 9, 20, 20, 10, 10,
-	10, 32, 32, 32, 32, 32, 32, 32, 32, 32,
-	32, 32, 32, 15, 15, 15, 15, 15, 15, 15,
-	15, 24, 24, 16, 16, 16, 16, 16, 25, 25,
-	17, 17, 17, 21, 21, 11, 11,
+	6, 7, 7, 9, 9, 27, 27, 19, 19, 19,
+	19, 19, 36, 36, 30, 30, 31, 31, 31, 32,
+	32, 32, 37, 37, 28, 28, 28, 29, 29, 5,
+	5, 5, 15, 15, 3, 3, 3, 24, 24, 14,
+	14, 14, 14, 14, 23, 23, 13, 13, 13, 13,
+	13, 13, 13, 13, 13, 13, 13, 13, 13, 13,
+	13, 13, 13, 13, 13, 13, 13, 13, 13, 13,
+	13, 13, 13, 13, 13, 8, 8, 8, 2, 2,
+	20, 20, 34, 34, 10, 10, 10, 10, 10, 10,
+	10, 10, 10, 10, 10, 10, 10, 10, 21, 21,
+	11, 11, 11, 33, 33, 33, 33, 33, 33, 33,
+	33, 33, 33, 33, 33, 16, 16, 16, 16, 16,
+	16, 16, 16, 25, 25, 17, 17, 17, 17, 17,
+	26, 26, 18, 18, 18, 22, 22, 12, 12,
 }
 
 var acceptR2 = [...]int8{
 	0, 2, 1, 1, 1, 2, 2, 2, 3, 2,
 	3, 4, 3, 2, 2, 2, 2, 2, 3, 3,
 	3, 6, 3, 3, 4, 1, 3, 0, 2, 2,
-	3, 1, 1, 0, 2, 2, 2, 2, 2, 2,
-	0, 2, 3, 3, 1, 3, 4, 3, 5, 6,
-	1, 1, 1, 3, 3, 0, 1, 1, 3, 4,
-	2, 6, 4, 4, 4, 0, 2, 1, 1, 1,
-	1, 2, 0, 2, 1, 1, 1, 2, 1, 1,
-	2, 1, 2, 1, 1, 2, 2, 2, 2, 2,
-	2, 2, 2, 2, 2, 2, 2, 3, 1, 1,
-	1, 1, 1, 1, 1, 1, 5, 2, 0, 2,
-	0, 1, 3, 1, 2, 3, 3, 3, 4, 3,
-	3, 3, 3, 3, 3, 4, 0, 2, 2, 2,
-	2, 0, 3, 3, 4, 4, 6, 4, 6, 5,
-	7, 2, 4, 2, 2, 2, 2, 2, 2, 2,
-	2, 0, 2, 1, 1, 2, 1, 2, 0, 2,
-	1, 2, 1, 0, 2, 2, 1,
+	3, 0, 3, 1, 1, 0, 2, 2, 2, 2,
+	2, 2, 0, 2, 3, 3, 1, 3, 4, 3,
+	5, 6, 1, 1, 1, 3, 3, 0, 1, 1,
+	3, 4, 2, 6, 4, 4, 4, 0, 2, 1,
+	1, 1, 1, 2, 0, 2, 1, 1, 1, 2,
+	1, 1, 2, 1, 2, 1, 1, 2, 2, 2,
+	2, 2, 2, 2, 2, 2, 2, 2, 2, 3,
+	1, 1, 1, 1, 1, 1, 1, 1, 5, 2,
+	0, 2, 0, 1, 3, 1, 2, 3, 3, 3,
+	4, 3, 3, 3, 3, 3, 3, 4, 0, 2,
+	2, 2, 2, 0, 3, 3, 4, 4, 6, 4,
+	6, 5, 7, 2, 4, 2, 2, 2, 2, 2,
+	2, 2, 2, 0, 2, 1, 1, 2, 1, 2,
+	0, 2, 1, 2, 1, 0, 2, 2, 1,
 }
 
 var acceptChk = [...]int16{
-	-32768, -34, -1, -2, -3, 17, 75, 60, 30, 49,
+	-32768, -35, -1, -2, -3, 17, 75, 60, 30, 49,
 	50, 21, 41, 56, 18, 8, 64, 42, 4, -4,
 	5, 5, 22, 28, 81, 5, 5, 6, 6, 5,
-	70, 52, 53, 66, 5, 5, -19, -19, 55, 86,
-	5, 5, 40, 5, -6, -6, -6, 32, -6, -26,
-	-8, 19, 20, -20, -9, 77, 15, 92, 34, 68,
-	63, 32, 72, 29, 5, 5, 5, 38, 39, 5,
-	26, -18, -8, 40, 24, 18, 25, 5, -32, -10,
-	23, 65, 9, 85, 82, -33, 92, 15, -33, -33,
-	-33, -33, -23, -23, -22, 6, 5, 5, 5, 5,
-	5, 5, -21, 80, -24, 84, -27, 5, 88, 90,
-	-27, -27, 5, 11, 10, 44, 73, -27, -27, -27,
-	11, 10, 44, 26, -13, -14, 46, 47, 54, 76,
-	31, -12, -14, 38, 39, 57, 78, 79, 71, 67,
-	74, 20, 56, 18, 21, 58, 27, 13, 14, 76,
-	36, 37, 69, 46, 47, 62, 54, 59, -6, -11,
-	30, 33, 51, 45, 52, 43, -16, -15, 16, 78,
-	12, 73, 36, 37, 35, 56, 18, 20, 5, -29,
-	-35, 5, -27, -27, 5, 5, 88, -7, 5, 6,
-	71, 83, 83, 5, 5, 5, 5, 5, 13, -28,
-	-27, -28, 5, 5, -27, -27, 5, 5, 5, 5,
-	5, 83, 5, -27, 5, -27, -27, 5, 5, 5,
-	-25, 89, 4, -30, -31, 5, 91, -35, 48, 12,
-	12, 61, -17, -15, 13, 83, -35, 86, -35, 86,
-	-36, 87, 7, -5, 5, 5, 5, 12, -27, 5,
-	-35, 5, -35, 5, -35, 86, 5, 5, -36, 5,
-	5, 89, -35, 5, -36, 5, 5,
+	70, 52, 53, 66, 5, 5, -20, -20, 55, 86,
+	5, 5, 40, 5, -7, -7, -6, 32, -7, -27,
+	-9, 19, 20, -21, -10, 77, 15, 92, 34, 68,
+	63, 32, 72, 29, 5, 5, 5, 5, 38, 39,
+	5, 26, -19, -9, 40, 24, 18, 25, 5, -33,
+	-11, 23, 65, 9, 85, 82, -34, 92, 15, -34,
+	-34, -34, -34, -24, -24, -23, 6, 6, 5, 5,
+	5, 5, 5, 5, -22, 80, -25, 84, -28, 5,
+	88, 90, -28, -28, 5, 11, 10, 44, 73, -28,
+	-28, -28, 11, 10, 44, 26, -14, -15, 46, 47,
+	54, 76, 31, -13, -15, 38, 39, 57, 78, 79,
+	71, 67, 74, 20, 56, 18, 21, 58, 27, 13,
+	14, 76, 36, 37, 69, 46, 47, 62, 54, 59,
+	-6, -12, 30, 33, 51, 45, 52, 43, -17, -16,
+	16, 78, 12, 73, 36, 37, 35, 56, 18, 20,
+	5, -30, -36, 5, -28, -28, 5, 5, 88, -8,
+	5, 6, 71, 83, 83, 5, 5, 5, 5, 5,
+	13, -29, -28, -29, 5, 5, -28, -28, 5, 5,
+	5, 5, 5, 83, 5, -28, 5, -28, -28, 5,
+	5, 5, -26, 89, 4, -31, -32, 5, 91, -36,
+	48, 12, 12, 61, -18, -16, 13, 83, -36, 86,
+	-36, 86, -37, 87, 7, -5, 5, 5, 5, 12,
+	-28, 5, -36, 5, -36, 5, -36, 86, 5, 5,
+	-37, 5, 5, 89, -36, 5, -37, 5, 5,
 }
 
 var acceptDef = [...]int16{
 	0, -2, 0, 2, 3, 4, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 108, 108, 0, 1, 5,
+	0, 0, 0, 0, 0, 110, 110, 0, 1, 5,
 	25, 6, 7, 9, 0, 13, 14, 15, 16, 17,
-	27, 27, 27, 27, 33, 0, 126, 107, 0, 0,
+	31, 31, 27, 31, 35, 0, 128, 109, 0, 0,
 	8, 10, 0, 12, 18, 19, 20, 0, 22, 23,
-	0, 31, 32, 131, 109, 110, 113, 0, 110, 110,
-	110, 110, 65, 65, 72, 26, 11, 28, 29, 0,
-	0, 34, 0, 0, 0, 0, 0, 24, 163, 127,
-	0, 151, 0, 0, 0, 0, 111, 114, 0, 0,
-	0, 0, 62, 63, 64, 30, 27, 35, 36, 37,
-	38, 39, 106, 0, 141, 0, 128, 52, 40, 0,
-	129, 130, 112, 115, 116, 117, 0, 119, 120, 121,
-	122, 123, 124, 0, 66, 67, 68, 69, 70, 0,
-	0, 73, 74, 75, 76, 0, 78, 79, 81, 83,
-	84, 0, 0, 0, 0, 0, 0, 55, 55, 0,
-	0, 0, 0, 98, 99, 100, 101, 102, 21, 164,
-	0, 166, 132, 133, 0, 0, 152, 153, 154, 156,
-	0, 0, 0, 0, 0, 0, 0, 0, 158, 0,
-	0, 0, 118, 125, 71, 60, 40, 77, 103, 104,
-	105, 80, 82, 85, 86, 87, 88, 89, 90, 91,
-	56, 92, 93, 94, 95, 96, 165, 134, 135, 137,
-	155, 157, 143, 144, 145, 146, 147, 148, 149, 150,
-	142, 53, 41, 40, 40, 44, 54, 0, 97, 0,
-	0, 139, 159, 160, 0, 162, 42, 40, 43, 40,
-	0, 50, 51, 40, 57, 136, 138, 0, 161, 45,
-	0, 0, 0, 47, 0, 40, 140, 46, 0, 0,
-	58, 61, 0, 48, 0, 59, 49,
+	0, 33, 34, 133, 111, 112, 115, 0, 112, 112,
+	112, 112, 67, 67, 74, 26, 11, 0, 28, 29,
+	0, 0, 36, 0, 0, 0, 0, 0, 24, 165,
+	129, 0, 153, 0, 0, 0, 0, 113, 116, 0,
+	0, 0, 0, 64, 65, 66, 32, 30, 27, 37,
+	38, 39, 40, 41, 108, 0, 143, 0, 130, 54,
+	42, 0, 131, 132, 114, 117, 118, 119, 0, 121,
+	122, 123, 124, 125, 126, 0, 68, 69, 70, 71,
+	72, 0, 0, 75, 76, 77, 78, 0, 80, 81,
+	83, 85, 86, 0, 0, 0, 0, 0, 0, 57,
+	57, 0, 0, 0, 0, 100, 101, 102, 103, 104,
+	21, 166, 0, 168, 134, 135, 0, 0, 154, 155,
+	156, 158, 0, 0, 0, 0, 0, 0, 0, 0,
+	160, 0, 0, 0, 120, 127, 73, 62, 42, 79,
+	105, 106, 107, 82, 84, 87, 88, 89, 90, 91,
+	92, 93, 58, 94, 95, 96, 97, 98, 167, 136,
+	137, 139, 157, 159, 145, 146, 147, 148, 149, 150,
+	151, 152, 144, 55, 43, 42, 42, 46, 56, 0,
+	99, 0, 0, 141, 161, 162, 0, 164, 44, 42,
+	45, 42, 0, 52, 53, 42, 59, 138, 140, 0,
+	163, 47, 0, 0, 0, 49, 0, 42, 142, 48,
+	0, 0, 60, 63, 0, 50, 0, 61, 51,
 }
 
 var acceptTok1 = [...]int8{
@@ -922,740 +922,752 @@ acceptdefault:
 		{
 			acceptVAL.toks = append(acceptDollar[1].toks, acceptDollar[2].tok, acceptDollar[3].tok)
 		}
-	case 33:
+	case 31:
 		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
-//line accept.y:91
+//line accept.y:89
 		{
-			acceptVAL.opts = nil
+			acceptVAL.toks = nil
 		}
-	case 34:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:92
+	case 32:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:90
 		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+			acceptVAL.toks = append(acceptDollar[1].toks, acceptDollar[2].tok, acceptDollar[3].tok)
 		}
 	case 35:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
 //line accept.y:96
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
-			acceptVAL.opt.key = "cert"
+			acceptVAL.opts = nil
 		}
 	case 36:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:97
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
 	case 37:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:98
+//line accept.y:101
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt.key = "cert"
 		}
 	case 38:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:99
+//line accept.y:102
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 39:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:100
+//line accept.y:103
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 42:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:109
+	case 40:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:104
 		{
-			acceptVAL.vals = acceptDollar[2].vals
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 43:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:110
+	case 41:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:105
 		{
-			acceptVAL.vals = acceptDollar[2].vals
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 44:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
 //line accept.y:114
 		{
-			acceptVAL.vals = newValues(acceptDollar[1].tok)
+			acceptVAL.vals = acceptDollar[2].vals
 		}
 	case 45:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
 //line accept.y:115
 		{
-			acceptVAL.vals = acceptDollar[1].vals.add(acceptDollar[3].tok)
+			acceptVAL.vals = acceptDollar[2].vals
 		}
 	case 46:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:116
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:119
 		{
-			acceptVAL.vals = acceptDollar[1].vals.add(acceptDollar[4].tok)
+			acceptVAL.vals = newValues(acceptDollar[1].tok)
 		}
 	case 47:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
 //line accept.y:120
 		{
-			acceptVAL.vals = newPairs(acceptDollar[1].tok, acceptDollar[3].tok)
+			acceptVAL.vals = acceptDollar[1].vals.add(acceptDollar[3].tok)
 		}
 	case 48:
-		acceptDollar = acceptS[acceptpt-5 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
 //line accept.y:121
+		{
+			acceptVAL.vals = acceptDollar[1].vals.add(acceptDollar[4].tok)
+		}
+	case 49:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:125
+		{
+			acceptVAL.vals = newPairs(acceptDollar[1].tok, acceptDollar[3].tok)
+		}
+	case 50:
+		acceptDollar = acceptS[acceptpt-5 : acceptpt+1]
+//line accept.y:126
 		{
 			acceptVAL.vals = acceptDollar[1].vals.addPair(acceptDollar[3].tok, acceptDollar[5].tok)
 		}
-	case 49:
+	case 51:
 		acceptDollar = acceptS[acceptpt-6 : acceptpt+1]
-//line accept.y:122
+//line accept.y:127
 		{
 			acceptVAL.vals = acceptDollar[1].vals.addPair(acceptDollar[4].tok, acceptDollar[6].tok)
 		}
-	case 52:
+	case 54:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:128
+//line accept.y:133
 		{
 			acceptVAL.tab = &tableExpr{pos: acceptDollar[1].tok.pos, one: acceptDollar[1].tok}
 		}
-	case 53:
+	case 55:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:129
+//line accept.y:134
 		{
 			acceptVAL.tab = &tableExpr{pos: acceptDollar[2].vals.pos(), values: acceptDollar[2].vals}
 		}
-	case 54:
+	case 56:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:130
+//line accept.y:135
 		{
 			acceptVAL.tab = &tableExpr{pos: acceptDollar[2].tok.pos, ref: acceptDollar[2].tok}
 		}
-	case 55:
+	case 57:
 		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
-//line accept.y:134
+//line accept.y:139
 		{
 			acceptVAL.tab = nil
 		}
-	case 57:
+	case 59:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:139
+//line accept.y:144
 		{
 			acceptVAL.toks = []*token{acceptDollar[1].tok}
 		}
-	case 58:
+	case 60:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:140
+//line accept.y:145
 		{
 			acceptVAL.toks = append(acceptDollar[1].toks, acceptDollar[3].tok)
 		}
-	case 59:
+	case 61:
 		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:141
+//line accept.y:146
 		{
 			acceptVAL.toks = append(acceptDollar[1].toks, acceptDollar[4].tok)
 		}
-	case 60:
+	case 62:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:145
+//line accept.y:150
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 61:
+	case 63:
 		acceptDollar = acceptS[acceptpt-6 : acceptpt+1]
-//line accept.y:146
+//line accept.y:151
 		{
 			acceptVAL.opt = &option{pos: acceptDollar[1].tok.pos, key: acceptDollar[1].tok.text, list: acceptDollar[4].toks}
 		}
-	case 62:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:150
-		{
-			acceptVAL.node = &listenStmt{on: acceptDollar[3].tok, socket: true, opts: acceptDollar[4].opts}
-		}
-	case 63:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:151
-		{
-			acceptVAL.node = &listenStmt{on: acceptDollar[3].tok, socket: true, opts: acceptDollar[4].opts}
-		}
 	case 64:
 		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:152
+//line accept.y:155
+		{
+			acceptVAL.node = &listenStmt{on: acceptDollar[3].tok, socket: true, opts: acceptDollar[4].opts}
+		}
+	case 65:
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
+//line accept.y:156
+		{
+			acceptVAL.node = &listenStmt{on: acceptDollar[3].tok, socket: true, opts: acceptDollar[4].opts}
+		}
+	case 66:
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
+//line accept.y:157
 		{
 			acceptVAL.node = &listenStmt{on: acceptDollar[3].tok, opts: acceptDollar[4].opts}
 		}
-	case 65:
+	case 67:
 		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
-//line accept.y:156
+//line accept.y:161
 		{
 			acceptVAL.opts = nil
 		}
-	case 66:
+	case 68:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:157
+//line accept.y:162
 		{
 			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
-	case 68:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:162
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 69:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:163
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
 	case 70:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:164
+//line accept.y:167
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 71:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:165
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:168
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 72:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:169
 		{
-			acceptVAL.opts = nil
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 73:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:170
 		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
-		}
-	case 75:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:175
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 76:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:176
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 77:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:177
-		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 78:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:178
+	case 74:
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+//line accept.y:174
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
+			acceptVAL.opts = nil
 		}
-	case 79:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:179
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 80:
+	case 75:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:175
+		{
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+		}
+	case 77:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:180
 		{
-			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 81:
+	case 78:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:181
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 82:
+	case 79:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:182
 		{
-			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 83:
+	case 80:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:183
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 84:
+	case 81:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:184
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 85:
+	case 82:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:185
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 86:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+	case 83:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:186
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
+		}
+	case 84:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:187
+		{
+			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
+	case 85:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:188
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
+		}
+	case 86:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:189
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 87:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:187
+//line accept.y:190
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 88:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:188
+//line accept.y:191
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 89:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:189
+//line accept.y:192
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 90:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:190
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 91:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:191
-		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
-		}
-	case 92:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:192
-		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
-		}
-	case 93:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:193
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 94:
+	case 91:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:194
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 95:
+	case 92:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:195
 		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 96:
+	case 93:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:196
 		{
 			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
 		}
-	case 97:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+	case 94:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:197
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 95:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:198
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
+	case 96:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:199
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
+	case 97:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:200
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 98:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:201
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 99:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:202
 		{
 			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
 			acceptVAL.opt.sub = acceptDollar[3].tok.text
 		}
-	case 98:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:198
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 99:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:199
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
 	case 100:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:200
+//line accept.y:203
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 101:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:201
+//line accept.y:204
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 102:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:202
+//line accept.y:205
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 106:
-		acceptDollar = acceptS[acceptpt-5 : acceptpt+1]
-//line accept.y:209
+	case 103:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:206
 		{
-			acceptVAL.node = &ruleStmt{form: acceptForm, opts: append(acceptDollar[2].opts, acceptDollar[3].opts...), how: acceptDollar[4].how, endings: acceptDollar[5].opts}
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 107:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:210
+	case 104:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:207
 		{
-			acceptVAL.node = &ruleStmt{form: acceptForm, reject: true, opts: acceptDollar[2].opts}
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 108:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-5 : acceptpt+1]
 //line accept.y:214
 		{
-			acceptVAL.opts = nil
+			acceptVAL.node = &ruleStmt{form: acceptForm, opts: append(acceptDollar[2].opts, acceptDollar[3].opts...), how: acceptDollar[4].how, endings: acceptDollar[5].opts}
 		}
 	case 109:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:215
 		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+			acceptVAL.node = &ruleStmt{form: acceptForm, reject: true, opts: acceptDollar[2].opts}
 		}
 	case 110:
 		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
 //line accept.y:219
 		{
-			acceptVAL.flag = false
+			acceptVAL.opts = nil
 		}
 	case 111:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:220
 		{
-			acceptVAL.flag = true
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
 	case 112:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
 //line accept.y:224
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[3].tok)
-			acceptVAL.opt.not = acceptDollar[2].flag
+			acceptVAL.flag = false
 		}
 	case 113:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:225
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
+			acceptVAL.flag = true
 		}
 	case 114:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:229
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[3].tok)
+			acceptVAL.opt.not = acceptDollar[2].flag
+		}
+	case 115:
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+//line accept.y:230
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
+		}
+	case 116:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:226
+//line accept.y:231
 		{
 			acceptVAL.opt = opt(acceptDollar[2].tok, nil)
 			acceptVAL.opt.not = true
 		}
-	case 115:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:227
-		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
-		}
-	case 116:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:228
-		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
-		}
 	case 117:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:229
+//line accept.y:232
 		{
 			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
 		}
 	case 118:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:230
-		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, acceptDollar[4].tab)
-		}
-	case 119:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:231
-		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
-			acceptVAL.opt.sub = "source"
-		}
-	case 120:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:232
-		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
-		}
-	case 121:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
 //line accept.y:233
 		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
 		}
-	case 122:
+	case 119:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
 //line accept.y:234
 		{
 			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
 		}
-	case 123:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+	case 120:
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
 //line accept.y:235
 		{
-			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, acceptDollar[4].tab)
+		}
+	case 121:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:236
+		{
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
+			acceptVAL.opt.sub = "source"
+		}
+	case 122:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:237
+		{
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
+		}
+	case 123:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:238
+		{
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, nil, false, acceptDollar[3].tab)
 		}
 	case 124:
 		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:236
+//line accept.y:239
 		{
 			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
 		}
 	case 125:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:240
+		{
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
+		}
+	case 126:
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:241
+		{
+			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, nil)
+		}
+	case 127:
 		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:237
+//line accept.y:242
 		{
 			acceptVAL.opt = optMatch(acceptDollar[2].flag, acceptDollar[1].tok, acceptDollar[3].tok, false, acceptDollar[4].tab)
 		}
-	case 126:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
-//line accept.y:241
-		{
-			acceptVAL.opts = nil
-		}
-	case 127:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:242
-		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
-		}
 	case 128:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
 //line accept.y:246
 		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+			acceptVAL.opts = nil
 		}
 	case 129:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:247
 		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
 	case 130:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:248
+//line accept.y:251
 		{
 			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
 		}
 	case 131:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:252
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 132:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:253
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 133:
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+//line accept.y:257
 		{
 			acceptVAL.how = nil
 		}
-	case 132:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:253
-		{
-			acceptVAL.how = newOld(acceptDollar[3].tok, nil, nil)
-		}
-	case 133:
-		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
-//line accept.y:254
-		{
-			acceptVAL.how = newOld(acceptDollar[3].tok, nil, nil)
-		}
 	case 134:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:255
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:258
 		{
-			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, nil)
+			acceptVAL.how = newOld(acceptDollar[3].tok, nil, nil)
 		}
 	case 135:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:256
+		acceptDollar = acceptS[acceptpt-3 : acceptpt+1]
+//line accept.y:259
 		{
-			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, nil)
+			acceptVAL.how = newOld(acceptDollar[3].tok, nil, nil)
 		}
 	case 136:
-		acceptDollar = acceptS[acceptpt-6 : acceptpt+1]
-//line accept.y:257
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
+//line accept.y:260
 		{
-			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, one(opt(acceptDollar[5].tok, acceptDollar[6].tok)))
+			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, nil)
 		}
 	case 137:
 		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:258
+//line accept.y:261
 		{
 			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, nil)
 		}
 	case 138:
 		acceptDollar = acceptS[acceptpt-6 : acceptpt+1]
-//line accept.y:259
+//line accept.y:262
 		{
 			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, one(opt(acceptDollar[5].tok, acceptDollar[6].tok)))
 		}
 	case 139:
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
+//line accept.y:263
+		{
+			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, nil)
+		}
+	case 140:
+		acceptDollar = acceptS[acceptpt-6 : acceptpt+1]
+//line accept.y:264
+		{
+			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, one(opt(acceptDollar[5].tok, acceptDollar[6].tok)))
+		}
+	case 141:
 		acceptDollar = acceptS[acceptpt-5 : acceptpt+1]
-//line accept.y:260
+//line accept.y:265
 		{
 			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, one(opt(acceptDollar[5].tok, nil)))
 		}
-	case 140:
+	case 142:
 		acceptDollar = acceptS[acceptpt-7 : acceptpt+1]
-//line accept.y:262
+//line accept.y:267
 		{
 			acceptVAL.how = newOld(acceptDollar[3].tok, acceptDollar[4].tok, append(one(opt(acceptDollar[5].tok, nil)), opt(acceptDollar[6].tok, acceptDollar[7].tok)))
-		}
-	case 141:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:263
-		{
-			acceptVAL.how = newOld(acceptDollar[1].tok, nil, acceptDollar[2].opts)
-		}
-	case 142:
-		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
-//line accept.y:264
-		{
-			acceptVAL.how = newOld(acceptDollar[2].tok, acceptDollar[3].tok, acceptDollar[4].opts)
 		}
 	case 143:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:268
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.how = newOld(acceptDollar[1].tok, nil, acceptDollar[2].opts)
 		}
 	case 144:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-4 : acceptpt+1]
 //line accept.y:269
 		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+			acceptVAL.how = newOld(acceptDollar[2].tok, acceptDollar[3].tok, acceptDollar[4].opts)
 		}
 	case 145:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:270
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
-		}
-	case 146:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:271
-		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
-		}
-	case 147:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:272
-		{
-			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
-		}
-	case 148:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:273
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 149:
+	case 146:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:274
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
 		}
-	case 150:
+	case 147:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:275
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
+	case 148:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:276
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 149:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:277
+		{
+			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
+		}
+	case 150:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:278
+		{
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
 	case 151:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:279
 		{
-			acceptVAL.opts = nil
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 152:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:280
 		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
+	case 153:
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+//line accept.y:284
+		{
+			acceptVAL.opts = nil
 		}
 	case 154:
-		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:285
 		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
-		}
-	case 155:
-		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:286
-		{
-			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
 	case 156:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:287
+//line accept.y:290
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 157:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:288
+//line accept.y:291
 		{
-			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
+			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
 	case 158:
-		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
 //line accept.y:292
 		{
-			acceptVAL.opts = nil
+			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
 	case 159:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:293
 		{
-			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+			acceptVAL.opt = optSub(acceptDollar[1].tok, acceptDollar[2].tok)
+		}
+	case 160:
+		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
+//line accept.y:297
+		{
+			acceptVAL.opts = nil
 		}
 	case 161:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
 //line accept.y:298
 		{
+			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
+		}
+	case 163:
+		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
+//line accept.y:303
+		{
 			acceptVAL.opt = optTable(acceptDollar[1].tok, acceptDollar[2].tab)
 		}
-	case 162:
+	case 164:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:299
+//line accept.y:304
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}
-	case 163:
+	case 165:
 		acceptDollar = acceptS[acceptpt-0 : acceptpt+1]
-//line accept.y:303
+//line accept.y:308
 		{
 			acceptVAL.opts = nil
 		}
-	case 164:
+	case 166:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:304
+//line accept.y:309
 		{
 			acceptVAL.opts = append(acceptDollar[1].opts, acceptDollar[2].opt)
 		}
-	case 165:
+	case 167:
 		acceptDollar = acceptS[acceptpt-2 : acceptpt+1]
-//line accept.y:308
+//line accept.y:313
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, acceptDollar[2].tok)
 		}
-	case 166:
+	case 168:
 		acceptDollar = acceptS[acceptpt-1 : acceptpt+1]
-//line accept.y:309
+//line accept.y:314
 		{
 			acceptVAL.opt = opt(acceptDollar[1].tok, nil)
 		}

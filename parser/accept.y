@@ -30,7 +30,7 @@ package parser
 %token <tok> aVIRTUAL
 
 %type <node> stmt rule listen
-%type <toks> delays names limits
+%type <toks> delays names limits numbers
 %type <tok>  port cert
 %type <opt>  decision lookup ending ifopt sockopt filteropt common relayopt viaopt pkiopt
 %type <opts> decisions lookups endings ifopts sockopts relayopts viaopts pkiopts
@@ -64,11 +64,11 @@ stmt:
 	| aMAXMESSAGESIZE aNUMBER       { $$ = setting("max-message-size", $2) }
 	| aMAXMTADEFERRED aNUMBER       { $$ = setting("max-mta-deferred", $2) }
 	| aCIPHERS aSTRING              { $$ = setting("ciphers", $2) }
-	| aLIMIT aSESSION limits        { $$ = limits("limit session", nil, $3) }
-	| aLIMIT aMDA limits            { $$ = limits("limit mda", nil, $3) }
+	| aLIMIT aSESSION numbers       { $$ = limits("limit session", nil, $3) }
+	| aLIMIT aMDA numbers           { $$ = limits("limit mda", nil, $3) }
 	| aLIMIT aMTA limits            { $$ = limits("limit mta", nil, $3) }
 	| aLIMIT aMTA aFOR aDOMAIN aSTRING limits { $$ = limits("limit mta", $5, $6) }
-	| aLIMIT aSCHEDULER limits      { $$ = limits("limit scheduler", nil, $3) }
+	| aLIMIT aSCHEDULER numbers     { $$ = limits("limit scheduler", nil, $3) }
 	| aPKI aSTRING pkiopts          { $$ = &pkiStmt{name: $2, opts: $3} }
 	| aCA aSTRING cert aSTRING      { $$ = &caStmt{name: $2, cert: $4} }
 	;
@@ -83,6 +83,11 @@ limits:
 	| limits aINET4                 { $$ = append($1, $2) }
 	| limits aINET6                 { $$ = append($1, $2) }
 	| limits aSTRING aNUMBER        { $$ = append($1, $2, $3) }
+	;
+
+numbers:
+	/* none */                      { $$ = nil }
+	| numbers aSTRING aNUMBER       { $$ = append($1, $2, $3) }
 	;
 
 cert: aCERT | aCERTIFICATE ;

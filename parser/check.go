@@ -66,6 +66,9 @@ func (c *checker) check(ctx context.Context) {
 	for _, st := range c.in.tree.stmts {
 		c.statement(ctx, st)
 	}
+	if c.cfg.ADMD == "" {
+		c.cfg.ADMD = c.cfg.ServerName
+	}
 	c.finishListeners()
 	c.finishPKI()
 	if len(c.cfg.Rules) == 0 && !c.unknown["match "] {

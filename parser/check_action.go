@@ -1,7 +1,6 @@
 package parser
 
 import (
-	"fmt"
 	"strings"
 
 	"smtpd/internal/config"
@@ -256,18 +255,22 @@ func (s *relaying) finish() {
 	}
 }
 
-// secretTable warns of a file with passwords that others can read.
+// secretTable warns of passwords in a file that others can read.
 func (c *checker) secretTable(e *tableExpr) {
 	if e.ref == nil {
+		c.secretInFile(e.pos)
 		return
 	}
 	t := c.tables[e.ref.text]
-	if t == nil || t.cfg.Param == "" || !strings.HasPrefix(t.cfg.Param, "/") {
-		return
-	}
-	fi, err := c.o.System.Stat(t.cfg.Param)
-	if err == nil && fi.Mode.Perm()&0o004 != 0 {
-		c.warnf(t.pos, "%s holds secrets and is readable by others (mode %s), chmod 640 it",
-			t.cfg.Param, fmt.Sprintf("%04o", fi.Mode.Perm()))
+	switch {
+	case t == nil:
+	case t.inline != nil:
+		c.secretInFile(t.pos)
+	case strings.HasPrefix(t.cfg.Param, "/"):
+		fi, err := c.o.System.Stat(t.cfg.Param)
+		if err == nil && fi.Mode.Perm()&0o004 != 0 {
+			c.warnf(t.pos, "%s holds secrets and is readable by others (mode %04o), chmod 640 it",
+				t.cfg.Param, fi.Mode.Perm())
+		}
 	}
 }

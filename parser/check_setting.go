@@ -30,8 +30,8 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		c.warnInterval(s.args)
 	case "mda wrapper":
 		c.wrapper(arg, s.args[1])
-	case "mda limit":
-		c.limits(s, c.intLimits(s.key))
+	case "mda limit", "scheduler limit", "smtp limit":
+		c.limits(s, nil)
 	case "mta max-deferred":
 		cfg.MTA.MaxDeferred = c.count(arg)
 	case "mta limit":
@@ -44,10 +44,6 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		if d, ok := c.delay(arg, "invalid ttl delay: %s"); ok {
 			cfg.Queue.TTL = d
 		}
-	case "scheduler limit":
-		c.limits(s, c.intLimits(s.key))
-	case "smtp limit":
-		c.limits(s, c.intLimits(s.key))
 	case "smtp ciphers":
 		cfg.SMTP.Ciphers = arg.text
 	case "smtp max-message-size":
@@ -243,17 +239,32 @@ func (c *checker) secretInFile(at pos) {
 	}
 }
 
-// limits sets what the words of a limit name.
-func (c *checker) limits(s *settingStmt, known map[string]*int) {
-	for i := 0; i+1 < len(s.limits); i += 2 {
-		word, value := s.limits[i], s.limits[i+1]
-		p := known[word.text]
-		if p == nil {
-			what := strings.Replace(s.key, "smtp limit", "session limit", 1)
-			c.errorf(word.pos, "invalid %s keyword: %s%s", what, word.text, suggestion(word.text, keys(known)))
+// limits sets what the words of a limit name: numbers, and times in seconds.
+func (c *checker) limits(s *settingStmt, l *config.MTALimits) {
+	ints, delays := c.intLimits(s.key), map[string]*time.Duration(nil)
+	what := s.key
+	switch s.key {
+	case "mta limit":
+		ints, delays = mtaIntLimits(l), mtaDelays(l)
+	case "smtp limit":
+		what, delays = "session limit", c.smtpDelays()
+	}
+	for i := 0; i < len(s.limits); i++ {
+		word := s.limits[i]
+		if word.kind == tokWord && (word.text == "inet4" || word.text == "inet6") && l != nil {
+			l.Family = word.text
 			continue
 		}
-		*p = c.count(value)
+		i++
+		switch value := s.limits[i]; {
+		case ints[word.text] != nil:
+			*ints[word.text] = c.count(value)
+		case delays[word.text] != nil:
+			*delays[word.text] = time.Duration(c.count(value)) * time.Second
+		default:
+			known := append(keys(ints), keys(delays)...)
+			c.errorf(word.pos, "invalid %s keyword: %s%s", what, word.text, suggestion(word.text, known))
+		}
 	}
 }
 
@@ -262,13 +273,23 @@ func (c *checker) intLimits(key string) map[string]*int {
 	switch key {
 	case "smtp limit":
 		s := &c.cfg.SMTP
-		return map[string]*int{"max-rcpt": &s.MaxRcpt, "max-mails": &s.MaxMails}
+		return map[string]*int{
+			"max-rcpt": &s.MaxRcpt, "max-mails": &s.MaxMails,
+			"max-sessions": &s.MaxSessions, "max-sessions-per-addr": &s.MaxSessionsPerAddr,
+			"max-sessions-per-net": &s.MaxSessionsPerNet, "max-conn-rate": &s.MaxConnRate,
+			"max-commands": &s.MaxCommands, "max-errors": &s.MaxErrors,
+			"max-auth-failures": &s.MaxAuthFailures, "max-line": &s.MaxLine,
+			"max-header": &s.MaxHeader, "max-header-fields": &s.MaxHeaderFields, "min-rate": &s.MinRate,
+		}
 	case "mda limit":
 		m := &c.cfg.MDA
 		return map[string]*int{
 			"max-session": &m.MaxSession, "max-session-per-user": &m.MaxSessionPerUser,
 			"task-hiwat": &m.TaskHiwat, "task-lowat": &m.TaskLowat, "task-release": &m.TaskRelease,
 		}
+	}
+	if key != "scheduler limit" {
+		return nil
 	}
 	s := &c.cfg.Scheduler
 	return map[string]*int{
@@ -289,23 +310,14 @@ func (c *checker) mtaLimits(s *settingStmt) {
 			c.cfg.MTA.Domain[name] = l
 		}
 	}
-	ints, delays := mtaIntLimits(l), mtaDelays(l)
-	for i := 0; i < len(s.limits); i++ {
-		word := s.limits[i]
-		if word.kind == tokWord && (word.text == "inet4" || word.text == "inet6") {
-			l.Family = word.text
-			continue
-		}
-		i++
-		switch value := s.limits[i]; {
-		case ints[word.text] != nil:
-			*ints[word.text] = c.count(value)
-		case delays[word.text] != nil:
-			*delays[word.text] = time.Duration(c.count(value)) * time.Second
-		default:
-			known := append(keys(ints), keys(delays)...)
-			c.errorf(word.pos, "invalid mta limit keyword: %s%s", word.text, suggestion(word.text, known))
-		}
+	c.limits(s, l)
+}
+
+func (c *checker) smtpDelays() map[string]*time.Duration {
+	s := &c.cfg.SMTP
+	return map[string]*time.Duration{
+		"command-timeout": &s.CommandTimeout, "handshake-timeout": &s.HandshakeTimeout,
+		"data-timeout": &s.DataTimeout, "data-time": &s.DataTime, "auth-delay": &s.AuthDelay,
 	}
 }
 

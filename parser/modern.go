@@ -259,129 +259,128 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 454
+const modernLast = 449
 
 var modernAct = [...]int16{
-	233, 110, 231, 253, 316, 186, 60, 95, 89, 109,
-	159, 90, 113, 337, 87, 336, 156, 359, 153, 133,
-	237, 339, 252, 176, 177, 156, 359, 250, 175, 101,
-	234, 234, 172, 35, 28, 257, 75, 234, 234, 33,
-	265, 264, 238, 199, 62, 163, 234, 234, 66, 67,
-	46, 299, 49, 179, 180, 296, 166, 167, 37, 41,
-	244, 255, 196, 326, 146, 97, 182, 36, 190, 38,
-	163, 56, 63, 115, 99, 184, 151, 39, 104, 78,
-	174, 168, 145, 61, 173, 185, 260, 263, 86, 107,
-	183, 160, 34, 114, 381, 98, 119, 120, 371, 181,
-	161, 72, 26, 169, 47, 362, 366, 364, 329, 178,
-	73, 170, 171, 306, 304, 116, 93, 324, 105, 106,
-	194, 90, 232, 165, 382, 201, 202, 203, 195, 197,
-	198, 200, 205, 360, 162, 243, 235, 235, 236, 236,
-	242, 258, 76, 235, 235, 236, 236, 144, 40, 239,
-	240, 241, 235, 235, 236, 236, 249, 251, 221, 248,
-	188, 189, 192, 254, 191, 94, 193, 77, 91, 92,
-	261, 311, 43, 262, 70, 69, 222, 156, 374, 270,
-	271, 274, 275, 156, 317, 156, 357, 156, 355, 156,
-	322, 278, 279, 280, 156, 320, 156, 157, 295, 220,
-	42, 282, 293, 284, 285, 292, 287, 291, 289, 283,
-	44, 290, 286, 294, 288, 281, 297, 298, 277, 300,
-	276, 1, 273, 272, 223, 269, 268, 267, 350, 266,
-	303, 305, 155, 309, 256, 247, 246, 245, 312, 126,
-	313, 314, 315, 301, 302, 310, 152, 45, 150, 348,
-	307, 308, 321, 319, 323, 352, 218, 149, 214, 148,
-	325, 209, 123, 147, 124, 210, 127, 4, 132, 353,
-	23, 13, 131, 216, 122, 118, 117, 14, 163, 12,
-	128, 108, 102, 206, 207, 215, 100, 74, 71, 327,
-	68, 65, 328, 354, 349, 64, 25, 213, 59, 58,
-	54, 53, 330, 331, 129, 332, 3, 333, 334, 335,
-	351, 52, 22, 208, 225, 227, 343, 211, 338, 24,
-	50, 48, 32, 15, 16, 130, 356, 125, 345, 31,
-	358, 11, 30, 10, 29, 27, 154, 17, 212, 219,
-	55, 361, 121, 111, 217, 112, 188, 342, 51, 18,
-	318, 19, 363, 365, 96, 224, 230, 20, 84, 21,
-	373, 372, 83, 143, 204, 375, 187, 376, 377, 378,
-	379, 380, 367, 368, 369, 370, 158, 81, 164, 88,
-	80, 228, 344, 57, 347, 346, 79, 82, 138, 103,
-	259, 341, 340, 134, 5, 6, 226, 229, 142, 9,
-	135, 141, 8, 7, 2, 0, 137, 0, 0, 85,
-	0, 0, 0, 0, 0, 136, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 139,
+	235, 111, 233, 255, 318, 188, 62, 95, 89, 110,
+	161, 87, 114, 90, 178, 179, 339, 338, 155, 177,
+	239, 134, 341, 174, 254, 252, 158, 361, 101, 236,
+	35, 28, 236, 33, 158, 361, 165, 147, 236, 236,
+	267, 266, 259, 75, 181, 182, 240, 168, 169, 236,
+	201, 49, 257, 46, 236, 146, 301, 184, 298, 37,
+	41, 246, 328, 198, 63, 78, 186, 153, 36, 108,
+	116, 176, 170, 56, 72, 175, 187, 70, 69, 158,
+	376, 185, 220, 73, 216, 86, 97, 211, 152, 34,
+	183, 212, 165, 115, 171, 99, 120, 121, 61, 218,
+	180, 26, 172, 173, 165, 368, 192, 47, 366, 208,
+	209, 217, 117, 162, 308, 306, 98, 383, 90, 373,
+	145, 196, 163, 215, 167, 234, 203, 204, 205, 197,
+	199, 200, 202, 207, 384, 237, 245, 238, 237, 210,
+	238, 244, 362, 213, 237, 237, 238, 238, 260, 76,
+	241, 242, 243, 77, 256, 237, 164, 238, 251, 253,
+	237, 250, 238, 43, 214, 221, 158, 319, 364, 38,
+	219, 223, 190, 93, 262, 265, 105, 39, 158, 359,
+	331, 272, 273, 276, 277, 326, 1, 60, 313, 224,
+	297, 42, 295, 280, 281, 282, 294, 345, 190, 191,
+	194, 44, 193, 284, 195, 286, 287, 293, 289, 347,
+	291, 285, 222, 292, 288, 296, 106, 107, 299, 300,
+	290, 302, 94, 158, 357, 91, 92, 283, 344, 66,
+	67, 279, 305, 307, 278, 311, 275, 225, 45, 274,
+	314, 271, 315, 316, 317, 303, 304, 312, 40, 158,
+	324, 270, 309, 310, 323, 321, 325, 269, 263, 268,
+	127, 264, 327, 346, 258, 349, 348, 4, 249, 157,
+	23, 13, 158, 322, 158, 159, 352, 14, 248, 12,
+	247, 154, 151, 124, 150, 125, 149, 128, 148, 133,
+	132, 329, 156, 123, 330, 119, 25, 350, 227, 229,
+	118, 129, 109, 354, 332, 333, 3, 334, 103, 335,
+	336, 337, 22, 102, 100, 74, 71, 355, 68, 24,
+	340, 65, 64, 15, 16, 130, 59, 58, 358, 54,
+	53, 11, 360, 10, 52, 50, 48, 17, 32, 226,
+	232, 356, 351, 363, 31, 30, 131, 29, 126, 18,
+	27, 19, 55, 122, 365, 367, 112, 20, 353, 21,
+	84, 113, 375, 374, 83, 230, 51, 377, 320, 378,
+	379, 380, 381, 382, 369, 370, 371, 372, 96, 81,
+	228, 231, 80, 139, 144, 206, 189, 160, 79, 82,
+	166, 88, 57, 143, 104, 136, 142, 261, 343, 342,
+	135, 138, 5, 6, 9, 8, 7, 2, 0, 0,
+	137, 85, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 140, 0, 0, 0, 0, 0,
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 140,
+	0, 0, 0, 0, 0, 0, 0, 0, 141,
 }
 
 var modernPact = [...]int16{
-	262, -32768, 98, 330, -75, -32768, -32768, -32768, -32768, -32768,
-	329, 327, 324, 317, -68, -16, 9, 46, 10, 151,
-	2, 316, -15, 315, -32768, 306, -32768, -32768, 296, 295,
-	-32768, 53, -32768, 294, 293, -32768, 77, 37, -32768, 290,
-	286, -32768, -32768, 285, 169, 283, 96, 282, 31, 74,
-	326, 6, 97, -32768, -32768, 47, 281, -81, -32768, 277,
-	73, -32768, 73, 60, -32768, -32768, 73, 73, -32768, -32768,
-	-32768, -32768, -32768, 276, -32768, -32768, -32768, -32768, -32768, -32768,
-	68, 271, 270, -32768, -32768, -32768, -32768, 269, -32768, 227,
-	-32768, 267, 263, -92, 376, 44, -32768, 258, 254, 252,
-	-32768, 243, -32768, -32768, 70, -32768, -32768, 241, -32768, -94,
-	192, 36, 11, 58, 58, 15, -32768, -34, -32768, 58,
-	58, 244, -32768, 147, 303, -32768, 41, -39, -39, -39,
-	-39, -32768, -32768, -32768, 3, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, 232, 231, 230, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -83, -88, -32768, 54, -32768, -32768,
-	-32768, -32768, 229, 30, -32768, -32768, -32768, -32768, 81, -64,
-	-32768, -65, 224, 222, 221, 220, 42, 42, 218, 217,
-	42, 42, -32768, -32768, -32768, -32768, -32768, -32768, 215, 213,
-	42, 42, 42, 210, -32768, 58, -32768, 58, 58, -32768,
-	58, -32768, -32768, -32768, -32768, -32768, 209, 42, 206, 202,
-	200, 197, 42, 193, -8, 42, 42, -14, 42, -32768,
-	-32768, -32768, -39, -39, -32768, -32768, -32768, 33, 32, -39,
-	-39, -32768, 42, -32768, -32768, -32768, 166, 42, -32768, 42,
-	42, 42, 44, 179, -104, -32768, -32768, -32768, 73, 190,
-	-32768, 185, -32768, 112, -32768, -32768, -32768, -32768, -32768, -32768,
+	262, -32768, 97, 345, -78, -32768, -32768, -32768, -32768, -32768,
+	342, 340, 339, 333, -74, -19, 10, 146, 11, 142,
+	5, 331, -16, 330, -32768, 329, -32768, -32768, 325, 324,
+	-32768, 55, -32768, 322, 321, -32768, 92, 29, -32768, 317,
+	316, -32768, -32768, 313, 72, 311, 69, 310, 38, 60,
+	328, 3, 154, -32768, -32768, 68, 309, -82, -32768, 308,
+	303, -32768, 171, 40, -32768, -32768, 303, 303, -32768, -32768,
+	-32768, -32768, -32768, 297, -32768, -32768, -32768, -32768, -32768, -32768,
+	65, 295, 290, -32768, -32768, -32768, -32768, 288, -32768, 248,
+	-32768, 285, 284, -90, 371, 17, -32768, 283, 281, 279,
+	-32768, 277, -32768, 82, -32768, 61, -32768, -32768, 276, -32768,
+	-94, 270, 58, 2, 96, 96, 16, -32768, -27, -32768,
+	96, 96, 70, -32768, 160, 287, -32768, 44, -35, -35,
+	-35, -35, -32768, -32768, -32768, 4, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, 275, 273, 263, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -85, -86, -32768, 45,
+	-32768, -32768, -32768, -32768, 259, 37, -32768, -32768, -32768, -32768,
+	169, -64, -32768, -65, 254, 252, 246, 236, 49, 49,
+	234, 231, 49, 49, -32768, -32768, -32768, -32768, -32768, -32768,
+	229, 226, 49, 49, 49, 222, -32768, 96, -32768, 96,
+	96, -32768, 96, -32768, -32768, -32768, -32768, -32768, 215, 49,
+	208, 202, 191, 187, 49, 185, -5, 49, 49, -9,
+	49, -32768, -32768, -32768, -35, -35, -32768, -32768, -32768, 34,
+	33, -35, -35, -32768, 49, -32768, -32768, -32768, 183, 49,
+	-32768, 49, 49, 49, 17, 162, -102, -32768, -32768, -32768,
+	171, 268, -32768, 245, -32768, 180, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 7, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, 58, -32768, -32768, 58, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, 103, -32768, -32768, -32768,
-	-32768, 42, 42, -32768, 42, -32768, 42, 42, 42, -32768,
-	-97, -101, -32768, -32768, -32768, -32768, -89, -32768, 300, 216,
-	-32768, 183, 54, 181, -32768, 179, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 21, -32768,
-	-32768, 100, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 26,
-	25, -39, -39, -39, -39, -32768, 93, 54, -89, -32768,
-	-32768, 173, -32768, -32768, 42, -32768, 42, 42, 42, 42,
-	42, -32768, 89, 12, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 6, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, 96, -32768, -32768, 96, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 175, -32768,
+	-32768, -32768, -32768, 49, 49, -32768, 49, -32768, 49, 49,
+	49, -32768, -95, -98, -32768, -32768, -32768, -32768, -88, -32768,
+	181, 264, -32768, 219, 45, 174, -32768, 162, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	30, -32768, -32768, 163, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, 27, 24, -35, -35, -35, -35, -32768, 114, 45,
+	-88, -32768, -32768, 75, -32768, -32768, 49, -32768, 49, 49,
+	49, 49, 49, -32768, 112, 22, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 404, 403, 402, 399, 395, 394, 5, 393, 392,
-	391, 390, 389, 383, 4, 6, 379, 378, 376, 10,
-	366, 364, 363, 354, 350, 348, 345, 343, 12, 342,
-	7, 340, 0, 2, 9, 336, 232, 8, 20, 221,
-	1, 3,
+	0, 407, 406, 405, 404, 403, 402, 5, 400, 399,
+	398, 397, 394, 392, 4, 6, 187, 391, 390, 387,
+	10, 386, 385, 384, 378, 368, 366, 361, 356, 12,
+	353, 7, 352, 0, 2, 9, 292, 269, 8, 20,
+	186, 1, 3,
 }
 
 var modernR1 = [...]int8{
-	0, 39, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 40, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 13, 13, 15, 15, 15, 12, 12, 30,
-	30, 22, 22, 22, 31, 31, 23, 23, 23, 6,
-	6, 34, 34, 35, 35, 35, 36, 36, 36, 41,
-	41, 40, 40, 32, 32, 32, 33, 33, 14, 14,
-	14, 19, 19, 5, 5, 27, 27, 18, 18, 18,
-	18, 26, 26, 17, 17, 17, 17, 17, 17, 17,
+	1, 1, 13, 13, 15, 15, 15, 12, 12, 16,
+	16, 31, 31, 23, 23, 23, 32, 32, 24, 24,
+	24, 6, 6, 35, 35, 36, 36, 36, 37, 37,
+	37, 42, 42, 41, 41, 33, 33, 33, 34, 34,
+	14, 14, 14, 20, 20, 5, 5, 28, 28, 19,
+	19, 19, 19, 27, 27, 18, 18, 18, 18, 18,
+	18, 18, 18, 18, 18, 18, 18, 18, 18, 18,
+	18, 18, 18, 18, 18, 18, 18, 18, 18, 11,
+	11, 11, 11, 2, 2, 2, 2, 2, 2, 2,
+	2, 2, 2, 2, 7, 7, 29, 29, 21, 21,
+	21, 21, 21, 30, 30, 22, 22, 22, 22, 22,
+	22, 22, 22, 22, 22, 22, 22, 22, 22, 22,
+	22, 22, 3, 3, 26, 26, 38, 38, 39, 39,
 	17, 17, 17, 17, 17, 17, 17, 17, 17, 17,
-	17, 17, 17, 17, 17, 17, 17, 11, 11, 11,
-	11, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 7, 7, 28, 28, 20, 20, 20, 20,
-	20, 29, 29, 21, 21, 21, 21, 21, 21, 21,
-	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-	3, 3, 25, 25, 37, 37, 38, 38, 16, 16,
-	16, 16, 16, 16, 16, 16, 16, 16, 16, 16,
-	16, 16, 16, 16, 16, 16, 16, 16, 4, 4,
-	4, 4, 4, 8, 8, 8, 8, 8, 8, 8,
-	8, 9, 9, 10, 10, 10, 10, 24, 24, 24,
-	24, 24, 24, 24, 24, 24,
+	17, 17, 17, 17, 17, 17, 17, 17, 17, 17,
+	4, 4, 4, 4, 4, 8, 8, 8, 8, 8,
+	8, 8, 8, 9, 9, 10, 10, 10, 10, 25,
+	25, 25, 25, 25, 25, 25, 25, 25,
 }
 
 var modernR2 = [...]int8{
@@ -389,107 +388,107 @@ var modernR2 = [...]int8{
 	3, 4, 2, 3, 4, 3, 3, 3, 6, 2,
 	2, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	4, 3, 1, 3, 0, 2, 3, 1, 1, 0,
-	2, 2, 2, 2, 0, 2, 2, 2, 2, 3,
-	5, 3, 3, 1, 3, 4, 3, 5, 6, 1,
-	1, 0, 2, 1, 3, 3, 0, 1, 1, 3,
-	4, 2, 6, 4, 4, 0, 2, 1, 1, 1,
-	2, 0, 2, 1, 1, 1, 2, 1, 2, 1,
-	1, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 3, 1, 1, 1, 1, 1, 1, 1,
-	1, 5, 5, 6, 6, 7, 6, 7, 6, 5,
-	5, 5, 0, 2, 0, 2, 2, 2, 2, 2,
-	2, 0, 2, 1, 2, 2, 2, 2, 2, 2,
-	2, 2, 1, 3, 2, 2, 1, 2, 2, 1,
-	3, 4, 0, 2, 0, 1, 0, 1, 3, 3,
-	5, 5, 3, 3, 3, 4, 5, 4, 5, 5,
-	5, 2, 3, 4, 4, 4, 4, 4, 4, 5,
-	8, 7, 8, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 1, 1, 1, 2, 3, 4,
-	3, 4, 4, 4, 4, 4,
+	3, 0, 2, 2, 2, 2, 0, 2, 2, 2,
+	2, 3, 5, 3, 3, 1, 3, 4, 3, 5,
+	6, 1, 1, 0, 2, 1, 3, 3, 0, 1,
+	1, 3, 4, 2, 6, 4, 4, 0, 2, 1,
+	1, 1, 2, 0, 2, 1, 1, 1, 2, 1,
+	2, 1, 1, 2, 2, 2, 2, 2, 2, 2,
+	2, 2, 2, 2, 3, 1, 1, 1, 1, 1,
+	1, 1, 1, 5, 5, 6, 6, 7, 6, 7,
+	6, 5, 5, 5, 0, 2, 0, 2, 2, 2,
+	2, 2, 2, 0, 2, 1, 2, 2, 2, 2,
+	2, 2, 2, 2, 1, 3, 2, 2, 1, 2,
+	2, 1, 3, 4, 0, 2, 0, 1, 0, 1,
+	3, 3, 5, 5, 3, 3, 3, 4, 5, 4,
+	5, 5, 5, 2, 3, 4, 4, 4, 4, 4,
+	4, 5, 8, 7, 8, 1, 1, 1, 1, 1,
+	1, 1, 1, 1, 1, 1, 1, 1, 1, 2,
+	3, 4, 3, 4, 4, 4, 4, 4,
 }
 
 var modernChk = [...]int16{
-	-32768, -39, -1, 44, 5, -6, -5, -2, -3, -4,
+	-32768, -40, -1, 44, 5, -6, -5, -2, -3, -4,
 	71, 69, 17, 9, 15, 61, 62, 75, 87, 89,
 	95, 97, 50, 8, 57, 34, 4, 5, 109, 5,
 	5, 5, 5, 107, 108, 49, 58, 49, 23, 31,
 	102, 49, 49, 21, 59, 96, 48, 102, 5, 67,
-	5, -25, 5, 5, 5, -31, 18, -13, 5, 5,
-	-15, 6, -15, 35, 5, 5, -15, -15, 5, 6,
+	5, -26, 5, 5, 5, -32, 18, -13, 5, 5,
+	-16, 6, -15, 35, 5, 5, -16, -16, 5, 6,
 	5, 5, 5, 14, 5, 5, 111, 93, 5, 60,
-	54, 51, 61, 36, 32, 83, 82, 8, -16, -37,
-	115, 71, 72, 19, 68, -30, -23, 18, 48, 27,
-	5, 110, 5, -12, 5, 45, 46, 29, 5, -34,
-	-40, -27, -26, -28, -28, 5, 47, 5, 5, -28,
-	-28, -29, 5, 35, 37, 100, 12, 39, 53, 77,
-	98, 5, 5, 111, -8, 24, 39, 30, 12, 53,
-	77, 25, 22, -22, 103, 38, 20, 5, 5, 5,
-	5, 6, 5, 112, -35, -36, 4, 5, -18, -19,
-	55, 64, 98, 34, -17, -19, 45, 46, 70, 92,
-	100, 101, 21, 73, 69, 17, 12, 13, 98, 42,
-	43, 88, 55, 79, 64, 74, -7, -20, 102, 103,
-	10, 106, 104, 108, -7, -28, 47, -28, -28, 77,
-	-28, -7, -7, -7, -21, -19, 39, 40, 69, 17,
-	21, 73, 94, 53, 14, 41, 29, 100, 12, 95,
-	52, 11, 29, 77, 52, 11, 93, 12, 78, 94,
-	53, -33, 81, -32, 5, 111, 113, -38, 81, -38,
-	-38, -38, -30, -40, 57, 5, 5, 5, -15, -40,
-	110, -40, 110, -41, 109, 7, 5, 5, 111, -11,
-	5, 89, 92, 6, 105, 105, 5, 5, 5, 5,
-	-33, -33, 5, 5, -32, -32, 5, 5, -32, -32,
-	-32, 5, -7, -28, -7, -7, -28, -7, 5, -32,
-	5, 5, 5, 5, -32, 5, 63, -32, -32, 65,
-	-32, -38, -38, -33, 81, -33, 81, -38, -38, -32,
-	-34, 5, -32, -32, -32, -32, -14, 5, -24, -37,
-	5, -40, 5, -40, 5, -40, 56, -7, -7, 5,
-	-32, -32, -32, -32, -32, -32, 112, 114, -40, 110,
-	-9, -10, 47, 16, 82, 28, 85, 84, 33, 78,
-	12, 94, 39, 53, 77, 5, -41, 5, -14, 5,
-	112, -40, 5, -33, 81, -33, 81, -38, -38, -38,
-	-38, 5, -41, -40, 5, -32, -32, -32, -32, -32,
-	-32, 5, 112,
+	54, 51, 61, 36, 32, 83, 82, 8, -17, -38,
+	115, 71, 72, 19, 68, -31, -24, 18, 48, 27,
+	5, 110, 5, 5, -12, 5, 45, 46, 29, 5,
+	-35, -41, -28, -27, -29, -29, 5, 47, 5, 5,
+	-29, -29, -30, 5, 35, 37, 100, 12, 39, 53,
+	77, 98, 5, 5, 111, -8, 24, 39, 30, 12,
+	53, 77, 25, 22, -23, 103, 38, 20, 5, 5,
+	5, 5, 6, 6, 5, 112, -36, -37, 4, 5,
+	-19, -20, 55, 64, 98, 34, -18, -20, 45, 46,
+	70, 92, 100, 101, 21, 73, 69, 17, 12, 13,
+	98, 42, 43, 88, 55, 79, 64, 74, -7, -21,
+	102, 103, 10, 106, 104, 108, -7, -29, 47, -29,
+	-29, 77, -29, -7, -7, -7, -22, -20, 39, 40,
+	69, 17, 21, 73, 94, 53, 14, 41, 29, 100,
+	12, 95, 52, 11, 29, 77, 52, 11, 93, 12,
+	78, 94, 53, -34, 81, -33, 5, 111, 113, -39,
+	81, -39, -39, -39, -31, -41, 57, 5, 5, 5,
+	-15, -41, 110, -41, 110, -42, 109, 7, 5, 5,
+	111, -11, 5, 89, 92, 6, 105, 105, 5, 5,
+	5, 5, -34, -34, 5, 5, -33, -33, 5, 5,
+	-33, -33, -33, 5, -7, -29, -7, -7, -29, -7,
+	5, -33, 5, 5, 5, 5, -33, 5, 63, -33,
+	-33, 65, -33, -39, -39, -34, 81, -34, 81, -39,
+	-39, -33, -35, 5, -33, -33, -33, -33, -14, 5,
+	-25, -38, 5, -41, 5, -41, 5, -41, 56, -7,
+	-7, 5, -33, -33, -33, -33, -33, -33, 112, 114,
+	-41, 110, -9, -10, 47, 16, 82, 28, 85, 84,
+	33, 78, 12, 94, 39, 53, 77, 5, -42, 5,
+	-14, 5, 112, -41, 5, -34, 81, -34, 81, -39,
+	-39, -39, -39, 5, -42, -41, 5, -33, -33, -33,
+	-33, -33, -33, 5, 112,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 4, 5, 6, 7, 8,
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 152, 0, 1, 2, 0, 0,
-	44, 0, 12, 0, 0, 34, 0, 34, 19, 20,
-	0, 34, 34, 0, 0, 0, 0, 0, 0, 0,
-	0, 154, 0, 3, 39, 10, 0, 13, 32, 0,
+	0, 0, 0, 0, 154, 0, 1, 2, 0, 0,
+	46, 0, 12, 0, 0, 39, 0, 34, 19, 20,
+	0, 39, 39, 0, 0, 0, 0, 0, 0, 0,
+	0, 156, 0, 3, 41, 10, 0, 13, 32, 0,
 	15, 16, 17, 0, 21, 22, 23, 24, 25, 26,
-	27, 28, 29, 0, 31, 49, 61, 75, 81, 124,
-	124, 0, 0, 124, 124, 131, 150, 0, 153, 0,
-	155, 0, 0, 0, 0, 9, 45, 0, 0, 0,
-	11, 0, 14, 35, 0, 37, 38, 0, 30, 0,
-	0, 73, 74, 122, 122, 124, 124, 124, 124, 122,
-	122, 122, 151, 0, 0, 171, 66, 156, 156, 156,
-	156, 178, 39, 61, 0, 183, 184, 185, 186, 187,
-	188, 189, 190, 40, 0, 0, 0, 46, 47, 48,
-	33, 36, 34, 50, 61, 61, 62, 53, 76, 77,
-	78, 79, 0, 0, 82, 83, 84, 85, 0, 87,
-	89, 90, 0, 0, 0, 0, 66, 66, 0, 0,
-	0, 0, 103, 104, 105, 106, 111, 125, 0, 0,
-	0, 0, 0, 0, 112, 122, 124, 122, 122, 124,
-	122, 119, 120, 121, 132, 133, 0, 0, 0, 0,
-	0, 0, 0, 0, 142, 0, 0, 146, 0, 149,
-	158, 159, 156, 156, 162, 163, 164, 66, 66, 156,
-	156, 172, 0, 67, 63, 61, 0, 0, 157, 0,
-	0, 0, 179, 0, 154, 41, 42, 43, 18, 51,
-	61, 52, 61, 0, 59, 60, 80, 71, 61, 86,
-	107, 108, 109, 110, 88, 91, 92, 93, 94, 95,
-	96, 97, 98, 99, 100, 101, 123, 126, 127, 128,
-	129, 130, 113, 122, 114, 116, 122, 118, 134, 135,
-	136, 137, 138, 139, 140, 141, 0, 144, 145, 147,
-	148, 0, 0, 165, 0, 167, 0, 0, 0, 173,
-	0, 0, 174, 175, 176, 177, 61, 68, 0, 0,
-	54, 0, 0, 0, 56, 0, 102, 115, 117, 143,
-	160, 161, 166, 168, 169, 170, 64, 65, 0, 61,
-	181, 0, 191, 192, 193, 194, 195, 196, 197, 66,
-	66, 156, 156, 156, 156, 55, 0, 0, 61, 69,
-	180, 0, 182, 198, 0, 200, 0, 0, 0, 0,
-	0, 57, 0, 0, 70, 199, 201, 202, 203, 204,
-	205, 58, 72,
+	27, 28, 29, 0, 31, 51, 63, 77, 83, 126,
+	126, 0, 0, 126, 126, 133, 152, 0, 155, 0,
+	157, 0, 0, 0, 0, 9, 47, 0, 0, 0,
+	11, 0, 14, 0, 35, 0, 37, 38, 0, 30,
+	0, 0, 75, 76, 124, 124, 126, 126, 126, 126,
+	124, 124, 124, 153, 0, 0, 173, 68, 158, 158,
+	158, 158, 180, 41, 63, 0, 185, 186, 187, 188,
+	189, 190, 191, 192, 42, 0, 0, 0, 48, 49,
+	50, 33, 40, 36, 34, 52, 63, 63, 64, 55,
+	78, 79, 80, 81, 0, 0, 84, 85, 86, 87,
+	0, 89, 91, 92, 0, 0, 0, 0, 68, 68,
+	0, 0, 0, 0, 105, 106, 107, 108, 113, 127,
+	0, 0, 0, 0, 0, 0, 114, 124, 126, 124,
+	124, 126, 124, 121, 122, 123, 134, 135, 0, 0,
+	0, 0, 0, 0, 0, 0, 144, 0, 0, 148,
+	0, 151, 160, 161, 158, 158, 164, 165, 166, 68,
+	68, 158, 158, 174, 0, 69, 65, 63, 0, 0,
+	159, 0, 0, 0, 181, 0, 156, 43, 44, 45,
+	18, 53, 63, 54, 63, 0, 61, 62, 82, 73,
+	63, 88, 109, 110, 111, 112, 90, 93, 94, 95,
+	96, 97, 98, 99, 100, 101, 102, 103, 125, 128,
+	129, 130, 131, 132, 115, 124, 116, 118, 124, 120,
+	136, 137, 138, 139, 140, 141, 142, 143, 0, 146,
+	147, 149, 150, 0, 0, 167, 0, 169, 0, 0,
+	0, 175, 0, 0, 176, 177, 178, 179, 63, 70,
+	0, 0, 56, 0, 0, 0, 58, 0, 104, 117,
+	119, 145, 162, 163, 168, 170, 171, 172, 66, 67,
+	0, 63, 183, 0, 193, 194, 195, 196, 197, 198,
+	199, 68, 68, 158, 158, 158, 158, 57, 0, 0,
+	63, 71, 182, 0, 184, 200, 0, 202, 0, 0,
+	0, 0, 0, 59, 0, 0, 72, 201, 203, 204,
+	205, 206, 207, 60, 74,
 }
 
 var modernTok1 = [...]int8{
@@ -1053,633 +1052,633 @@ moderndefault:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:98
 		{
-			modernVAL.opts = nil
+			modernVAL.toks = nil
 		}
 	case 40:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:99
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 41:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:103
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
 	case 42:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:104
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 43:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:105
+//line modern.y:108
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 44:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:109
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 45:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:110
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 46:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:114
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
 	case 47:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:115
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 48:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:116
+//line modern.y:119
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 49:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:120
 		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 50:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:121
 		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 51:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:125
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
 	case 52:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:126
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
 		}
 	case 53:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:130
 		{
-			modernVAL.vals = newValues(modernDollar[1].tok)
+			modernVAL.vals = modernDollar[2].vals
 		}
 	case 54:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:131
 		{
-			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
+			modernVAL.vals = modernDollar[2].vals
 		}
 	case 55:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:132
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:135
 		{
-			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
+			modernVAL.vals = newValues(modernDollar[1].tok)
 		}
 	case 56:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:136
 		{
-			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
+			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
 		}
 	case 57:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:137
+		{
+			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
+		}
+	case 58:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:141
+		{
+			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
+		}
+	case 59:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:142
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
-	case 58:
+	case 60:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:138
+//line modern.y:143
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
-	case 63:
+	case 65:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:149
+//line modern.y:154
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
-	case 64:
+	case 66:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:150
+//line modern.y:155
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
-	case 65:
+	case 67:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:151
+//line modern.y:156
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
 		}
-	case 66:
+	case 68:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:155
+//line modern.y:160
 		{
 			modernVAL.tab = nil
 		}
-	case 68:
+	case 70:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:160
+//line modern.y:165
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 69:
+	case 71:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:161
+//line modern.y:166
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 70:
+	case 72:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:162
+//line modern.y:167
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
-	case 71:
+	case 73:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:166
+//line modern.y:171
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 72:
+	case 74:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:167
+//line modern.y:172
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
-	case 73:
+	case 75:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:171
+//line modern.y:176
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
-	case 74:
+	case 76:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:172
+//line modern.y:177
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
-	case 75:
+	case 77:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:176
+//line modern.y:181
 		{
 			modernVAL.opts = nil
 		}
-	case 76:
+	case 78:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:177
+//line modern.y:182
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 78:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:182
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 79:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:183
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
 	case 80:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:184
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:187
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 81:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:188
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 82:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:189
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 84:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:194
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 85:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:195
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 86:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:196
-		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 87:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:197
+	case 83:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:193
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opts = nil
 		}
-	case 88:
+	case 84:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:198
+//line modern.y:194
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 89:
+	case 86:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:199
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 90:
+	case 87:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:200
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 91:
+	case 88:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:201
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 92:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:202
-		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 93:
+	case 89:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:202
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 90:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:203
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 91:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:204
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 92:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:205
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 93:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:206
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 94:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:204
+//line modern.y:207
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 95:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:205
+//line modern.y:208
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 96:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:206
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 97:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:207
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 98:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:208
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 99:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:209
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 100:
+	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:210
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 101:
+	case 98:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:211
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 102:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 99:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:212
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 100:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:213
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 101:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:214
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 102:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:215
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 103:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:216
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 104:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:217
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
-	case 103:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:213
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 104:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:214
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
 	case 105:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:215
+//line modern.y:218
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 106:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:216
+//line modern.y:219
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 111:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:222
+	case 107:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:220
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 112:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:223
+	case 108:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:221
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 113:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:224
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:227
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 114:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:226
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
-		}
-	case 115:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:228
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 116:
+	case 115:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
 //line modern.y:229
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
+	case 116:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:231
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
+		}
 	case 117:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:231
+//line modern.y:233
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 118:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:232
+//line modern.y:234
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 119:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:233
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:236
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 120:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:234
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:237
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 121:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:235
+//line modern.y:238
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 122:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:239
 		{
-			modernVAL.tok = nil
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 123:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:240
 		{
-			modernVAL.tok = modernDollar[2].tok
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 124:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:244
 		{
-			modernVAL.opts = nil
+			modernVAL.tok = nil
 		}
 	case 125:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:245
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.tok = modernDollar[2].tok
 		}
 	case 126:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:249
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
 	case 127:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:250
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 128:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:251
+//line modern.y:254
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 129:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:252
+//line modern.y:255
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 130:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:253
+//line modern.y:256
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 131:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:257
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 132:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:258
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 133:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:262
+		{
+			modernVAL.opts = nil
 		}
 	case 134:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:263
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 135:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:264
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 136:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:265
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 137:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:266
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 138:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:267
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 139:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:268
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 140:
+	case 137:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:269
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 141:
+	case 138:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:270
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 142:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 139:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:271
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 143:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 140:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:272
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-			modernVAL.opt.arg = modernDollar[3].tok
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 144:
+	case 141:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:273
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 145:
+	case 142:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:274
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 146:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 143:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:275
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 144:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:276
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 147:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:276
+	case 145:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:277
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt.arg = modernDollar[3].tok
 		}
-	case 148:
+	case 146:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:277
+//line modern.y:278
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 149:
+	case 147:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:279
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 148:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:278
+//line modern.y:280
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
+	case 149:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:281
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
 	case 150:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:282
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 151:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:283
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 152:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:287
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 151:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:283
-		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
-		}
-	case 152:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:287
-		{
-			modernVAL.opts = nil
-		}
 	case 153:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:288
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
 	case 154:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:292
 		{
-			modernVAL.flag = false
+			modernVAL.opts = nil
 		}
 	case 155:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:293
 		{
-			modernVAL.flag = true
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 156:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
@@ -1694,122 +1693,122 @@ moderndefault:
 			modernVAL.flag = true
 		}
 	case 158:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:302
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = false
 		}
 	case 159:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:303
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = true
 		}
 	case 160:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:304
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 161:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:305
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 162:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:306
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 163:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:307
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 164:
+	case 161:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:308
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 165:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 162:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:309
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 166:
+	case 163:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:310
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 164:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:311
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 165:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:312
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 166:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:313
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 167:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:311
+//line modern.y:314
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 168:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:312
+//line modern.y:315
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 169:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:313
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:316
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 170:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:314
+//line modern.y:317
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+		}
+	case 171:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:318
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 171:
+	case 172:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:319
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 173:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:315
+//line modern.y:320
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 172:
+	case 174:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:316
+//line modern.y:321
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 173:
+	case 175:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:317
+//line modern.y:322
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 174:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:318
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
-	case 175:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:319
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
 	case 176:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:320
+//line modern.y:323
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 177:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:321
+//line modern.y:324
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
@@ -1817,83 +1816,95 @@ moderndefault:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:325
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 179:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:326
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 180:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:330
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
+		}
+	case 181:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:327
+//line modern.y:332
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
-	case 180:
+	case 182:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:329
+//line modern.y:334
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
 		}
-	case 181:
+	case 183:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:331
+//line modern.y:336
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
 		}
-	case 182:
+	case 184:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:333
+//line modern.y:338
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
 		}
-	case 197:
+	case 199:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:344
+//line modern.y:349
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 198:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:345
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 199:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:346
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
 	case 200:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:347
+//line modern.y:350
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 201:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:348
+//line modern.y:351
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 202:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:349
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:352
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 203:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:350
+//line modern.y:353
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 204:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:351
+//line modern.y:354
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 205:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:352
+//line modern.y:355
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 206:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:356
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 207:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:357
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

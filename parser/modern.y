@@ -32,7 +32,7 @@ package parser
 
 %type <node> stmt action match filter listen table
 %type <tok>  ttl phase silent telling port one_of_limit
-%type <toks> delays names limits
+%type <toks> delays names limits numbers
 %type <opt>  mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond
 %type <opts> mopts ifopts sockopts lopts ropts procopts pkiopts
 %type <tab>  tables opt_tables
@@ -61,7 +61,7 @@ stmt:
 	| mADMD mSTRING                 { $$ = setting("admd", $2) }
 	| mBOUNCE mWARNINTERVAL delays  { $$ = setting("bounce warn-interval", $3...) }
 	| mMDA mWRAPPER mSTRING mSTRING { $$ = setting("mda wrapper", $3, $4) }
-	| mMDA mLIMIT limits            { $$ = limits("mda limit", nil, $3) }
+	| mMDA mLIMIT numbers           { $$ = limits("mda limit", nil, $3) }
 	| mMTA mMAXDEFERRED mNUMBER     { $$ = setting("mta max-deferred", $3) }
 	| mMTA mLIMIT limits            { $$ = limits("mta limit", nil, $3) }
 	| mMTA mLIMIT mFOR mDOMAIN mSTRING limits
@@ -70,8 +70,8 @@ stmt:
 	| mQUEUE mENCRYPTION            { $$ = setting("queue encryption") }
 	| mQUEUE mENCRYPTION mSTRING    { $$ = setting("queue encryption", $3) }
 	| mQUEUE mTTL mSTRING           { $$ = setting("queue ttl", $3) }
-	| mSCHEDULER mLIMIT limits      { $$ = limits("scheduler limit", nil, $3) }
-	| mSMTP mLIMIT limits           { $$ = limits("smtp limit", nil, $3) }
+	| mSCHEDULER mLIMIT numbers     { $$ = limits("scheduler limit", nil, $3) }
+	| mSMTP mLIMIT numbers          { $$ = limits("smtp limit", nil, $3) }
 	| mSMTP mCIPHERS mSTRING        { $$ = setting("smtp ciphers", $3) }
 	| mSMTP mMAXMESSAGESIZE mNUMBER { $$ = setting("smtp max-message-size", $3) }
 	| mSMTP mMAXMESSAGESIZE mSTRING { $$ = setting("smtp max-message-size", $3) }
@@ -93,6 +93,11 @@ limits:
 	;
 
 one_of_limit: mINET4 | mINET6 ;
+
+numbers:
+	/* none */                      { $$ = nil }
+	| numbers mSTRING mNUMBER       { $$ = append($1, $2, $3) }
+	;
 
 procopts:
 	/* none */                      { $$ = nil }

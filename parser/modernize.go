@@ -215,7 +215,7 @@ func (t *translator) setting(st *stmt, n *settingStmt) {
 		if !validName(n.args[0].text) {
 			t.diags.errorf(n.args[0].pos, "hostname %q is not a host name", n.args[0].text)
 		}
-		t.emit(st)
+		t.admd(st, n.args[0])
 		return
 	case n.key == "queue interval":
 		t.interval(st, n)
@@ -233,6 +233,17 @@ func (t *translator) setting(st *stmt, n *settingStmt) {
 		same.key = k
 	}
 	t.emit(st, &same)
+}
+
+// admd says what of hostname is not said at listeners and relays.
+func (t *translator) admd(st *stmt, name *token) {
+	for _, s := range t.in.written.stmts {
+		if other, ok := s.node.(*settingStmt); ok && other.key == "admd" {
+			t.emit(st)
+			return
+		}
+	}
+	t.emit(st, setting("admd", name))
 }
 
 // expire checks a delay where the old language had one.

@@ -82,6 +82,9 @@ func serverName(ctx context.Context, o *Options) string {
 func Parse(ctx context.Context, o Options) (*config.Config, Diagnostics) {
 	o.fill(ctx)
 	in := load(&o)
+	if in.written == nil {
+		return nil, in.diags.sorted()
+	}
 	c := newChecker(&o, in)
 	c.check(ctx)
 	if in.diags.errors > 0 {
@@ -112,7 +115,8 @@ type input struct {
 	hostname *token // server name by an older file; nil: none
 }
 
-// load reads the text into a tree of the present language.
+// load reads the text into a tree of the present language. There is none when
+// the file cannot be read.
 func load(o *Options) *input {
 	d := &diagList{sources: []source{{name: o.File, parent: -1}}}
 	in := &input{diags: d, lex: newLexer(o.System, d, o.Macros)}
@@ -126,6 +130,7 @@ func load(o *Options) *input {
 				why = "cannot open"
 			}
 			d.errorf(noPos(), "%s %s: %v", why, o.File, cause(err))
+			return in
 		}
 	}
 	in.lex.file(0, string(text))

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // System is what a configuration is checked against: files, interfaces, users
@@ -126,7 +127,13 @@ func (host) Interfaces() ([]Interface, error) {
 	return out, nil
 }
 
+// maxResolve bounds one question to the resolver: a check must end where the
+// network is down. Ours: two tries of a common resolver.
+const maxResolve = 5 * time.Second
+
 func (host) LookupHost(ctx context.Context, name string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxResolve)
+	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
@@ -139,12 +146,17 @@ func (host) Hostname(ctx context.Context) (string, error) {
 	if err != nil || strings.Contains(name, ".") {
 		return name, err
 	}
+	if full := hostsName(name); full != name {
+		return full, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxResolve)
+	defer cancel()
 	if full, err := net.DefaultResolver.LookupCNAME(ctx, name); err == nil {
 		if full = strings.TrimSuffix(full, "."); strings.HasPrefix(full, name+".") {
 			return full, nil
 		}
 	}
-	return hostsName(name), nil
+	return name, nil
 }
 
 // hostsName completes a host name from /etc/hosts, where "127.0.1.1
