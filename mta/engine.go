@@ -315,7 +315,6 @@ func (e *Engine) becameReady(s *session) {
 		rt.cap++ // it bears more than we thought
 	}
 	s.relay.failed, s.relay.penalty = nil, 0
-	e.wake(&rt.waiters)
 	if e.stopping {
 		e.start(s, nil)
 		return
@@ -323,6 +322,7 @@ func (e *Engine) becameReady(s *session) {
 	s.relay.idle = append(s.relay.idle, s)
 	e.idle[s] = struct{}{}
 	e.drain(s.relay)
+	e.wake(&rt.waiters)
 }
 
 // ended tells that a session is over; err is why it never got ready, or nil.

@@ -378,12 +378,9 @@ func (s *session) startTLS() error {
 		return &setupError{err, blameRelay}
 	}
 	conn := tls.Client(s.conn, c)
-	limit := s.e.opt.Timeouts.TLS
-	ctx, cancel := context.WithTimeout(s.e.hard, limit)
-	defer cancel()
-	err = s.conn.SetDeadline(time.Now().Add(limit))
+	err = s.conn.SetDeadline(time.Now().Add(s.e.opt.Timeouts.TLS))
 	if err == nil {
-		err = conn.HandshakeContext(ctx)
+		err = conn.Handshake()
 	}
 	if err != nil {
 		if ce, ok := errors.AsType[certError](err); ok {

@@ -308,6 +308,13 @@ func (h *goodHost) serve(p *peer) {
 	})
 	defer leave()
 	p.say("220 mx ESMTP")
+	h.dialogue(p, leave)
+}
+
+// serveFrom goes on where the greeting is over, inside TLS.
+func (h *goodHost) serveFrom(p *peer) { h.dialogue(p, func() {}) }
+
+func (h *goodHost) dialogue(p *peer, leave func()) {
 	accepted := 0
 	for {
 		line := p.hear()
