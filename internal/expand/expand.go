@@ -183,7 +183,7 @@ func (e *expansion) recipient() error {
 
 // address finds the rule for an address and follows its action.
 func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
-	key := strings.ToLower(addr.String())
+	key := addr.User + "@" + strings.ToLower(addr.Domain)
 	if ended, begun := e.done[key]; ended {
 		return nil // it has given its envelopes already
 	} else if begun {
