@@ -95,13 +95,14 @@ const (
 	OpDiscover
 )
 
-// SchedCommand applies an operation to one envelope, one message or all.
-// control -> scheduler; answered by Count.
+// SchedCommand applies an operation to one envelope, one message, a list of
+// envelopes or all. control -> scheduler; answered by Count.
 type SchedCommand struct {
 	Op       SchedOp
 	All      bool
 	Message  mail.MessageID
 	Envelope mail.EnvelopeID
+	IDs      []mail.EnvelopeID
 }
 
 // Fields implements Msg.
@@ -110,6 +111,7 @@ func (m *SchedCommand) Fields(c *Codec) {
 	c.Bool(&m.All)
 	Uint(c, &m.Message)
 	Uint(c, &m.Envelope)
+	List(c, &m.IDs, MaxItems, envelopeID)
 }
 
 // Count answers SchedCommand: how many envelopes it touched.

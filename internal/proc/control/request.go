@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"smtpd/internal/ctl"
@@ -235,8 +234,8 @@ func (r *request) schedule(op imsg.SchedOp) (string, error) {
 	return strconv.FormatInt(n.N, 10), nil
 }
 
-// maxAsked is how many commands of a selection are under way at a time.
-const maxAsked = 64
+// commandSlice is how many envelopes of a selection go into one command.
+const commandSlice = 1000
 
 // selected applies an operation to each envelope of a selection, or only counts
 // them.
@@ -263,34 +262,15 @@ func (r *request) selected(op imsg.SchedOp) (string, error) {
 	return strconv.FormatInt(n, 10), err
 }
 
-func (r *request) apply(op imsg.SchedOp, ids []mail.EnvelopeID) (int64, error) {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var total int64
-	var first error
-	slots := make(chan struct{}, maxAsked)
-	for _, id := range ids {
-		slots <- struct{}{}
-		mu.Lock()
-		failed := first != nil
-		mu.Unlock()
-		if failed {
-			break
+func (r *request) apply(op imsg.SchedOp, ids []mail.EnvelopeID) (total int64, err error) {
+	for part := range slices.Chunk(ids, commandSlice) {
+		n, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, &imsg.SchedCommand{Op: op, IDs: part})
+		if err != nil {
+			return total, err
 		}
-		wg.Go(func() {
-			n, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, &imsg.SchedCommand{Op: op, Envelope: id})
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				first = err
-			} else {
-				total += n.N
-			}
-			<-slots
-		})
+		total += n.N
 	}
-	wg.Wait()
-	return total, first
+	return total, nil
 }
 
 func (r *request) status() (string, error) {

@@ -68,6 +68,10 @@ func (s *state) each(m *imsg.SchedCommand, f func(mail.EnvelopeID)) {
 		s.runq.All(f)
 	case m.Envelope != 0:
 		f(m.Envelope)
+	case len(m.IDs) > 0:
+		for _, id := range m.IDs {
+			f(id)
+		}
 	default:
 		s.runq.Of(m.Message, f)
 	}
