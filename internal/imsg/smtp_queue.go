@@ -62,6 +62,7 @@ type Commit struct {
 	Inline    []byte // the body, when it is no longer than MaxInline
 	InFile    bool   // the body is in the file of BodyCreate
 	Envelopes []mail.Envelope
+	Total     int // envelopes of the message, those of CommitParts included; 0: not said
 }
 
 // Fields implements Msg.
@@ -71,6 +72,7 @@ func (m *Commit) Fields(c *Codec) {
 	c.Bytes(&m.Inline, MaxInline)
 	c.Bool(&m.InFile)
 	List(c, &m.Envelopes, MaxItems, envelope)
+	c.Count(&m.Total, 1<<20)
 }
 
 // Committed answers Commit: 250 once the message survives a power cut.

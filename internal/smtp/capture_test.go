@@ -152,12 +152,11 @@ func talks(lines []string) bool {
 
 // replay plays one recording.
 type replay struct {
-	t       *testing.T
-	c       *client
-	stop    string
-	last    string // what the client said last, without its line end
-	pending string // a reply of ours that was read ahead
-	closed  bool
+	t      *testing.T
+	c      *client
+	stop   string
+	last   string // what the client said last, without its line end
+	closed bool
 }
 
 func (r *replay) run(lines []string) {

@@ -145,7 +145,7 @@ func (b *backend) Commit(ctx context.Context, m *engine.Message) error {
 		return errQueueReplaced
 	}
 	r, err := ask[*imsg.Committed](ctx, b.s.queue, &imsg.Commit{
-		ID: m.ID, Size: m.Size, Inline: m.Inline, InFile: m.InFile, Envelopes: rest,
+		ID: m.ID, Size: m.Size, Inline: m.Inline, InFile: m.InFile, Envelopes: rest, Total: len(m.Envelopes),
 	})
 	switch {
 	case err != nil:

@@ -68,26 +68,35 @@ type world struct {
 	swap     bool // the queue is replaced at the next CommitPart
 }
 
+// lines is a log that can be waited for.
 type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
+	mu   sync.Mutex
+	b    strings.Builder
+	more chan struct{} // closed at the next line
 }
 
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	close(l.more)
+	l.more = make(chan struct{})
 	return l.b.Write(p)
 }
 
 func (l *lines) String() string {
+	s, _ := l.now()
+	return s
+}
+
+func (l *lines) now() (string, chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.b.String()
+	return l.b.String(), l.more
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, config: make(chan *config.Config, 1), switches: make(chan *imsg.Switches, 1),
-		sockets: make(chan privsep.Socket, 8), ready: make(chan struct{}), done: make(chan error, 1), log: &lines{},
+		sockets: make(chan privsep.Socket, 8), ready: make(chan struct{}), done: make(chan error, 1), log: &lines{more: make(chan struct{})},
 		parts: map[mail.MessageID][]mail.Envelope{}, bodies: map[mail.MessageID]string{}, dir: t.TempDir()}
 	var once sync.Once
 	w.env = &privsep.Env{Role: imsg.SMTP, Log: log.New(w.log, log.FormPlain), Stat: &stat.Set{}, Now: time.Now,
@@ -115,7 +124,7 @@ func (w *world) edge(peer imsg.Role, h ipc.Handler) (theirs, ours *ipc.Link) {
 // replace gives the edge a new peer, as the parent does when one died.
 func (w *world) replace(theirs, ours *ipc.Link) {
 	if err := ipc.Connect(theirs, ours); err != nil {
-		w.t.Fatal(err)
+		w.t.Error(err)
 	}
 }
 
@@ -277,15 +286,18 @@ func (w *world) stop() {
 
 func (w *world) has(text string) {
 	w.t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		if strings.Contains(w.log.String(), text) {
+	late := time.After(patience)
+	for {
+		s, more := w.log.now()
+		if strings.Contains(s, text) {
 			return
 		}
 		select {
-		case <-time.After(time.Millisecond):
+		case <-more:
+		case <-late:
+			w.t.Fatalf("log lacks %q:\n%s", text, s)
 		}
 	}
-	w.t.Fatalf("log lacks %q:\n%s", text, w.log)
 }
 
 type dialogue struct {
