@@ -2,6 +2,7 @@ package log
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -33,6 +34,10 @@ type Syslog struct {
 
 // retryDial is how long a log daemon that is gone is left alone.
 const retryDial = time.Second
+
+// writeWait is how long a log daemon may take for a line before it counts as
+// gone. Ours: all processes log through one writer and wait meanwhile.
+const writeWait = 250 * time.Millisecond
 
 // NewSyslog uses the daemon at path, usually /dev/log. Nothing is opened yet.
 func NewSyslog(path string, fallback io.Writer, now func() time.Time) *Syslog {
@@ -71,11 +76,17 @@ func (s *Syslog) send(msg []byte) bool {
 		if s.conn == nil && !s.dial() {
 			return false
 		}
-		if _, err := s.conn.Write(msg); err == nil {
+		_ = s.conn.SetWriteDeadline(time.Now().Add(writeWait)) // cannot fail on an open socket
+		_, err := s.conn.Write(msg)
+		if err == nil {
 			return true
 		}
 		s.conn.Close()
 		s.conn = nil
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.tried = s.now()
+			return false
+		}
 	}
 	return false
 }
