@@ -112,30 +112,52 @@ func (r *request) queue() (string, error) {
 	})
 }
 
+// listing is one slice of the queue.
+type listing struct {
+	list []mail.Envelope
+	end  bool
+	err  error
+}
+
+// fetch asks for the slice behind after, of one message or of all.
+func (r *request) fetch(only mail.MessageID, after mail.EnvelopeID) listing {
+	l, err := ask[*imsg.QueueListing](r, r.peers.Queue, callTimeout, &imsg.QueueList{After: after, Max: listSlice})
+	if err != nil {
+		return listing{err: err}
+	}
+	s := listing{list: l.Envelopes, end: l.End || len(l.Envelopes) == 0}
+	if i := slices.IndexFunc(s.list, func(e mail.Envelope) bool { return only != 0 && e.ID.Message() != only }); i >= 0 {
+		s.list, s.end = s.list[:i], true
+	}
+	return s
+}
+
 // each calls f for the envelopes of a message, or of all, in the order of their
-// ids. They come in slices, each with what the scheduler knows of it.
+// ids. They come in slices, each with what the scheduler knows of it; the next
+// is fetched while one is worked on.
 func (r *request) each(only mail.MessageID, f func(*ctl.Entry) error) error {
 	var after mail.EnvelopeID
 	if only != 0 {
 		after = only.Envelope(0) - 1
 	}
+	next := make(chan listing, 1) // a fetch nobody waits for ends all the same
+	next <- r.fetch(only, after)
 	scheduler := true
 	for {
-		l, err := ask[*imsg.QueueListing](r, r.peers.Queue, callTimeout, &imsg.QueueList{After: after, Max: listSlice})
-		if err != nil {
-			return err
+		l := <-next
+		if l.err != nil {
+			return l.err
 		}
-		list := l.Envelopes
-		end := l.End || len(list) == 0
-		if i := slices.IndexFunc(list, func(e mail.Envelope) bool { return only != 0 && e.ID.Message() != only }); i >= 0 {
-			list, end = list[:i], true
+		if !l.end {
+			after = l.list[len(l.list)-1].ID
+			r.wg.Go(func() { next <- r.fetch(only, after) })
 		}
 		var states []imsg.SchedState
 		if scheduler {
-			states, scheduler = r.states(list)
+			states, scheduler = r.states(l.list)
 		}
-		for i := range list {
-			e := ctl.Entry{Envelope: list[i], State: ctl.StateOffline}
+		for i := range l.list {
+			e := ctl.Entry{Envelope: l.list[i], State: ctl.StateOffline}
 			if states != nil {
 				place(&e, &states[i])
 			}
@@ -143,10 +165,9 @@ func (r *request) each(only mail.MessageID, f func(*ctl.Entry) error) error {
 				return err
 			}
 		}
-		if end {
+		if l.end {
 			return nil
 		}
-		after = list[len(list)-1].ID
 	}
 }
 
