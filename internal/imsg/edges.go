@@ -36,7 +36,7 @@ var allowed = map[edge][]Type{
 	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
 	{Queue, MTA}:   {TypeTransfer},
 	{MDA, Lookup}:  {TypeUserbaseQuery, TypeTableQuery},
-	{MDA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen},
+	{MDA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
 	{Queue, MDA}:   {TypeTransfer},
 	{MDA, Deliver}: {TypeDeliverRun},
 	{Lookup, Keys}: {TypeSign},

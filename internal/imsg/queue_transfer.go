@@ -88,7 +88,8 @@ type Inflight struct {
 func (m *Inflight) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); c.Bool(&m.Last) }
 
 // Hold gives leased envelopes back until Release names the key. They do not
-// count as tried. mta -> queue.
+// count as tried. mta, mda -> queue; their keys are told apart by the top bit,
+// which those of mda have.
 type Hold struct {
 	IDs []mail.EnvelopeID
 	Key uint64
@@ -97,7 +98,7 @@ type Hold struct {
 // Fields implements Msg.
 func (m *Hold) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); Uint(c, &m.Key) }
 
-// Release wants up to Count of the envelopes held under Key; 0: all. mta ->
+// Release wants up to Count of the envelopes held under Key; 0: all. mta, mda ->
 // queue.
 type Release struct {
 	Key   uint64

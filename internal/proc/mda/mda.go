@@ -96,7 +96,8 @@ func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
 		envelopes: env.Stat.Counter("mda.envelope")}
 	s.results = newResults(p.Queue, s.settled)
-	s.pool = newPool(env, s.finished)
+	s.pool = newPool(env)
+	s.pool.finished, s.pool.hold, s.pool.release = s.finished, s.hold, s.release
 	s.pool.setLimits(conf.MDA)
 	return s
 }
@@ -219,6 +220,27 @@ func (s *state) finished(j *job, r *imsg.DeliverResult) {
 		}
 		s.results.add(res)
 	}
+}
+
+// hold gives the envelopes of a delivery back to queue until release.
+func (s *state) hold(key uint64, j *job) {
+	ids := []mail.EnvelopeID{j.env.ID}
+	for _, e := range j.twins {
+		ids = append(ids, e.ID)
+	}
+	j.body.release()
+	s.mu.Lock()
+	for _, id := range ids {
+		delete(s.held, id)
+	}
+	s.mu.Unlock()
+	s.envelopes.Add(-int64(len(ids)))
+	_ = s.peers.Queue.Send(&imsg.Hold{IDs: ids, Key: key}, nil) // a queue that is gone forgets its leases anyway
+}
+
+// release wants so many of them back; 0: all.
+func (s *state) release(key uint64, count int) {
+	_ = s.peers.Queue.Send(&imsg.Release{Key: key, Count: count}, nil) // a new queue holds nothing
 }
 
 func (s *state) log(j *job, e *mail.Envelope, r *imsg.DeliverResult) {

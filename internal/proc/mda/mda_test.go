@@ -41,6 +41,9 @@ type house struct {
 
 	mu       sync.Mutex
 	inflight []imsg.Inflight
+	held     []mail.EnvelopeID
+	key      uint64
+	releases []imsg.Release
 	results  map[mail.EnvelopeID]imsg.Result
 	repeats  int
 	refuse   func(*imsg.Results) bool // queue does not take them
@@ -140,6 +143,11 @@ func (h *house) asQueue(r *ipc.Request) {
 			h.results[res.ID] = res
 		}
 		r.Reply(&imsg.Done{OK: true}, nil)
+	case *imsg.Hold:
+		h.held = append(h.held, m.IDs...)
+		h.key = m.Key
+	case *imsg.Release:
+		h.releases = append(h.releases, *m)
 	case *imsg.BodyOpen:
 		b, ok := h.bodies[m.Message]
 		if !ok {
@@ -544,6 +552,59 @@ func TestCommandsAtATime(t *testing.T) {
 		if n > "2" {
 			t.Errorf("at a time: %q", most)
 		}
+	}
+}
+
+// TestHold gives one user more than may wait: the rest goes back to queue, and
+// is asked for when there is room.
+func TestHold(t *testing.T) {
+	h := newHouse(t, func(c *config.Config, _ *house) {
+		c.MDA = config.MDA{MaxSession: 10, MaxSessionPerUser: 1, TaskHiwat: 5, TaskLowat: 3, TaskRelease: 2}
+	})
+	first := envelope(0x100000000, "md", "alice")
+	first.Exec = "|echo >started; until test -e go; do sleep 0.01; done"
+	h.transfer(first)
+	home := h.users["alice"].Home
+	h.wait("the command", func() bool { return exists(home + "/started") })
+	for i := 1; i <= 10; i++ {
+		e := envelope(mail.EnvelopeID(0x100000000+i<<32), "md", "alice")
+		e.Exec = fmt.Sprintf("|echo %d >>done", i)
+		h.transfer(e)
+	}
+	h.wait("what is over", func() bool { return len(h.held) == 5 })
+	if h.held[0] != 0x700000000 || h.key>>63 != 1 || len(h.releases) != 0 {
+		t.Errorf("held %v under %x, released %v", h.held, h.key, h.releases)
+	}
+	if err := os.WriteFile(home+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.wait("all to be wanted", func() bool {
+		n := 0
+		for _, r := range h.releases {
+			n += r.Count
+		}
+		return n == 5
+	})
+	for _, r := range h.releases {
+		if r.Key != h.key || r.Count > 2 {
+			t.Errorf("released %+v", r)
+		}
+	}
+	h.mu.Lock()
+	held := h.held
+	h.mu.Unlock()
+	for _, id := range held {
+		e := envelope(id, "md", "alice")
+		e.Exec = "|echo x >>done"
+		h.transfer(e)
+	}
+	for i := range 11 {
+		if r := h.result(mail.EnvelopeID(0x100000000 + i<<32)); !r.Status.OK() {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+	if got, _ := os.ReadFile(home + "/done"); strings.Count(string(got), "\n") != 10 {
+		t.Errorf("done: %q", got)
 	}
 }
 

@@ -57,6 +57,7 @@ type lane struct {
 	wants    bool // is in pool.waiting
 	running  int  // plain deliveries with the worker
 	busy     int  // commands with the worker
+	held     int  // envelopes given back to queue until there is room, as far as known
 	last     time.Time
 	idle     *time.Timer
 }
@@ -74,6 +75,8 @@ type worker struct {
 type pool struct {
 	env      *privsep.Env
 	finished func(*job, *imsg.DeliverResult)
+	hold     func(key uint64, j *job)
+	release  func(key uint64, count int)
 	now      func() time.Time
 	tasks    sync.WaitGroup
 	all      context.Context // ends at the latest moment
@@ -91,8 +94,8 @@ type pool struct {
 	stopped bool
 }
 
-func newPool(env *privsep.Env, finished func(*job, *imsg.DeliverResult)) *pool {
-	p := &pool{env: env, finished: finished, now: env.Now, lanes: map[identity]*lane{},
+func newPool(env *privsep.Env) *pool {
+	p := &pool{env: env, now: env.Now, lanes: map[identity]*lane{},
 		gPending: env.Stat.Counter("mda.pending"), gRunning: env.Stat.Counter("mda.running"), gUser: env.Stat.Counter("mda.user")}
 	p.all, p.endAll = context.WithCancel(context.Background())
 	return p
@@ -105,20 +108,50 @@ func (p *pool) setLimits(m config.MDA) {
 	p.limits.MaxSession, p.limits.MaxSessionPerUser = max(m.MaxSession, 1), max(m.MaxSessionPerUser, 1)
 }
 
-// submit takes a delivery whose user is known. It does not block.
+// submit takes a delivery whose user is known. It does not block. A user who has
+// too many waiting already must not fill the queue's places for all: what is
+// over goes back until there is room.
 func (p *pool) submit(j *job) {
 	id := identity{uid: j.user.UID, gid: j.user.GID, mbox: j.run.Method == string(config.MethodMbox)}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	l := p.lanes[id]
 	if l == nil {
 		l = &lane{id: id}
 		p.lanes[id] = l
 		p.gUser.Add(1)
 	}
+	if p.limits.TaskHiwat > 0 && len(l.plain)+len(l.commands) >= p.limits.TaskHiwat {
+		l.held += 1 + len(j.twins)
+		p.mu.Unlock()
+		p.hold(id.key(), j)
+		return
+	}
 	p.gPending.Add(1)
 	l.add(j)
 	p.pump(l)
+	p.mu.Unlock()
+}
+
+// key names an identity to the scheduler. The top bit tells it from the keys of
+// mta; two identities with one key would only share their turns.
+func (id identity) key() uint64 {
+	key := 1<<63 | uint64(id.uid)<<30 | uint64(id.gid)<<1&(1<<30-1)
+	if id.mbox {
+		key |= 1
+	}
+	return key
+}
+
+// room says how many of the envelopes given back are wanted now; 0: none. The
+// lock is held.
+func (p *pool) room(l *lane) int {
+	waiting := len(l.plain) + len(l.commands)
+	if l.held == 0 || p.stopped || waiting >= max(p.limits.TaskLowat, 1) {
+		return 0
+	}
+	n := min(l.held, max(p.limits.TaskRelease, 1))
+	l.held -= n
+	return n
 }
 
 func (l *lane) add(j *job) {
@@ -145,7 +178,7 @@ func (p *pool) pump(l *lane) {
 	case w != nil && !w.leave:
 		p.hand(l, w)
 	}
-	if l.worker == nil && !l.starting && l.empty() && l.unused() {
+	if l.worker == nil && !l.starting && l.empty() && l.unused() && l.held == 0 {
 		delete(p.lanes, l.id)
 		p.gUser.Add(-1)
 	}
@@ -290,6 +323,8 @@ func (p *pool) start(l *lane, u imsg.UserInfo) {
 		l.plain, l.commands = nil, nil
 		p.gPending.Add(-int64(len(failed)))
 	}
+	held := l.held
+	l.held = 0
 	p.fill()
 	p.pump(l)
 	p.mu.Unlock()
@@ -298,6 +333,9 @@ func (p *pool) start(l *lane, u imsg.UserInfo) {
 	}
 	if stopped {
 		return
+	}
+	if held > 0 {
+		p.release(l.id.key(), 0)
 	}
 	for _, j := range failed {
 		p.finished(j, tempfail(mail.Clean(err.Error(), 200)))
@@ -364,11 +402,15 @@ func (p *pool) run(l *lane, w *worker, j *job) {
 	if w.leave && l.worker == w && !stopped {
 		p.dismiss(l, w)
 	}
+	room := p.room(l)
 	p.pump(l)
 	if j.isCommand() {
 		p.pumpCommands()
 	}
 	p.mu.Unlock()
+	if room > 0 {
+		p.release(l.id.key(), room)
+	}
 	if again || (res == nil && stopped) {
 		return
 	}
