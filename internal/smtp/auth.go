@@ -9,6 +9,7 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"smtpd/internal/log"
 	"smtpd/internal/mail"
 )
 
@@ -98,6 +99,9 @@ func (s *Session) exchange(mech, initial string, server sasl.Server) error {
 		}
 		s.wire.shrink()
 		s.lastWord = authStep(mech, challenge)
+		if s.shown() {
+			s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", "********"))
+		}
 		s.report(EventClient, "********")
 		if response, err = decodeSASL(string(line)); err != nil {
 			return err

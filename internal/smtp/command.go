@@ -8,6 +8,7 @@ import (
 
 	"smtpd/internal/config"
 	"smtpd/internal/log"
+	"smtpd/internal/mail"
 )
 
 // maxCommand is the longest command line, in octets without its line end. Ours,
@@ -61,8 +62,8 @@ func (s *Session) offers(e ext) bool { return s.ext&e != 0 }
 func (s *Session) command(line []byte) {
 	line = bytes.TrimRight(line, " \t")
 	s.lastWord = maskCommand(string(line))
-	if s.c.Log.Tracing(traceTopic) {
-		s.c.Log.Trace(traceTopic, s.client.Session.String(), log.Quoted("client", s.lastWord))
+	if s.shown() {
+		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", mail.Clean(s.lastWord, maxLogged)))
 	}
 	if s.filter != nil {
 		s.report(EventClient, s.lastWord)

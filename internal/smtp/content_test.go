@@ -387,7 +387,7 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	for _, want := range []string{`smtp failed-command command="AUTH PLAIN ********" result="535 5.7.8 Authentication failed"`,
-		"smtp authentication user=alice result=permfail address=127.0.0.1", "smtp authentication user=alice result=ok", `smtp: 6212680100d3b741 client="AUTH PLAIN ********"`} {
+		"smtp authentication user=alice result=permfail address=127.0.0.1", "smtp authentication user=alice result=ok", `6212680100d3b741 smtp dialogue client="AUTH PLAIN ********"`, `smtp dialogue client="********"`} {
 		if !strings.Contains(log, want) {
 			t.Errorf("log lacks %q:\n%s", want, log)
 		}

@@ -49,10 +49,27 @@ type fake struct {
 	deaf     bool // lookup is
 	sender   string
 	hostname string
+	inside   int // clients behind a proxy
 	filter   func(*Client) Filter
 }
 
 func (f *fake) ClientName(context.Context, netip.Addr) (string, string) { return "localhost", "pass" }
+
+func (f *fake) Admit(a netip.Addr) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a == netip.MustParseAddr("192.0.2.66") {
+		return "421 4.7.0 Too many connections from your address"
+	}
+	f.inside++
+	return ""
+}
+
+func (f *fake) Leave(netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inside--
+}
 
 func (f *fake) Hostname(context.Context, netip.Addr) string { return f.hostname }
 

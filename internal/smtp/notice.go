@@ -2,12 +2,10 @@ package smtp
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
-	"smtpd/internal/log"
 	"smtpd/internal/mail"
 )
 
@@ -72,14 +70,6 @@ func (s *Session) giveUp() error {
 		return mail.LocalError()
 	}
 	return st
-}
-
-// note keeps the last reply of a session that nobody reads.
-func (s *Session) note(line string) {
-	s.lastReply = line
-	if s.c.Log.Tracing(traceTopic) {
-		s.c.Log.Trace(traceTopic, s.client.Session.String(), slog.Bool("notice", true), log.Quoted("server", line))
-	}
 }
 
 // nowhere is the connection of a session that has no client.

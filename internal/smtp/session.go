@@ -29,7 +29,8 @@ type Session struct {
 	name   string // what we call ourselves
 	ext    ext
 
-	helo     string // empty: not identified
+	admitted netip.Addr // behind a proxy: counted in by Backend.Admit
+	helo     string     // empty: not identified
 	esmtp    bool
 	tls      *tlsFacts // nil: in the clear
 	authed   bool
@@ -113,6 +114,9 @@ func (s *Session) uncount() {
 	if s.tls != nil {
 		s.c.Stat.Add(s.tlsCounter(), -1)
 	}
+	if s.admitted.IsValid() {
+		s.c.Backend.Leave(s.admitted)
+	}
 }
 
 // Abandon closes the connection under the session, which then ends by itself.
@@ -138,6 +142,9 @@ func (s *Session) Shutdown(by time.Time) {
 
 // open is everything up to the banner; it reports whether the session goes on.
 func (s *Session) open() bool {
+	if s.c.Listener.ProxyV2 && !s.isLocal() && !s.proxy() {
+		return false
+	}
 	s.names()
 	s.c.Log.Event(s.client.Session, "smtp connected",
 		log.Raw("address", s.client.Text()), slog.String("host", s.client.Host))
@@ -286,17 +293,20 @@ func (s *Session) fill(until time.Time, stop int64) error {
 // say sends a reply line of success, or one that is no reply to a command.
 func (s *Session) say(line string) {
 	if s.notice {
-		s.note(line)
-		s.report(EventServer, line)
-		return
+		s.lastReply = line
 	}
-	if s.c.Log.Tracing(traceTopic) {
-		s.c.Log.Trace(traceTopic, s.client.Session.String(), log.Quoted("server", line))
+	if s.shown() {
+		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("server", line))
 	}
 	s.wire.say(line)
 	if s.filter != nil {
 		s.report(EventServer, line)
 	}
+}
+
+// shown reports whether the dialogue goes to the log.
+func (s *Session) shown() bool {
+	return s.c.Listener.LogConversation || s.c.Log.Tracing(traceTopic) || (s.c.Traced != nil && s.c.Traced(&s.client))
 }
 
 // traceTopic is the topic of `smtpctl trace smtp`.

@@ -33,12 +33,21 @@ type Config struct {
 	Stat     *stat.Set
 	Now      func() time.Time
 	Rand     func() uint64 // session ids and Message-IDs
+
+	// Traced reports whether the dialogue with a client is to be shown in the
+	// log; nil: it is not. It is asked for every line.
+	Traced func(c *Client) bool
 }
 
 // Backend is what a session needs from the rest of the server. An error that
 // is a *mail.Status is said to the client; any other means: not now. Methods
 // are called from many sessions at once and return when ctx ends.
 type Backend interface {
+	// Admit counts in a client whom a proxy spoke for; a reply means that there
+	// is no place. Leave counts it out.
+	Admit(client netip.Addr) (refusal string)
+	Leave(client netip.Addr)
+
 	// ClientName finds the reverse name of a client, "<unknown>" without one,
 	// and says whether it leads back: "pass", "fail" or "error".
 	ClientName(ctx context.Context, addr netip.Addr) (host, fcrdns string)

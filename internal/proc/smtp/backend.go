@@ -17,8 +17,23 @@ import (
 // another process. While that is not there they wait a little, and then it is
 // "try later".
 type backend struct {
-	s *server
-	l *config.Listener
+	s      *server
+	l      *config.Listener
+	limits *config.SMTP
+}
+
+// Admit implements engine.Backend.
+func (b *backend) Admit(client netip.Addr) (refusal string) {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.s.places.enter(client, b.limits, b.s.env.Now())
+}
+
+// Leave implements engine.Backend.
+func (b *backend) Leave(client netip.Addr) {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	b.s.places.leave(client)
 }
 
 // ClientName implements engine.Backend.

@@ -123,11 +123,14 @@ func (s *server) admit(conn *net.TCPConn, at netip.AddrPort) {
 	addr, local := addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
 	s.mu.Lock()
 	c := s.byAddr[at]
-	refusal := ""
-	if c == nil {
+	refusal, counted := "", addr.Addr()
+	switch {
+	case c == nil:
 		refusal = "421 4.3.2 Service not available"
-	} else {
-		refusal = s.places.enter(addr.Addr(), &c.SMTP, s.env.Now())
+	case c.Listener.ProxyV2:
+		counted = netip.Addr{} // the session counts who is behind the proxy
+	default:
+		refusal = s.places.enter(counted, &c.SMTP, s.env.Now())
 	}
 	s.mu.Unlock()
 	if refusal != "" {
@@ -136,7 +139,7 @@ func (s *server) admit(conn *net.TCPConn, at netip.AddrPort) {
 	}
 	sess := engine.New(c, conn, addr, local)
 	s.enter(sess, addr.Addr())
-	s.start(sess, addr.Addr())
+	s.start(sess, counted)
 }
 
 // turnAway says one line to a client that gets no session. It must not wait:

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,8 @@ type server struct {
 	wg  sync.WaitGroup // accept loops and sessions
 
 	lookup, queue, keys asker
+
+	tracing atomic.Pointer[[]netip.Prefix] // whose dialogues go to the log
 
 	mu        sync.Mutex
 	cond      *sync.Cond // of open
@@ -102,6 +105,7 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) err
 			s.configure(conf)
 		case sw := <-env.Switches:
 			s.pause(sw.PauseSMTP)
+			s.trace(sw.Trace)
 		case sock := <-env.Sockets:
 			if err := s.addSocket(sock); err != nil {
 				return err
@@ -170,11 +174,12 @@ func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.
 		Name:     conf.ServerName,
 		Actions:  conf.Actions,
 		ADMD:     conf.ADMD,
-		Backend:  &backend{s: s, l: l},
+		Backend:  &backend{s: s, l: l, limits: &conf.SMTP},
 		Log:      s.env.Log,
 		Stat:     s.env.Stat,
 		Now:      s.env.Now,
 		Rand:     rand.Uint64,
+		Traced:   s.traced,
 	}
 	if c.ADMD == "" {
 		c.ADMD = conf.ServerName
