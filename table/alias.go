@@ -42,8 +42,8 @@ var (
 	errItems = errors.New("too many items")
 )
 
-// ParseItems reads a list of items: separated by commas, ended by a '#' outside
-// of quotes. A backslash takes the meaning from the octet after it, double
+// ParseItems reads a list of items: separated by commas, ended by a '#' that is
+// neither quoted nor part of a word. A backslash takes the meaning from the octet after it, double
 // quotes keep commas together. An empty list is no error.
 func ParseItems(list string) ([]Item, error) {
 	var items []Item
@@ -76,7 +76,7 @@ func cutItem(s string) (word, rest string, more bool) {
 			quoted = !quoted
 		case c == ',' && !quoted:
 			return s[:i], s[i+1:], true
-		case c == '#' && !quoted:
+		case c == '#' && !quoted && (i == 0 || isBlank(s[i-1])):
 			return s[:i], "", false
 		}
 	}

@@ -96,12 +96,11 @@ func splitEntry(line string) (key, value string, err error) {
 	if end == 0 {
 		return "", "", errMapEntry
 	}
-	key, value = line[:end], line[end:]
-	// One colon may stand before the value; ":include:" begins with one that
-	// belongs to it.
-	value = strings.TrimLeft(value, " \t")
-	if rest, ok := strings.CutPrefix(value, ":"); ok && (value == line[end:] || rest == "" || isBlank(rest[0])) {
-		value = strings.TrimLeft(rest, " \t")
+	// Colons with a blank behind them part key and value too; ":include:" begins
+	// with one that belongs to it.
+	key, value = line[:end], strings.TrimLeft(line[end+1:], " \t")
+	for strings.HasPrefix(value, ":") && (len(value) == 1 || isBlank(value[1])) {
+		value = strings.TrimLeft(value[1:], " \t")
 	}
 	return key, value, nil
 }
