@@ -421,12 +421,27 @@ func (e *Engine) take(s *session, wait bool) (*task, bool) {
 		return t, true
 	case !wait:
 		return nil, true
-	case len(s.route.waiters) > 0:
-		return nil, false // others wait for the place
+	case s.othersWait():
+		return nil, false
 	}
 	r.idle = append(r.idle, s)
 	e.idle[s] = struct{}{}
 	return nil, true
+}
+
+// othersWait reports whether another relay waits for the place of the session.
+// Those that no longer do are forgotten.
+func (s *session) othersWait() bool {
+	for r := range s.route.waiters {
+		if r == s.relay {
+			continue
+		}
+		if r.tasks.n > 0 {
+			return true
+		}
+		delete(s.route.waiters, r)
+	}
+	return false
 }
 
 // idleEnd is what becomes of an idle session whose time is up.

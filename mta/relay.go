@@ -62,6 +62,7 @@ type relay struct {
 	tasks taskList
 	held  int // envelopes given back
 	taken int // tasks taken since the last release
+	pace  pace
 
 	idle  []*session
 	ready int // sessions that got ready
@@ -204,8 +205,7 @@ func (e *Engine) dropIfDone(r *relay, now time.Time) {
 		return
 	}
 	if r.held > 0 {
-		r.held = 0
-		e.opt.Observer.Release(r.id, 0)
+		e.releaseAll(r, now)
 	}
 	// What was looked up serves the next mail too.
 	wait := max(r.until.Sub(now), min(refresh, routeKeep))
@@ -400,8 +400,7 @@ func (e *Engine) failTasks(r *relay, f failure) {
 		}
 	}
 	if r.held > 0 {
-		r.held = 0
-		e.opt.Observer.Release(r.id, 0)
+		e.releaseAll(r, time.Now())
 	}
 }
 
@@ -414,7 +413,7 @@ func (e *Engine) done(r *Report) {
 // enqueue adds tasks to a relay, or gives their envelopes back when it has
 // enough to do.
 func (e *Engine) enqueue(r *relay, tasks []*task) {
-	if hiwat := r.limits.TaskHiwat; hiwat > 0 && r.tasks.n >= hiwat {
+	if hiwat := r.scaled(r.limits.TaskHiwat); hiwat > 0 && r.tasks.n >= hiwat {
 		var ids []mail.EnvelopeID
 		for _, t := range tasks {
 			for _, env := range t.envs {
@@ -433,22 +432,77 @@ func (e *Engine) enqueue(r *relay, tasks []*task) {
 	e.drain(r)
 }
 
-// release asks for envelopes that were given back, once there is room.
+// pace counts what a relay gets done, in short spans of time.
+type pace struct {
+	begun time.Time // of the present span
+	n     int       // tasks taken in it
+	last  int       // tasks taken in the span before
+}
+
+const (
+	paceSpan = 100 * time.Millisecond
+	// paceSpans is how far ahead a relay may have tasks, by its pace: 2 s.
+	paceSpans = 20
+)
+
+func (p *pace) count(now time.Time) {
+	if d := now.Sub(p.begun); d >= paceSpan {
+		if p.last = p.n; d >= 2*paceSpan {
+			p.last = 0
+		}
+		p.begun, p.n = now, 0
+	}
+	p.n++
+}
+
+// scaled is a limit on tasks for a relay that gets much done: task-hiwat is for
+// slow ones, and the others would be held up by giving back and taking again.
+// What a relay does in two seconds is never too much; task-lowat and
+// task-release keep their proportion.
+func (r *relay) scaled(limit int) int {
+	hiwat := r.limits.TaskHiwat
+	if ahead := r.pace.last * paceSpans; ahead > hiwat && hiwat > 0 {
+		return limit * ahead / hiwat
+	}
+	return limit
+}
+
+// release asks for envelopes that were given back, once there is room. It is
+// called for each task taken.
 func (e *Engine) release(r *relay) {
-	if r.held == 0 || r.tasks.n > r.limits.TaskLowat {
+	now := time.Now()
+	r.pace.count(now)
+	lowat := r.scaled(r.limits.TaskLowat)
+	if r.held == 0 || r.tasks.n > lowat {
 		return
 	}
 	r.taken++
-	n := max(r.limits.TaskRelease, 1)
-	if r.taken < n && r.tasks.n > 0 && r.tasks.n < r.limits.TaskLowat {
+	n := max(r.scaled(r.limits.TaskRelease), 1)
+	if r.taken < n && r.tasks.n > 0 && r.tasks.n < lowat {
 		return
 	}
 	r.taken = 0
-	if r.held -= n; r.held <= 0 {
-		r.held, n = 0, 0
+	if r.held -= n; r.held > 0 {
+		e.opt.Observer.Release(r.id, n)
+		return
 	}
-	e.opt.Observer.Release(r.id, n)
+	e.releaseAll(r, now)
 }
+
+// releaseAll wants all envelopes that were given back: now, and once more when
+// the last of them must have been put away.
+func (e *Engine) releaseAll(r *relay, now time.Time) {
+	r.held = 0
+	e.opt.Observer.Release(r.id, 0)
+	e.agenda.add(now.Add(releaseAgain), func(time.Time) {
+		if r.held == 0 && !e.stopping {
+			e.opt.Observer.Release(r.id, 0)
+		}
+	})
+}
+
+// releaseAgain is how long a Hold may still be under way. Ours.
+const releaseAgain = time.Second
 
 // connectorName is how the log names a connector.
 func connectorName(s *source, r *relay) string {
