@@ -35,6 +35,11 @@ func (t *translator) rule(st *stmt, r *ruleStmt) {
 	if r.reject && r.how != nil {
 		t.diags.warnf(st.pos, "the action of a reject has no meaning and is ignored")
 	}
+	sources := t.sources(p)
+	if len(sources) == 0 {
+		t.emit(st)
+		return
+	}
 	var nodes []node
 	names := map[string]string{} // what distinguishes actions -> their names
 	for _, c := range p.fors {
@@ -48,7 +53,7 @@ func (t *translator) rule(st *stmt, r *ruleStmt) {
 		}
 		alias := c.alias
 		if r.reject {
-			nodes = append(nodes, t.matches(p, targets, "", nil)...)
+			nodes = append(nodes, t.matches(p, sources, targets, "", nil)...)
 			continue
 		}
 		if t.virtual != nil && t.localDelivery(p) && virtual == nil {
@@ -58,14 +63,14 @@ func (t *translator) rule(st *stmt, r *ruleStmt) {
 				t.broken(st, "match", "")
 				return
 			}
-			nodes = append(append(nodes, made...), t.matches(p, targets, name, ref)...)
+			nodes = append(append(nodes, made...), t.matches(p, sources, targets, name, ref)...)
 		}
 		name, made, ok := t.action(p, names, alias, virtual, "")
 		if !ok {
 			t.broken(st, "match", "")
 			return
 		}
-		nodes = append(append(nodes, made...), t.matches(p, targets, name, nil)...)
+		nodes = append(append(nodes, made...), t.matches(p, sources, targets, name, nil)...)
 	}
 	t.emit(st, nodes...)
 }
@@ -124,6 +129,9 @@ func (t *translator) parts(st *stmt, r *ruleStmt) *oldParts {
 			}
 			p.only = true
 		}
+	}
+	if p.tag != nil && len(p.tag.arg.text) > maxTag {
+		t.errorf(p.tag.pos, "tag name too long: %q, at most %d characters", p.tag.arg.text, maxTag)
 	}
 	if len(p.fors) == 0 {
 		p.fors = []*option{{pos: st.pos, key: "for", sub: "local"}}
@@ -353,11 +361,12 @@ func (t *translator) netSources(p *oldParts, src *option, auth func(bool) *optio
 
 // matches writes the rules for all sources and targets. rcpt, if not nil, is a
 // table the recipient must be in.
-func (t *translator) matches(p *oldParts, targets []*option, action string, rcpt *tableExpr) []node {
+func (t *translator) matches(p *oldParts, sources [][]*option, targets []*option,
+	action string, rcpt *tableExpr) []node {
 	at := p.st.pos
 	var nodes []node
 	for _, target := range targets {
-		for _, source := range t.sources(p) {
+		for _, source := range sources {
 			m := &matchStmt{reject: p.r.reject}
 			if p.tag != nil {
 				m.opts = append(m.opts, &option{pos: at, key: "tag", not: p.tag.not,

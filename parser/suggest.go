@@ -21,7 +21,7 @@ func nearest(found string, words []string) string {
 		return ""
 	}
 	words = slices.Sorted(slices.Values(words))
-	best, least := "", 1+min(3, (len(found)+1)/3)
+	best, least := "", 1+2*min(3, (len(found)+1)/3)
 	for _, w := range words {
 		if d := distance(found, w); d < least && w != found {
 			best, least = w, d
@@ -30,24 +30,25 @@ func nearest(found string, words []string) string {
 	return best
 }
 
-// distance counts letters put in, left out, changed or swapped with the next.
+// distance counts letters put in, left out or changed as 2, those swapped with
+// the next as 1.
 func distance(a, b string) int {
 	if n := len(a) - len(b); n > 3 || n < -3 {
-		return 9
+		return 99
 	}
 	prev2, prev := []int(nil), make([]int, len(b)+1)
 	for j := range prev {
-		prev[j] = j
+		prev[j] = 2 * j
 	}
 	for i := 1; i <= len(a); i++ {
 		row := make([]int, len(b)+1)
-		row[0] = i
+		row[0] = 2 * i
 		for j := 1; j <= len(b); j++ {
-			cost := 1
+			cost := 2
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			row[j] = min(prev[j]+1, row[j-1]+1, prev[j-1]+cost)
+			row[j] = min(prev[j]+2, row[j-1]+2, prev[j-1]+cost)
 			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
 				row[j] = min(row[j], prev2[j-2]+1)
 			}
