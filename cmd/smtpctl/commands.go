@@ -72,11 +72,16 @@ func commands() []entry {
 		{"encrypt <str>", encrypt, false},
 		{"spf walk", spfWalk, false},
 
+		{"corrupt inspect <str>", showOf("corrupt inspect"), true},
+		{"corrupt remove <str>", showOf("corrupt remove"), true},
+		{"corrupt return <str>", showOf("corrupt return"), true},
 		{"encrypt -a <str>", encryptWith, true},
 		{"encrypt -a <str> <str>", encryptWith, true},
 		{"lookup <str> <str> <str>", lookup, true},
 		{"pause envelope where", selected(ctl.ReqPause, "paused"), true},
 		{"pause where", selected(ctl.ReqPause, "paused"), true},
+		{"queue compact", show("queue compact"), true},
+		{"queue verify", show("queue verify"), true},
 		{"reload", reload, true},
 		{"remove where", selected(ctl.ReqRemove, "removed"), true},
 		{"resume envelope where", selected(ctl.ReqResume, "resumed"), true},
@@ -92,7 +97,7 @@ func commands() []entry {
 		{"show queue -v where", showSelected(longForm), true},
 		{"show queue where", showSelected(lineForm), true},
 		{"show tables", show("tables"), true},
-		{"show tls <str>", showTLS, true},
+		{"show tls <str>", showOf("tls"), true},
 	}
 }
 

@@ -64,6 +64,8 @@ func TestCommands(t *testing.T) {
 		"schedule where colour=red":         {nil, "", outcome{"", "smtpctl: \"colour=red\": there is no condition colour=\n", 1}},
 		"show queue where":                  {nil, "", outcome{"", "smtpctl: a selection has 1 to 16 conditions\n", 1}},
 		"show queue where to=x@y":           {rows(), "queue where to=x@y", outcome{}},
+		"corrupt return 170db3e6":           {data("x\n"), "show corrupt return 170db3e6", outcome{"x\n", "", 0}},
+		"q v":                               {data("x\n"), "show queue verify", outcome{"x\n", "", 0}},
 		"frob":                              {nil, "", outcome{"", possibilities(t), 255}},
 		"show stats now":                    {nil, "", outcome{"", "invalid command\n", 255}},
 		"-x show stats":                     {nil, "", outcome{"", usageText, 1}},

@@ -15,8 +15,11 @@ func show(what string) handler {
 	return func(p *program, ctx context.Context, _ []string) error { return p.print(ctx, ctl.ReqShow, what) }
 }
 
-func showTLS(p *program, ctx context.Context, params []string) error {
-	return p.print(ctx, ctl.ReqShow, "tls "+params[0])
+// showOf is show of something that has a name.
+func showOf(what string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		return p.print(ctx, ctl.ReqShow, what+" "+params[0])
+	}
 }
 
 // print copies lines to standard output as they come. They may quote remote

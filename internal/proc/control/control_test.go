@@ -304,6 +304,21 @@ func TestShowInParts(t *testing.T) {
 	}
 }
 
+// A command under way has no lines for a while.
+func TestShowUnderWay(t *testing.T) {
+	n := 0
+	h := start(t, true, map[imsg.Role]answers{imsg.Queue: func(imsg.Msg) (imsg.Msg, *os.File) {
+		if n++; n == 1 {
+			return &imsg.Lines{More: true}, nil
+		}
+		return &imsg.Lines{Text: []byte("done\n")}, nil
+	}})
+	rows, _, err := h.do("show", "queue verify")
+	if got := strings.Join(rows, ""); got != "done\n" || err != nil || n != 2 {
+		t.Errorf("got %q, %v after %d questions", got, err, n)
+	}
+}
+
 // A process that is dead must not keep the others' counters.
 func TestStats(t *testing.T) {
 	h := start(t, true, nil, imsg.MTA)

@@ -19,6 +19,7 @@ import (
 const (
 	listSlice = 1000    // envelopes asked for at a time (DESIGN section 4)
 	maxLines  = 1 << 20 // parts of Lines before a process that never ends is left
+	showPause = 200 * time.Millisecond
 )
 
 // show passes on lines that another process prints about itself.
@@ -30,7 +31,7 @@ func (r *request) show() (string, error) {
 		l = r.peers.MTA
 	case "tables", "filters":
 		l = r.peers.Lookup
-	case "corrupt":
+	case "corrupt", "queue":
 		l = r.peers.Queue
 	default:
 		return "", &ctl.Failure{Reason: "nothing of that name to show"}
@@ -44,9 +45,21 @@ func (r *request) show() (string, error) {
 		if err := r.c.Send(ctl.KindData, string(m.Text)); err != nil {
 			return "", err
 		}
-		n := strings.Count(string(m.Text), "\n")
-		if skip += n; !m.More || n == 0 {
+		if !m.More {
 			break
+		}
+		n := strings.Count(string(m.Text), "\n")
+		if skip += n; n > 0 {
+			continue
+		}
+		// Under way: the client sees what there is, and that somebody lives.
+		if err := r.c.Flush(); err != nil {
+			return "", err
+		}
+		select {
+		case <-r.ctx.Done():
+			return "", r.ctx.Err()
+		case <-time.After(showPause):
 		}
 	}
 	return "", nil
