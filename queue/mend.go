@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	"go.etcd.io/bbolt"
+
+	"smtpd/internal/mail"
 )
 
 // mendIfDamaged looks at a database before bbolt does. One that is damaged is
@@ -26,48 +28,60 @@ func (s *Bolt) mendIfDamaged(f *os.File) (_ *os.File, err error) {
 		return f, nil
 	}
 	defer f.Close() // closing it unlocks it: last of all
-	if err := m.foreign(); err != nil {
-		return nil, s.refusal("%s is %w", dbName, err)
+	if m.foreign() {
+		return nil, s.refusal("%s is not a spool", dbName)
 	}
-	old := fmt.Sprintf("%s-%d", dbName, s.o.Now().Unix())
 	found := m.salvage()
 	if found.format > Format {
 		return nil, s.refusal("format %d is newer than this smtpd understands (%d)", found.format, Format)
 	}
-	if err := s.rebuild(found); err != nil {
-		return nil, s.refusal("%s is damaged (%w) and cannot be mended: %w", dbName, damage, err)
-	}
-	fresh, err := s.openLocked(newName)
+	moved := s.orphans(found)
+	old := fmt.Sprintf("%s-%d", dbName, s.o.Now().Unix())
+	fresh, err := s.replaceDB(found, old)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.replaceDB(old); err != nil {
-		fresh.Close()
 		return nil, s.refusal("%s is damaged (%w) and cannot be mended: %w", dbName, damage, err)
 	}
 	s.mended = true
 	s.o.Moved(Moved{Name: old, Reason: fmt.Sprintf("%v; found again: %d messages, %d envelopes",
 		damage, len(found.items[kindMessage]), len(found.items[kindEnvelope]))})
+	for _, m := range moved {
+		s.o.Moved(m)
+	}
 	return fresh, nil
 }
 
-// replaceDB puts the new database in the place of the old, which it keeps. At no
-// moment is there neither.
-func (s *Bolt) replaceDB(old string) error {
+// replaceDB writes what was found and puts it in the place of the old database,
+// which it keeps. At no moment is there neither.
+func (s *Bolt) replaceDB(v *salvage, old string) (*os.File, error) {
+	if err := s.rebuild(v); err != nil {
+		return nil, err
+	}
 	if err := s.fs.Mkdir(s.path(corruptDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
+		return nil, err
+	}
+	fresh, err := s.openLocked(newName)
+	if err != nil {
+		return nil, err
 	}
 	// A second name first: the rename below then never leaves a gap.
-	if err := s.fs.Link(s.path(dbName), s.path(corruptDir, old)); err != nil {
-		return err
+	err = s.fs.Link(s.path(dbName), s.path(corruptDir, old))
+	if errors.Is(err, os.ErrExist) {
+		err = nil // an attempt at mending was cut off in this very second
 	}
-	if err := s.fs.SyncDir(s.path(corruptDir)); err != nil {
-		return err
+	if err == nil {
+		err = s.fs.SyncDir(s.path(corruptDir))
 	}
-	if err := s.fs.Rename(s.path(newName), s.path(dbName)); err != nil {
-		return err
+	if err == nil {
+		err = s.fs.Rename(s.path(newName), s.path(dbName))
 	}
-	return s.fs.SyncDir(s.dir)
+	if err == nil {
+		err = s.fs.SyncDir(s.dir)
+	}
+	if err != nil {
+		fresh.Close()
+		return nil, err
+	}
+	return fresh, nil
 }
 
 // checkGuarded is check where a read error of the disk counts as damage.
@@ -81,18 +95,18 @@ func (m *image) checkGuarded() (err error) {
 	return m.check()
 }
 
-// foreign refuses a file that is no damaged database of ours but something else.
-func (m *image) foreign() error {
-	if len(m.trees()) > 0 {
-		return nil
+// foreign tells a file that is no damaged database, but something else.
+func (m *image) foreign() bool {
+	if t, _ := m.trees(); len(t) > 0 {
+		return false
 	}
 	ne := binary.NativeEndian
-	for size := 0; size <= 1<<16; size = max(1<<10, size<<1) {
-		if len(m.b) >= size+pageHeader+4 && ne.Uint32(m.b[size+pageHeader:]) == metaMagic {
-			return nil
+	for at := 0; at <= 1<<16; at = max(1<<10, at<<1) {
+		if len(m.b) >= at+pageHeader+4 && ne.Uint32(m.b[at+pageHeader:]) == metaMagic {
+			return false
 		}
 	}
-	return errors.New("not a spool")
+	return true
 }
 
 // span is a range of keys that could not be reached: from low up to, not
@@ -108,15 +122,19 @@ type salvage struct {
 	m     *image
 	items map[byte]map[string][]byte // kind -> key -> item with a right checksum
 	bad   map[byte]map[string][]byte // items whose checksum is wrong
-	lost  map[byte][]span
 	aside map[string][]byte
 	meta  map[string][]byte
-	seen  map[uint64]bool // pages of the tree that is walked
+
+	// Of the tree that is walked.
+	tree tree
+	lost map[byte][]span
+	seen map[uint64]bool
 
 	format uint32
 }
 
-var bucketKinds = map[string]byte{"env": kindEnvelope, "msg": kindMessage, "body": kindBody, "aside": 'a', "meta": 'M'}
+// itemKinds are the kinds whose items have a checksum.
+var itemKinds = [...]byte{kindEnvelope, kindMessage, kindBody}
 
 // salvage finds what can be found: what the newest state still leads to, then
 // in the gaps what the state before it had, then what lies about there and
@@ -125,23 +143,23 @@ func (m *image) salvage() *salvage {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	v := &salvage{m: m, items: map[byte]map[string][]byte{}, bad: map[byte]map[string][]byte{},
 		aside: map[string][]byte{}, meta: map[string][]byte{}}
-	for _, k := range []byte{kindEnvelope, kindMessage, kindBody} {
+	gaps := map[byte][]span{}
+	for _, k := range itemKinds {
 		v.items[k], v.bad[k] = map[string][]byte{}, map[string][]byte{}
+		gaps[k] = []span{{}}
 	}
-	trees := m.trees()
-	all := []span{{}}
-	gaps := map[byte][]span{kindEnvelope: all, kindMessage: all, kindBody: all}
+	trees, _ := m.trees()
 	for _, t := range trees {
-		v.lost, v.seen = map[byte][]span{}, map[uint64]bool{}
-		v.tree(t, gaps)
-		gaps = v.lost
-		if len(gaps) == 0 {
+		v.tree, v.lost, v.seen = t, map[byte][]span{}, map[uint64]bool{}
+		v.buckets(gaps)
+		if gaps = v.lost; len(gaps) == 0 {
 			break
 		}
 	}
-	if len(trees) > 0 && len(gaps) > 0 {
-		v.strays(trees[0], gaps)
+	if len(gaps) > 0 && len(trees) > 0 {
+		v.strays(gaps)
 	}
+	v.mendKeys()
 	if f := v.meta[string(metaFormat)]; len(f) == 4 {
 		v.format = binary.BigEndian.Uint32(f)
 	}
@@ -155,114 +173,193 @@ func guarded(f func()) (ok bool) {
 	return true
 }
 
-// tree walks one state. Items outside the gaps are known already.
-func (v *salvage) tree(t tree, gaps map[byte][]span) {
+// buckets walks one state. Items outside the gaps are known already.
+func (v *salvage) buckets(gaps map[byte][]span) {
 	reached := map[byte]bool{}
-	v.walk(t, t.root, 0, span{}, func(key, value []byte, bucket bool) {
-		kind, ok := bucketKinds[string(key)]
-		if !ok || len(value) < bucketSize || reached[kind] {
-			return
-		}
-		reached[kind] = true
-		take := func(key, value []byte, _ bool) { v.take(kind, key, value, gaps[kind]) }
-		root := binary.NativeEndian.Uint64(value)
-		if root != 0 {
-			v.walk(t, root, 1, span{}, take, kind)
-			return
-		}
-		if r, err := inlineBucket(value); err == nil {
-			v.leaves(r, take)
-		} else {
-			v.lost[kind] = append(v.lost[kind], span{})
+	v.walk(v.tree.root, 0, span{}, rootPage, func(r run) {
+		for i := range r.elements(4) {
+			key, value, ok := r.data(i)
+			kind := bucketNamed(key)
+			if !ok || kind == 0 || len(value) < bucketSize || reached[kind] {
+				continue
+			}
+			reached[kind] = true
+			take := func(r run) { v.leaves(r, kind, gaps[kind]) }
+			if root := binary.NativeEndian.Uint64(value); root != 0 {
+				v.walk(root, 1, span{}, kind, take)
+			} else if len(value) > bucketSize+pageHeader {
+				b := value[bucketSize:]
+				take(run{flags: pageLeaf, count: int(binary.NativeEndian.Uint16(b[10:])), b: b})
+			}
 		}
 	})
-	for _, kind := range []byte{kindEnvelope, kindMessage, kindBody} {
+	for _, kind := range itemKinds {
 		if !reached[kind] {
 			v.lost[kind] = []span{{}}
 		}
 	}
 }
 
-// walk visits the leaves below a page; what cannot be reached is noted as lost
-// for the kind, if one is given.
-func (v *salvage) walk(t tree, id uint64, depth int, keys span, visit func(key, value []byte, bucket bool), kind ...byte) {
+// bucketNamed is the kind of a bucket whose name has at most one wrong octet.
+func bucketNamed(name []byte) byte {
+	for known, kind := range bucketKinds {
+		wrong := 0
+		for i := range min(len(known), len(name)) {
+			if name[i] != known[i] {
+				wrong++
+			}
+		}
+		if len(name) == len(known) && wrong <= 1 {
+			return kind
+		}
+	}
+	return 0
+}
+
+// walk visits the leaves below a page; what cannot be reached is noted as lost.
+func (v *salvage) walk(id uint64, depth int, keys span, kind byte, visit func(run)) {
 	ok := guarded(func() {
-		r, err := v.m.page(t, id)
+		r, err := v.m.page(v.tree, id)
 		if r.b == nil || v.seen[id] || depth > maxDepth {
 			panic("out of reach")
 		}
 		v.seen[id] = true
-		if r.flags == pageBranch {
-			v.branches(t, r, depth, keys, visit, kind...)
+		if r.flags != pageBranch {
+			visit(r)
+			if err != nil {
+				panic("in part")
+			}
 			return
 		}
-		whole := v.leaves(r, visit)
-		if err != nil || !whole {
-			panic("in part")
+		n := r.elements(0)
+		for i := range n {
+			part := keys
+			if key, ok := r.key(i); ok && i > 0 {
+				part.low = key
+			}
+			if key, ok := r.key(i + 1); ok && i+1 < n {
+				part.high = key
+			}
+			at := pageHeader + i*elemSize
+			v.walk(binary.NativeEndian.Uint64(r.b[at+8:]), depth+1, part, kind, visit)
+		}
+		if n == 0 {
+			panic("nothing below")
 		}
 	})
-	if !ok && len(kind) > 0 {
-		v.lost[kind[0]] = append(v.lost[kind[0]], keys)
+	if !ok && kind != rootPage {
+		v.lost[kind] = append(v.lost[kind], keys)
 	}
 }
 
-func (v *salvage) branches(t tree, r run, depth int, keys span, visit func(key, value []byte, bucket bool), kind ...byte) {
-	for i := range min(r.count, len(r.b)/elemSize) {
-		key, child, err := r.branch(i)
-		part := span{keys.low, keys.high}
-		if err == nil && i > 0 {
-			part.low = key
+// elements is how many elements a page has, as far as can be told: what its
+// header says, or where its first data begin; pos is at octet field of an
+// element. More than there are do no harm.
+func (r *run) elements(field int) int {
+	room := (len(r.b) - pageHeader) / elemSize
+	n := r.count
+	if room > 0 {
+		if d := r.start(0, field) - pageHeader; d%elemSize == 0 && d/elemSize <= room && (d/elemSize > n || n > room) {
+			n = d / elemSize
 		}
-		if next, _, nerr := r.branch(i + 1); nerr == nil && i+1 < r.count {
-			part.high = next
-		}
-		v.walk(t, child, depth+1, part, visit, kind...)
 	}
-	if r.count == 0 {
-		panic("empty")
-	}
+	return min(n, room)
 }
 
-// leaves visits the elements of a leaf that lie inside it, and reports whether
-// all do.
-func (v *salvage) leaves(r run, visit func(key, value []byte, bucket bool)) bool {
-	whole := r.flags == pageLeaf
-	for i := range min(r.count, len(r.b)/elemSize) {
-		key, value, bucket, err := r.leaf(i)
-		if err != nil {
-			whole = false
+// key is the key of element i of a branch page.
+func (r *run) key(i int) ([]byte, bool) {
+	at := pageHeader + i*elemSize
+	if at+elemSize > len(r.b) {
+		return nil, false
+	}
+	start, size := uint64(r.start(i, 0)), uint64(binary.NativeEndian.Uint32(r.b[at+4:]))
+	if start+size > uint64(len(r.b)) {
+		return nil, false
+	}
+	return r.b[start : start+size], true
+}
+
+// data is key and value of element i of a leaf page.
+func (r *run) data(i int) (key, value []byte, ok bool) {
+	at := pageHeader + i*elemSize
+	if at+elemSize > len(r.b) {
+		return nil, nil, false
+	}
+	ne := binary.NativeEndian
+	start, k, n := uint64(r.start(i, 4)), uint64(ne.Uint32(r.b[at+8:])), uint64(ne.Uint32(r.b[at+12:]))
+	if start+k+n > uint64(len(r.b)) {
+		return nil, nil, false
+	}
+	return r.b[start : start+k], r.b[start+k : start+k+n], true
+}
+
+// leaves takes the elements of a leaf page. Where the place or the length of an
+// item makes no sense its neighbours tell them: items lie side by side.
+func (v *salvage) leaves(r run, kind byte, gaps []span) {
+	n := r.elements(4)
+	before := pageHeader + n*elemSize // end of the item before
+	for i := range n {
+		key, value, ok := r.data(i)
+		if kind == 'a' || kind == 'M' {
+			if ok {
+				v.take(kind, key, value, nil)
+			}
 			continue
 		}
-		visit(key, value, bucket)
+		after := len(r.b)
+		if i+1 < n {
+			after = r.start(i+1, 4)
+		}
+		own := r.start(i, 4)
+		if !itemWhole(kind, key, value) {
+			for _, p := range [][2]int{{before, after}, {own, after}, {before, before + len(key) + len(value)}} {
+				k, val, fits := cutItem(r.b, p[0], p[1], kind)
+				if fits && itemWhole(kind, k, val) {
+					key, value, ok, own = k, val, true, p[0]
+					break
+				}
+			}
+		}
+		if ok {
+			v.take(kind, key, value, gaps)
+			before = own + len(key) + len(value)
+		}
 	}
-	return whole
+}
+
+// cutItem takes the octets from start to end as an item.
+func cutItem(b []byte, start, end int, kind byte) (key, value []byte, ok bool) {
+	k := keySize(kind)
+	if start < pageHeader || end > len(b) || start+k > end {
+		return nil, nil, false
+	}
+	return b[start : start+k], b[start+k : end], true
 }
 
 // take keeps an item that nobody has found yet.
 func (v *salvage) take(kind byte, key, value []byte, gaps []span) {
 	switch kind {
 	case 'a':
-		v.keep(v.aside, key, value)
+		keepNew(v.aside, key, value)
 		return
 	case 'M':
-		v.keep(v.meta, key, value)
+		keepNew(v.meta, key, value)
 		return
 	}
 	inside := false
 	for _, g := range gaps {
 		inside = inside || g.holds(key)
 	}
-	if !inside {
-		return
-	}
-	if itemWhole(kind, key, value) {
-		v.keep(v.items[kind], key, value)
-	} else if len(key) == keySize(kind) {
-		v.keep(v.bad[kind], key, value)
+	switch {
+	case !inside:
+	case itemWhole(kind, key, value):
+		keepNew(v.items[kind], key, value)
+	case len(key) == keySize(kind):
+		keepNew(v.bad[kind], key, value)
 	}
 }
 
-func (v *salvage) keep(m map[string][]byte, key, value []byte) {
+func keepNew(m map[string][]byte, key, value []byte) {
 	if _, ok := m[string(key)]; !ok {
 		m[string(key)] = value
 	}
@@ -280,46 +377,112 @@ func itemWhole(kind byte, key, item []byte) bool {
 		itemSum(kind, key, item[:len(item)-4]) == binary.BigEndian.Uint32(item[len(item)-4:])
 }
 
+// mendKeys finds the one octet of a key that makes a bad item right: the
+// checksum covers the key.
+func (v *salvage) mendKeys() {
+	for kind, items := range v.bad {
+		for key, value := range items {
+			if right, ok := mendKey(kind, []byte(key), value); ok {
+				keepNew(v.items[kind], right, value)
+				delete(items, key)
+			}
+		}
+	}
+}
+
+func mendKey(kind byte, key, value []byte) ([]byte, bool) {
+	for i := range key {
+		was := key[i]
+		for x := 1; x < 256; x++ {
+			key[i] = was ^ byte(x)
+			if itemWhole(kind, key, value) {
+				return key, true
+			}
+		}
+		key[i] = was
+	}
+	return nil, false
+}
+
 // strays looks through all pages that nothing leads to for items in the gaps. A
 // page may be an old one, so an item counts only when something that was
 // reached wants it: a body or a record, when its envelopes are there; an
 // envelope, when its message is. An old envelope that was delivered since may
 // be among them: twice is better than never.
-func (v *salvage) strays(t tree, gaps map[byte][]span) {
-	wanted := v.wanted()
-	for id := uint64(2); id < min(t.limit, uint64(len(v.m.b)/v.m.pageSize)); id++ {
+func (v *salvage) strays(gaps map[byte][]span) {
+	wanted := map[string]bool{}
+	for _, kind := range []byte{kindEnvelope, kindMessage} {
+		for key := range v.items[kind] {
+			wanted[key[:4]] = true
+		}
+	}
+	for id := uint64(2); id < min(v.tree.limit, uint64(len(v.m.b)/v.m.pageSize)); id++ {
 		if v.seen[id] {
 			continue
 		}
 		guarded(func() {
-			r, err := v.m.page(t, id)
-			if err != nil || r.flags != pageLeaf {
-				return
-			}
-			v.leaves(r, func(key, value []byte, _ bool) {
-				if len(key) < 4 || !wanted[string(key[:4])] {
-					return
+			r, _ := v.m.page(v.tree, id)
+			for i := range r.elements(4) {
+				key, value, ok := r.data(i)
+				if !ok || len(key) < 4 || !wanted[string(key[:4])] {
+					continue
 				}
-				for _, kind := range []byte{kindEnvelope, kindMessage, kindBody} {
+				for _, kind := range itemKinds {
 					if itemWhole(kind, key, value) {
 						v.take(kind, key, value, gaps[kind])
 					}
 				}
-			})
+			}
 		})
 	}
 }
 
-// wanted are the messages of which something was reached that has not been
-// delivered and removed.
-func (v *salvage) wanted() map[string]bool {
-	w := map[string]bool{}
-	for _, kind := range []byte{kindEnvelope, kindMessage} {
-		for key := range v.items[kind] {
-			w[key[:4]] = true
+// orphans moves aside what has lost what it belongs to: the new database shall
+// be one that agrees with itself. Items with a wrong checksum stay where they
+// are unless there is a whole one: who reads them moves them aside, with what
+// belongs to them.
+func (s *Bolt) orphans(v *salvage) []Moved {
+	for kind, items := range v.bad {
+		for key, value := range items {
+			keepNew(v.items[kind], []byte(key), value)
 		}
 	}
-	return w
+	groups := map[string]map[byte]bool{}
+	for _, kind := range itemKinds {
+		for key := range v.items[kind] {
+			if groups[key[:4]] == nil {
+				groups[key[:4]] = map[byte]bool{}
+			}
+			groups[key[:4]][kind] = true
+		}
+	}
+	var moved []Moved
+	for prefix, has := range groups {
+		if has[kindMessage] && has[kindEnvelope] {
+			continue
+		}
+		id := mail.MessageID(binary.BigEndian.Uint32([]byte(prefix)))
+		a := &Aside{Name: "msg-" + id.String(), Reason: "the rest of the message is lost", When: s.o.Now(),
+			file: !has[kindBody]}
+		m := Moved{Name: a.Name, Reason: a.Reason}
+		for _, kind := range itemKinds {
+			for key, value := range v.items[kind] {
+				if key[:4] != prefix {
+					continue
+				}
+				a.parts = append(a.parts, part{kind, []byte(key), value})
+				delete(v.items[kind], key)
+				if kind == kindEnvelope {
+					m.Envelopes = append(m.Envelopes, mail.EnvelopeID(binary.BigEndian.Uint64([]byte(key))))
+				}
+			}
+		}
+		if b, err := a.encode(); err == nil {
+			keepNew(v.aside, []byte(a.Name), b)
+		}
+		moved = append(moved, m)
+	}
+	return moved
 }
 
 // rebuild writes what was found to a new database.
@@ -337,18 +500,10 @@ func (s *Bolt) rebuild(v *salvage) error {
 	if err != nil {
 		return err
 	}
-	v.keepBad()
-	err = db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-		if err != nil {
-			return err
-		}
-		v.meta[string(metaFormat)] = binary.BigEndian.AppendUint32(nil, Format)
-		v.meta[string(metaIDs)] = v.nextID()
-		return putAll(meta, v.meta)
-	})
-	for name, items := range map[string]map[string][]byte{"env": v.items[kindEnvelope], "msg": v.items[kindMessage],
-		"body": v.items[kindBody], "aside": v.aside} {
+	v.meta[string(metaFormat)] = binary.BigEndian.AppendUint32(nil, Format)
+	v.meta[string(metaIDs)] = v.nextID()
+	for name, items := range map[string]map[string][]byte{"meta": v.meta, "env": v.items[kindEnvelope],
+		"msg": v.items[kindMessage], "body": v.items[kindBody], "aside": v.aside} {
 		if err == nil {
 			err = fill(db, []byte(name), items)
 		}
@@ -369,25 +524,6 @@ func (v *salvage) nextID() []byte {
 	return binary.BigEndian.AppendUint32(nil, next+1+idBlock)
 }
 
-// keepBad takes over items that are damaged themselves and of which there is no
-// whole copy: who reads them moves them aside, with what belongs to them.
-func (v *salvage) keepBad() {
-	for kind, items := range v.bad {
-		for key, value := range items {
-			v.keep(v.items[kind], []byte(key), value)
-		}
-	}
-}
-
-func putAll(b *bbolt.Bucket, items map[string][]byte) error {
-	for k, v := range items {
-		if err := b.Put([]byte(k), v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // fillBatch bounds the octets of one transaction of fill.
 const fillBatch = 8 << 20
 
@@ -398,10 +534,12 @@ func fill(db *bbolt.DB, bucket []byte, items map[string][]byte) error {
 		defer func() { batch, size = map[string][]byte{}, 0 }()
 		return db.Update(func(tx *bbolt.Tx) error {
 			b, err := tx.CreateBucketIfNotExists(bucket)
-			if err != nil {
-				return err
+			for k, v := range batch {
+				if err == nil {
+					err = b.Put([]byte(k), v)
+				}
 			}
-			return putAll(b, batch)
+			return err
 		})
 	}
 	for k, v := range items {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,25 +60,36 @@ func (m *image) release() {
 }
 
 // trees finds the states that the file holds, the newest first: a commit leaves
-// the one before it whole.
-func (m *image) trees() []tree {
-	var t []tree
-	first, size, ok := m.meta(0)
-	if ok {
-		t = append(t, first)
+// the one before it whole. A meta page with one wrong octet is put right, for
+// falling back on the state before it would lose what was acknowledged last;
+// what was wrong is the error.
+func (m *image) trees() (t []tree, err error) {
+	for size := 1 << 10; size <= 1<<16 && m.pageSize == 0; size <<= 1 {
+		if _, s, ok := m.meta(size); ok && s == size {
+			m.pageSize = size
+		}
+	}
+	if _, size, ok := m.meta(0); ok {
 		m.pageSize = size
 	}
-	for size := 1 << 10; size <= 1<<16; size <<= 1 {
-		if second, s, ok := m.meta(size); ok && s == size && (m.pageSize == 0 || m.pageSize == size) {
-			t = append(t, second)
-			m.pageSize = size
-			break
+	if m.pageSize == 0 {
+		return nil, errors.New("no meta page is whole")
+	}
+	for _, at := range []int{0, m.pageSize} {
+		one, size, ok := m.meta(at)
+		if !ok {
+			if one, size, ok = m.mendMeta(at); ok {
+				err = errors.New("a meta page was wrong")
+			}
+		}
+		if ok && size == m.pageSize {
+			t = append(t, one)
 		}
 	}
 	if len(t) == 2 && t[1].txid > t[0].txid {
 		t[0], t[1] = t[1], t[0]
 	}
-	return t
+	return t, err
 }
 
 // meta reads the meta page at an offset.
@@ -85,7 +97,10 @@ func (m *image) meta(at int) (t tree, pageSize int, ok bool) {
 	if len(m.b) < at+pageHeader+metaSize {
 		return t, 0, false
 	}
-	b := m.b[at+pageHeader:][:metaSize]
+	return parseMeta(m.b[at+pageHeader:][:metaSize])
+}
+
+func parseMeta(b []byte) (t tree, pageSize int, ok bool) {
 	ne := binary.NativeEndian
 	h := fnv.New64a()
 	h.Write(b[:metaSize-8])
@@ -95,6 +110,25 @@ func (m *image) meta(at int) (t tree, pageSize int, ok bool) {
 		return t, 0, false
 	}
 	return tree{root: ne.Uint64(b[16:]), limit: ne.Uint64(b[40:]), txid: ne.Uint64(b[48:])}, pageSize, true
+}
+
+// mendMeta looks for the one octet that makes a meta page right.
+func (m *image) mendMeta(at int) (t tree, pageSize int, ok bool) {
+	if len(m.b) < at+pageHeader+metaSize {
+		return t, 0, false
+	}
+	b := bytes.Clone(m.b[at+pageHeader:][:metaSize])
+	for i := range b {
+		was := b[i]
+		for x := 1; x < 256; x++ {
+			b[i] = was ^ byte(x)
+			if t, pageSize, ok = parseMeta(b); ok {
+				return t, pageSize, true
+			}
+		}
+		b[i] = was
+	}
+	return t, 0, false
 }
 
 // run is a page with its overflow.
@@ -132,6 +166,13 @@ func (m *image) page(t tree, id uint64) (run, error) {
 
 var errElem = errors.New("an element is outside its page")
 
+// start is where the data of element i begins; its field pos is at octet field
+// of the element. It may lie anywhere.
+func (r *run) start(i, field int) int {
+	at := pageHeader + i*elemSize
+	return at + int(binary.NativeEndian.Uint32(r.b[at+field:]))
+}
+
 // leaf reads element i of a leaf page.
 func (r *run) leaf(i int) (key, value []byte, bucket bool, err error) {
 	at := pageHeader + i*elemSize
@@ -167,6 +208,7 @@ type checker struct {
 	m    *image
 	t    tree
 	seen []uint64 // bits: pages that somebody refers to
+	keys map[byte][]uint32
 }
 
 // check reports what is wrong with the newest state in the file, as far as the
@@ -175,16 +217,41 @@ func (m *image) check() error {
 	if len(m.b) == 0 {
 		return nil
 	}
-	trees := m.trees()
-	if len(trees) == 0 {
-		return errors.New("no meta page is whole")
+	trees, err := m.trees()
+	if err != nil {
+		return err
 	}
 	t := trees[0]
 	if t.limit > uint64(len(m.b)/m.pageSize) {
 		return errors.New("the file is cut short")
 	}
-	c := &checker{m: m, t: t, seen: make([]uint64, t.limit/64+1)}
-	return c.walk(t.root, nil, nil, 0, true)
+	c := &checker{m: m, t: t, seen: make([]uint64, t.limit/64+1), keys: map[byte][]uint32{}}
+	if err := c.walk(t.root, nil, nil, 0, rootPage); err != nil {
+		return err
+	}
+	return c.agree()
+}
+
+// rootPage is the kind of the pages that hold the buckets themselves.
+const rootPage = 'R'
+
+// agree compares the buckets: a message has envelopes, an envelope a message, a
+// body a message. A wrong way to whole pages shows here.
+func (c *checker) agree() error {
+	msgs := c.keys[kindMessage]
+	if !slices.Equal(slices.Compact(c.keys[kindEnvelope]), msgs) {
+		return errors.New("messages and envelopes do not agree")
+	}
+	i := 0
+	for _, id := range c.keys[kindBody] {
+		for i < len(msgs) && msgs[i] < id {
+			i++
+		}
+		if i == len(msgs) || msgs[i] != id {
+			return errors.New("messages and bodies do not agree")
+		}
+	}
+	return nil
 }
 
 // mark notes the pages of r; each belongs to one owner.
@@ -200,7 +267,7 @@ func (c *checker) mark(r run) error {
 }
 
 // walk checks the subtree at page id, whose keys are in [low, high).
-func (c *checker) walk(id uint64, low, high []byte, depth int, root bool) error {
+func (c *checker) walk(id uint64, low, high []byte, depth int, kind byte) error {
 	r, err := c.m.page(c.t, id)
 	if err == nil {
 		err = c.mark(r)
@@ -211,66 +278,100 @@ func (c *checker) walk(id uint64, low, high []byte, depth int, root bool) error 
 	if depth > maxDepth || (r.flags == pageBranch && r.count == 0) {
 		return fmt.Errorf("page %d: the tree is malformed", id)
 	}
+	if r.flags == pageBranch {
+		err = c.branches(r, low, high, depth, kind)
+	} else {
+		err = c.leaves(r, low, high, depth, kind)
+	}
+	if err != nil && depth == 0 {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return err
+}
+
+// order compares a key with its neighbours.
+func order(key, low, high []byte, first bool) error {
+	cmp := bytes.Compare(key, low)
+	if (low != nil && (cmp < 0 || (cmp == 0 && !first))) || (high != nil && bytes.Compare(key, high) >= 0) {
+		return errors.New("keys are out of order")
+	}
+	return nil
+}
+
+func (c *checker) branches(r run, low, high []byte, depth int, kind byte) error {
+	at := pageHeader + r.count*elemSize // keys follow each other without gaps
 	for i := range r.count {
-		var key, value []byte
-		var child uint64
-		bucket := false
-		if r.flags == pageLeaf {
-			key, value, bucket, err = r.leaf(i)
-		} else {
-			key, child, err = r.branch(i)
+		key, child, err := r.branch(i)
+		if err == nil && r.start(i, 0) != at {
+			err = errElem
+		}
+		if err == nil {
+			err = order(key, low, high, i == 0)
 		}
 		if err != nil {
-			return fmt.Errorf("page %d: %w", id, err)
+			return err
 		}
-		if order := bytes.Compare(key, low); (low != nil && (order < 0 || (order == 0 && i > 0))) ||
-			(high != nil && bytes.Compare(key, high) >= 0) {
-			return fmt.Errorf("page %d: keys are out of order", id)
+		at += len(key)
+		next := high
+		if i+1 < r.count {
+			if next, _, err = r.branch(i + 1); err != nil {
+				return err
+			}
+		}
+		if err := c.walk(child, key, next, depth+1, kind); err != nil {
+			return err
 		}
 		low = key
-		switch {
-		case r.flags == pageBranch:
-			next := high
-			if i+1 < r.count {
-				if next, _, err = r.branch(i + 1); err != nil {
-					return fmt.Errorf("page %d: %w", id, err)
-				}
-			}
-			err = c.walk(child, key, next, depth+1, root)
-		case bucket != root:
-			err = fmt.Errorf("page %d: a bucket where none is, or none where one is", id)
-		case bucket:
+	}
+	return nil
+}
+
+func (c *checker) leaves(r run, low, high []byte, depth int, kind byte) error {
+	at := pageHeader + r.count*elemSize // what keys and values begin behind
+	for i := range r.count {
+		key, value, bucket, err := r.leaf(i)
+		if err == nil && r.start(i, 4) != at {
+			err = errElem
+		}
+		if err == nil {
+			err = order(key, low, high, i == 0)
+		}
+		if err == nil && bucket != (kind == rootPage) {
+			err = errors.New("a bucket where none is, or none where one is")
+		}
+		if err == nil && bucket {
 			err = c.bucket(key, value, depth)
 		}
 		if err != nil {
 			return err
 		}
+		if len(key) == keySize(kind) && (kind == kindEnvelope || kind == kindMessage || kind == kindBody) {
+			c.keys[kind] = append(c.keys[kind], binary.BigEndian.Uint32(key))
+		}
+		at += len(key) + len(value)
+		low = key
 	}
 	return nil
 }
 
 // bucket checks the value that stands for a bucket.
 func (c *checker) bucket(name, value []byte, depth int) error {
-	if len(value) < bucketSize {
-		return fmt.Errorf("bucket %q is cut short", name)
+	kind, ok := bucketKinds[string(name)]
+	if !ok || len(value) < bucketSize {
+		return fmt.Errorf("bucket %q is not one of ours", name)
 	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
-		return c.walk(root, nil, nil, depth+1, false)
+		return c.walk(root, nil, nil, depth+1, kind)
 	}
 	r, err := inlineBucket(value)
 	if err != nil {
-		return fmt.Errorf("bucket %q: %w", name, err)
+		return err
 	}
-	var low []byte
-	for i := range r.count {
-		key, _, bucket, err := r.leaf(i)
-		if err != nil || bucket || (i > 0 && bytes.Compare(key, low) <= 0) {
-			return fmt.Errorf("bucket %q is malformed", name)
-		}
-		low = key
-	}
-	return nil
+	return c.leaves(r, nil, nil, depth, kind)
 }
+
+// bucketKinds are the kinds of what is in the buckets.
+var bucketKinds = map[string]byte{"env": kindEnvelope, "msg": kindMessage, "body": kindBody, "aside": 'a', "meta": 'M'}
 
 // inlineBucket is the page inside the value of a small bucket.
 func inlineBucket(value []byte) (run, error) {
