@@ -116,7 +116,8 @@ type Held struct {
 func (m *Held) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID); Uint(c, &m.Key) }
 
 // Released makes up to Count envelopes parked under Key due at once; Count 0:
-// all. queue -> scheduler.
+// all. Neither Key nor Count: all of all keys, because mta has gone and will
+// release none. queue -> scheduler.
 type Released struct {
 	Key   uint64
 	Count int

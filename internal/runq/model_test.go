@@ -28,6 +28,7 @@ type modelEnv struct {
 	lapses  int
 	key     uint64
 	sent    bool // expiring, removing: said so
+	again   bool // removing: said again at next
 }
 
 func (m *model) formula(e *modelEnv, base time.Duration, after time.Time) time.Time {
@@ -56,6 +57,11 @@ func (m *model) add(now time.Time, e Entry) {
 		}
 		m.warn(n)
 	case old.state == "removing":
+		if old.sent {
+			old.next = now.Add(time.Second << min(old.lapses, 8))
+			old.lapses++
+			old.again = true
+		}
 		return
 	case old.state == "trying" && e.Retry > old.Retry:
 		n.next = m.formula(n, m.base(n), now)
@@ -133,7 +139,7 @@ func (m *model) remove(id mail.EnvelopeID) bool {
 		return false
 	}
 	m.unhold(e)
-	e.state, e.sent = "removing", false
+	e.state, e.sent, e.again = "removing", false, false
 	return true
 }
 
@@ -142,7 +148,7 @@ func (m *model) hold(now time.Time, id mail.EnvelopeID, key uint64) bool {
 	if e == nil || e.state != "trying" {
 		return false
 	}
-	e.state, e.next = "waiting", now.Add(10*time.Minute)
+	e.state, e.next = "waiting", now.Add(time.Minute)
 	if !e.Suspended {
 		e.state, e.key = "held", key
 		m.release[key] = append(m.release[key], id)
@@ -173,6 +179,9 @@ func (m *model) gone(id mail.EnvelopeID) bool {
 // tick does what time does.
 func (m *model) tick(now time.Time) {
 	for _, e := range m.envs {
+		if e.state == "removing" && e.again && !e.next.After(now) {
+			e.sent, e.again = false, false
+		}
 		at := e.state == "waiting" || e.state == "held" || e.state == "parked"
 		if at && !e.Suspended && !e.expires.After(now) {
 			m.unhold(e)
@@ -256,6 +265,9 @@ func (m *model) idle(now time.Time, wake time.Time, hasWake bool) error {
 		}
 		if !e.sent && (e.state == "removing" || e.state == "expiring" && out < m.policy.MaxInflight) {
 			return fmt.Errorf("%v is %s and was left", e.ID, e.state)
+		}
+		if e.again && (first.IsZero() || e.next.Before(first)) {
+			first = e.next
 		}
 		if e.Suspended || (e.state != "waiting" && e.state != "held" && e.state != "parked") {
 			continue

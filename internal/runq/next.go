@@ -1,6 +1,7 @@
 package runq
 
 import (
+	"math"
 	"time"
 
 	"smtpd/internal/mail"
@@ -39,11 +40,7 @@ func (q *Queue) Next(now time.Time) (Action, bool) {
 	if a, ok := q.nextRemoval(); ok {
 		return a, true
 	}
-	if len(q.notices) > 0 {
-		a := q.notices[0]
-		if q.notices = q.notices[1:]; len(q.notices) == 0 {
-			q.notices = nil
-		}
+	if a, ok := q.nextNotice(t); ok {
 		return a, true
 	}
 	if a, ok := q.nextExpiry(); ok {
@@ -56,10 +53,17 @@ func (q *Queue) Next(now time.Time) (Action, bool) {
 // the past: then at once. Without any envelope that waits for a time it is
 // false.
 func (q *Queue) Wake() (time.Time, bool) {
-	if len(q.heap) == 0 {
+	at := int64(math.MaxInt64)
+	if len(q.heap) > 0 {
+		at = q.heap[0].at
+	}
+	if len(q.notices) > 0 {
+		at = min(at, q.noticed.from+int64(time.Second))
+	}
+	if at == math.MaxInt64 {
 		return time.Time{}, false
 	}
-	return time.Unix(0, q.heap[0].at), true
+	return time.Unix(0, at), true
 }
 
 // advance looks at envelopes whose time has come.
@@ -70,10 +74,13 @@ func (q *Queue) advance(now int64) {
 		}
 		i := q.heap[0].i
 		q.detach(i)
-		if n := q.pool.at(i); n.expires <= now {
+		switch n := q.pool.at(i); {
+		case n.state == removing:
+			q.discard(i) // the queue could not: once more
+		case n.expires <= now:
 			n.state = expired
 			q.expired.push(&q.pool, i)
-		} else {
+		default:
 			q.place(i, now)
 		}
 	}
@@ -98,6 +105,30 @@ func (q *Queue) nextRemoval() (Action, bool) {
 		return Action{}, false
 	}
 	return Action{Op: Remove, IDs: q.drain(&q.removed, q.policy.MaxList, removing)}, true
+}
+
+// pace counts the notices of a second.
+type pace struct {
+	from int64 // its start
+	n    int
+}
+
+func (q *Queue) nextNotice(now int64) (Action, bool) {
+	if len(q.notices) == 0 {
+		return Action{}, false
+	}
+	if now-q.noticed.from >= int64(time.Second) || now < q.noticed.from {
+		q.noticed = pace{from: now}
+	}
+	if q.noticed.n == maxNotices {
+		return Action{}, false
+	}
+	q.noticed.n++
+	a := q.notices[0]
+	if q.notices = q.notices[1:]; len(q.notices) == 0 {
+		q.notices = nil
+	}
+	return a, true
 }
 
 // nextExpiry gives up what has expired, but no more at a time than may be in

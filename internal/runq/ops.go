@@ -78,7 +78,7 @@ func (q *Queue) discard(i uint32) {
 }
 
 // Hold parks an envelope whose attempt the relay gave back, until Release of
-// the key, or for ten minutes. It reports false for one that is not under way.
+// the key, or for a minute. It reports false for one that is not under way.
 // A key holds maxHeld envelopes; one more is tried again soon, and overflow is
 // true.
 func (q *Queue) Hold(now time.Time, id mail.EnvelopeID, key uint64) (ok, overflow bool) {
@@ -142,6 +142,13 @@ func (q *Queue) Release(now time.Time, key uint64, count int) {
 		q.detach(i)
 		q.pool.at(i).at = t
 		q.place(i, t)
+	}
+}
+
+// ReleaseAll makes all held envelopes due at once: who held them has gone.
+func (q *Queue) ReleaseAll(now time.Time) {
+	for key := range q.holds {
+		q.Release(now, key, 0)
 	}
 }
 

@@ -23,8 +23,11 @@ const (
 	// maxHeld bounds one hold list; what goes beyond is tried again by itself.
 	maxHeld = 1000
 	// maxHold ends a hold that nobody released. Ours: the relay that asked for it
-	// may have died with its process.
-	maxHold = 10 * time.Minute
+	// may have died with its process, and what is held is cheap to offer again.
+	maxHold = time.Minute
+	// maxNotices is how many delay notices go out in a second. Ours: each is a
+	// message of its own, and an outage makes many at once.
+	maxNotices = 1000
 	// maxAge bounds base*step², so that no time overflows.
 	maxAge = 100 * 365 * 24 * time.Hour
 )

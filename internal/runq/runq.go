@@ -57,7 +57,7 @@ const (
 	expired                // in the list of what is to be given up
 	expiring               // given up, the queue has not said Gone
 	removed                // in the list of what is to be removed
-	removing               // removed, the queue has not said Gone
+	removing               // removed, the queue has not said Gone; heap: when it is told again, if it must be
 )
 
 // Bits of node.flags.
@@ -107,6 +107,7 @@ type Queue struct {
 	expired     list
 	removed     list
 	notices     []Action
+	noticed     pace
 	doomed      map[mail.EnvelopeID]struct{} // removed before Reset
 	turn        turn
 }
@@ -217,8 +218,13 @@ func (q *Queue) Add(now time.Time, e Entry) Outcome {
 		return Added
 	}
 	switch n := q.pool.at(i); {
-	case n.state == removed || n.state == removing:
-		return Updated // the operator's word stands; Gone will come
+	case n.state == removed:
+		return Updated
+	case n.state == removing: // the operator's word stands: Gone comes, or it is said again
+		q.detach(i)
+		q.heap.push(&q.pool, now.UnixNano()+int64(lapseDelay<<n.lapses), i)
+		n.lapses = min(n.lapses+1, maxLapses)
+		return Updated
 	case e.Retry == n.retry && e.Kind == n.kind && n.state != expiring && e.Inflight == (n.state == inflight):
 		n.notices = max(n.notices, e.DelayNotices)
 		q.Suspend(now, e.ID, e.Suspended)
@@ -362,7 +368,7 @@ func (q *Queue) Gone(id mail.EnvelopeID) bool {
 
 // shrink gives the memory of a queue that was deep back, now that it is empty.
 func (q *Queue) shrink() {
-	turn, doomed, notices := q.turn, q.doomed, q.notices
+	turn, doomed, notices, noticed := q.turn, q.doomed, q.notices, q.noticed
 	q.clear()
-	q.turn, q.doomed, q.notices = turn, doomed, notices
+	q.turn, q.doomed, q.notices, q.noticed = turn, doomed, notices, noticed
 }

@@ -404,6 +404,8 @@ func TestRemove(t *testing.T) {
 	if q.Suspend(at(0), e.ID, true) || q.Schedule(at(0), e.ID) || q.Remove(99) {
 		t.Fatal("a removed envelope was touched")
 	}
+	expect(t, q, at(time.Second-1), "")
+	expect(t, q, at(time.Second), "remove 1.1; ") // or it could not be removed
 	expect(t, q, at(10*day), "")
 	q.Gone(e.ID)
 
@@ -458,6 +460,50 @@ func TestHold(t *testing.T) {
 	expect(t, q, at(maxHold), "")
 	q.Suspend(at(maxHold), id(5), false)
 	expect(t, q, at(2*maxHold), "attempt 1.5; ")
+}
+
+func TestReleaseAll(t *testing.T) {
+	q := New(policy())
+	for n := uint32(1); n <= 4; n++ {
+		q.Add(at(0), env(1, n, mail.KindMTA))
+	}
+	expect(t, q, at(0), "attempt 1.1 1.2 1.3 1.4; ")
+	for n := uint32(1); n <= 3; n++ {
+		q.Hold(at(0), mail.MessageID(1).Envelope(n), uint64(n%2))
+	}
+	q.ReleaseAll(at(1))
+	got := all(q, at(1))
+	n := 0
+	for _, a := range got {
+		n += len(a.IDs)
+	}
+	if c := q.Counts(); n != 3 || c.Held != 0 || c.Holds != 0 {
+		t.Fatalf("%s, %+v", show(got), c)
+	}
+}
+
+// An outage makes many notices due at once; they go out at a bearable rate.
+func TestNoticesArePaced(t *testing.T) {
+	p := policy()
+	p.Warn = []time.Duration{time.Second}
+	q := New(p)
+	for n := uint32(1); n <= 2*maxNotices+1; n++ {
+		e := env(1, n, mail.KindMTA)
+		e.Retry, e.LastTry = 1, epoch
+		q.Add(at(0), e)
+	}
+	for i, want := range []int{maxNotices, maxNotices, 1} {
+		now := at(time.Duration(i) * time.Second)
+		if got := len(all(q, now)); got != want {
+			t.Fatalf("second %d: %d notices; want %d", i, got, want)
+		}
+		if w, _ := q.Wake(); i < 2 && !w.Equal(now.Add(time.Second)) {
+			t.Fatalf("Wake: %v", w.Sub(epoch))
+		}
+	}
+	if w, _ := q.Wake(); !w.Equal(at(400 * time.Second)) {
+		t.Fatalf("Wake: %v", w.Sub(epoch))
+	}
 }
 
 func TestHoldOverflow(t *testing.T) {

@@ -294,6 +294,12 @@ func TestStates(t *testing.T) {
 		b.states1(t, 77, imsg.SchedState{})
 		b.hear(&imsg.Released{Key: 5})
 		b.expect("Attempt 2.1; ")
+		b.hear(&imsg.Held{IDs: []mail.EnvelopeID{held.ID}, Key: 6})
+		b.hear(&imsg.Released{Key: 5, Count: 1})
+		b.hear(&imsg.Released{Count: 1})
+		b.expect("")
+		b.hear(&imsg.Released{}) // mta has gone
+		b.expect("Attempt 2.1; ")
 	})
 }
 

@@ -44,7 +44,7 @@ func (s *state) hear(m imsg.Msg) {
 	case *imsg.Held:
 		s.held(m)
 	case *imsg.Released:
-		s.runq.Release(s.now(), m.Key, m.Count)
+		s.released(m)
 	}
 	s.mu.Unlock()
 	s.notify()
@@ -124,6 +124,14 @@ func (s *state) held(m *imsg.Held) {
 			s.stat.Add("scheduler.ramqueue.hold-overflow", 1)
 		}
 	}
+}
+
+func (s *state) released(m *imsg.Released) {
+	if m.Key == 0 && m.Count == 0 {
+		s.runq.ReleaseAll(s.now())
+		return
+	}
+	s.runq.Release(s.now(), m.Key, m.Count)
 }
 
 // gauges brings the gauges up to date, for who asks. A scheduler that never had
