@@ -56,9 +56,6 @@ const (
 // allServices is every service there is.
 const allServices = Auth<<1 - 1
 
-// matchServices are those that are asked with Check alone.
-const matchServices = Domain | Netaddr | Mailaddr | String | Regex | Auth
-
 var serviceNames = []string{"alias", "domain", "credentials", "netaddr", "userinfo", "source",
 	"mailaddr", "addrname", "mailaddrmap", "relayhost", "string", "regex", "auth"}
 
