@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,11 +27,12 @@ const (
 	maxOutput = 8 << 10
 )
 
-// command hands the text to a command of the configuration or of a .forward.
+// command hands the text to a command of the configuration or of a .forward, or
+// to one of our own programs when a wrapper stands around it.
 func (d *Deliverer) command(ctx context.Context, v *Delivery) error {
-	line, err := v.expand(v.Command, useCommand)
+	line, err := d.commandLine(v)
 	if err != nil {
-		return v.unexpanded("command line", err)
+		return err
 	}
 	if v.Wrapper != "" {
 		values := v.Values
@@ -41,6 +43,61 @@ func (d *Deliverer) command(ctx context.Context, v *Delivery) error {
 	}
 	return d.run(ctx, v, line)
 }
+
+// commandLine is what a shell runs for a delivery, without the wrapper.
+func (d *Deliverer) commandLine(v *Delivery) (string, error) {
+	switch v.Method {
+	case Maildir:
+		path, err := v.maildirPath()
+		if err != nil {
+			return "", err
+		}
+		if v.Junk {
+			return d.program("mail.maildir", "-j", path)
+		}
+		return d.program("mail.maildir", path)
+	case File:
+		path, err := v.path(v.Path)
+		if err != nil {
+			return "", err
+		}
+		return d.program("mail.mboxfile", "-f", v.from(), path)
+	case LMTP:
+		dest, err := v.expand(v.Path, usePath)
+		if err != nil {
+			return "", v.unexpanded("lmtp destination", err)
+		}
+		if v.RcptTo {
+			return d.program("mail.lmtp", "-d", dest, "-r")
+		}
+		return d.program("mail.lmtp", "-d", dest, "-u")
+	}
+	line, err := v.expand(v.Command, useCommand)
+	if err != nil {
+		return "", v.unexpanded("command line", err)
+	}
+	return line, nil
+}
+
+// program is the command line of one of the programs that do alone what this
+// package does.
+func (d *Deliverer) program(name string, args ...string) (string, error) {
+	for _, dir := range d.o.Libexec {
+		path := dir + "/" + name
+		if unix.Access(path, unix.X_OK) != nil {
+			continue
+		}
+		line := quote(path)
+		for _, a := range args {
+			line += " " + quote(a)
+		}
+		return line, nil
+	}
+	return "", &failure{exit: exOSFile, text: name + " is not in " + strings.Join(d.o.Libexec, " or ")}
+}
+
+// quote makes one word of s for a shell, whatever it holds.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // environment is all that a command finds in its environment.
 func (v *Delivery) environment() []string {

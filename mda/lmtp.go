@@ -35,7 +35,7 @@ func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
 		t.rcpt = v.Dest.String()
 	}
 	if !t.harmless() {
-		return &failure{perm: true, exit: 65, quoted: true, text: mailLMTP + "the addresses cannot be sent"}
+		return &failure{perm: true, exit: exDataErr, quoted: true, text: mailLMTP + "the addresses cannot be sent"}
 	}
 	if c := d.stores.take(dest); c != nil {
 		err := c.deliver(ctx, t)
@@ -45,7 +45,7 @@ func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
 		}
 		c.close()
 	}
-	c, err := dialLMTP(ctx, dest)
+	c, err := dialLMTP(ctx, dest, v.Hello)
 	if err != nil {
 		return lmtpFailure(err)
 	}
@@ -63,7 +63,7 @@ func VerifyRcpt(ctx context.Context, dest, rcpt string) (*mail.Status, error) {
 	if !t.harmless() {
 		return nil, errors.New("the address cannot be sent")
 	}
-	c, err := dialLMTP(ctx, dest)
+	c, err := dialLMTP(ctx, dest, "")
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func lmtpFailure(err error) error {
 }
 
 // dialLMTP connects to "/socket" or "host[:port]".
-func dialLMTP(ctx context.Context, dest string) (*lmtpConn, error) {
+func dialLMTP(ctx context.Context, dest, name string) (*lmtpConn, error) {
 	network, addr, host := "tcp", dest, ""
 	if strings.HasPrefix(dest, "/") {
 		network = "unix"
@@ -115,7 +115,7 @@ func dialLMTP(ctx context.Context, dest string) (*lmtpConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %s", cause(err))
 	}
-	c := newLMTPConn(nc, host)
+	c := newLMTPConn(nc, host, name)
 	if err := c.open(ctx); err != nil {
 		nc.Close()
 		return nil, err

@@ -67,13 +67,17 @@ type lmtpConn struct {
 	r     *bufio.Reader
 	w     *bufio.Writer
 	host  string          // for TLS; empty on a UNIX socket
+	name  string          // ours
 	ext   map[string]bool // of the last LHLO, upper case
 	used  bool            // has delivered before
 	timer *time.Timer     // while it is kept idle
 }
 
-func newLMTPConn(nc net.Conn, host string) *lmtpConn {
-	return &lmtpConn{nc: nc, host: host, r: bufio.NewReaderSize(nc, maxReplyLine), w: bufio.NewWriterSize(nc, 32<<10)}
+func newLMTPConn(nc net.Conn, host, name string) *lmtpConn {
+	if name == "" {
+		name = "localhost"
+	}
+	return &lmtpConn{nc: nc, host: host, name: name, r: bufio.NewReaderSize(nc, maxReplyLine), w: bufio.NewWriterSize(nc, 32<<10)}
 }
 
 func (c *lmtpConn) close() { c.nc.Close() }
@@ -128,7 +132,7 @@ func (c *lmtpConn) open(ctx context.Context) error {
 }
 
 func (c *lmtpConn) hello() error {
-	if err := c.send("LHLO localhost"); err != nil {
+	if err := c.send("LHLO " + c.name); err != nil {
 		return err
 	}
 	c.ext = map[string]bool{}

@@ -21,11 +21,7 @@ const (
 // folder on disk. The name comes from the envelope, so that a delivery that is
 // repeated after a crash does not make a second file.
 func (d *Deliverer) maildir(v *Delivery) error {
-	path := v.Path
-	if path == "" {
-		path = defaultMaildir
-	}
-	path, err := v.path(path)
+	path, err := v.maildirPath()
 	if err != nil {
 		return err
 	}
@@ -39,6 +35,13 @@ func (d *Deliverer) maildir(v *Delivery) error {
 		return tempfail(exTempfail, "mail.maildir: ", visible(path, maxLine/2), err)
 	}
 	return nil
+}
+
+func (v *Delivery) maildirPath() (string, error) {
+	if v.Path == "" {
+		return v.path(defaultMaildir)
+	}
+	return v.path(v.Path)
 }
 
 // intoFolders picks the folder at or below path.

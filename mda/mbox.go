@@ -112,6 +112,16 @@ func openSpool(path string) (int, error) {
 	return dir, nil
 }
 
+// SpoolGroup is the group that a process must be in to make mailboxes and locks
+// in the folder of system mailboxes; false when none may.
+func SpoolGroup(dir string) (gid int, ok bool) {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || st.Mode&0o020 == 0 || st.Mode&0o002 != 0 {
+		return 0, false
+	}
+	return int(st.Gid), true
+}
+
 // mailbox is a system mailbox, open and locked.
 type mailbox struct {
 	fd  int
@@ -151,6 +161,9 @@ func (d *Deliverer) tryBox(dir int, name string) (*mailbox, error) {
 	return box, nil
 }
 
+// sameFile reports whether the name still leads to the open file, and no other
+// name does: at this moment, and as seen from the name, for a link may have come
+// and gone since the file was opened.
 func sameFile(dir int, name string, fd int) (bool, error) {
 	var open, named unix.Stat_t
 	if err := unix.Fstat(fd, &open); err != nil {
@@ -162,7 +175,7 @@ func sameFile(dir int, name string, fd int) (bool, error) {
 		}
 		return false, err
 	}
-	return open.Dev == named.Dev && open.Ino == named.Ino, nil
+	return open.Dev == named.Dev && open.Ino == named.Ino && named.Nlink == 1, nil
 }
 
 // openBox opens a mailbox, made when it is not there. It must be a plain file of

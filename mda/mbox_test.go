@@ -183,7 +183,7 @@ func TestCheckSpool(t *testing.T) {
 	}
 }
 
-func TestMboxForeign(t *testing.T) {
+func TestRootMboxForeign(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes a file of another user")
 	}

@@ -44,9 +44,10 @@ type Delivery struct {
 	Method  Method
 	Path    string // formats are expanded
 	Command string // formats are expanded
-	Wrapper string // command around Command, or empty; formats are expanded
+	Wrapper string // command around the delivery, Mbox aside, or empty; formats are expanded
 	Junk    bool   // Maildir: mail marked as spam goes to .Junk
 	RcptTo  bool   // LMTP: RCPT names the destination address, not the user
+	Hello   string // LMTP: our name; empty: localhost
 
 	Values          // User, Home and the addresses
 	Hostname string // of this server, for names of Maildir files
@@ -59,6 +60,7 @@ type Options struct {
 	UID      int                // must own the mailboxes: os.Geteuid
 	Now      func() time.Time   // nil: time.Now
 	SpoolDir string             // system mailboxes; empty: /var/mail
+	Libexec  []string           // where our own programs are, for wrappers; nil: DefaultLibexec
 	Report   func(line string)  // told of locks that were broken; nil: nobody
 	Hostname func() string      // to tell whose a lock is; nil: os.Hostname
 	Alive    func(pid int) bool // nil: asks the system
@@ -66,6 +68,10 @@ type Options struct {
 
 // DefaultSpoolDir holds the system mailboxes (hier(7)).
 const DefaultSpoolDir = "/var/mail"
+
+// DefaultLibexec are the folders in which the programs that wrappers stand around
+// are looked for.
+func DefaultLibexec() []string { return []string{"/usr/local/libexec/smtpd", "/usr/libexec/smtpd"} }
 
 // Deliverer delivers as the user that the process runs as. It is safe for
 // concurrent use. Close it when it is no longer used.
@@ -89,6 +95,9 @@ func New(o Options) *Deliverer {
 	}
 	if o.SpoolDir == "" {
 		o.SpoolDir = DefaultSpoolDir
+	}
+	if o.Libexec == nil {
+		o.Libexec = DefaultLibexec()
 	}
 	if o.Report == nil {
 		o.Report = func(string) {}
@@ -129,6 +138,9 @@ func (d *Deliverer) Deliver(ctx context.Context, v *Delivery) Result {
 }
 
 func (d *Deliverer) deliver(ctx context.Context, v *Delivery) error {
+	if v.Wrapper != "" && v.Method != Mbox {
+		return d.command(ctx, v)
+	}
 	switch v.Method {
 	case Maildir:
 		return d.maildir(v)

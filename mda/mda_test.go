@@ -315,7 +315,7 @@ func TestMaildirSwapped(t *testing.T) {
 	mustFail(t, d, v, 451, "")
 }
 
-func TestMaildirForeign(t *testing.T) {
+func TestRootMaildirForeign(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes files of other users")
 	}

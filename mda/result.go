@@ -20,10 +20,10 @@ type Result struct {
 
 // Exit codes of sysexits(3) that commands use and our own programs give.
 const (
-	exUsage       = 64
+	exDataErr     = 65
 	exUnavailable = 69
 	exOSErr       = 71
-	exCantCreate  = 73
+	exOSFile      = 72
 	exIOErr       = 74
 	exTempfail    = 75
 )

@@ -60,7 +60,7 @@ func (j *job) plan() *imsg.DeliverResult {
 	case a.Method != config.MethodMbox:
 		return tempfail(fmt.Sprintf("the action %s does not deliver", mail.Clean(a.Name, 64)))
 	}
-	if a.Wrapper != "" && j.isCommand() {
+	if a.Wrapper != "" && m.Method != string(config.MethodMbox) {
 		if m.Wrapper = j.conf.Wrappers[a.Wrapper]; m.Wrapper == "" {
 			return tempfail("No such wrapper: " + mail.Clean(a.Wrapper, 64))
 		}
@@ -71,7 +71,7 @@ func (j *job) plan() *imsg.DeliverResult {
 // isCommand tells the deliveries that run a command: these have a limit of
 // their own.
 func (j *job) isCommand() bool {
-	return j.run.Method == methodPipe || j.run.Method == string(config.MethodMDA)
+	return j.run.Wrapper != "" || j.run.Method == methodPipe || j.run.Method == string(config.MethodMDA)
 }
 
 // mailbox names where a delivery ends, as far as that can be told here; empty:

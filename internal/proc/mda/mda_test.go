@@ -493,6 +493,12 @@ func TestQueueRestarts(t *testing.T) {
 	h.mu.Lock()
 	h.inflight, h.refuse = nil, nil
 	h.mu.Unlock()
+	h.wait("the end of the old queue", func() bool { return !h.peers.Queue.Up() })
+	h.wait("that to be known", func() bool {
+		h.state.results.mu.Lock()
+		defer h.state.results.mu.Unlock()
+		return !h.state.results.open
+	})
 	fresh := ipc.NewLink(imsg.Queue, imsg.MDA)
 	fresh.Serve(h.asQueue, nil, nil)
 	h.queue = fresh
