@@ -97,15 +97,14 @@ func (c *checker) sharesPort(wild *config.Listener) bool {
 
 // listening gathers the options of one listener.
 type listening struct {
-	c       *checker
-	l       *config.Listener
-	seen    once
-	family  string
-	port    int
-	tls     pos // of the option that says how
-	auth    pos
-	pki     pos
-	refused bool
+	c      *checker
+	l      *config.Listener
+	seen   once
+	family string
+	port   int
+	tls    pos // of the option that says how
+	auth   pos
+	pki    pos
 }
 
 func (s *listening) once(what string, o *option) bool { return s.c.once(s.seen, what, o.pos, "") }

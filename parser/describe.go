@@ -3,6 +3,7 @@ package parser
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"smtpd/internal/config"
@@ -159,10 +160,7 @@ func tableText(c *config.Config, name string) string {
 	if t == nil || !strings.HasPrefix(name, "<") {
 		return "<" + name + ">"
 	}
-	var items []string
-	for _, v := range t.List {
-		items = append(items, v)
-	}
+	items := slices.Clone(t.List)
 	for _, p := range t.Pairs {
 		items = append(items, p[0]) // values may be secrets
 	}

@@ -1,63 +1,66 @@
 package parser
 
 import (
+	"maps"
 	"strings"
 	"testing"
 )
 
-// TestTranslate holds the tables of the language's history: what a statement
-// of an older file is today. pre stands above it and is not shown.
-func TestTranslate(t *testing.T) {
-	const (
-		old   = "accept for any relay\n"                    // makes a file of 5.3 to 6.3
-		older = "# x\nmap aliases2 \"/etc/mail/aliases\"\n" // of 4.6 to 5.2
-		pki   = "pki p cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\n"
-		auth  = pki + "listen on 127.0.0.1 tls pki p auth\n"
-		auth1 = "# x\nmap aliases2 \"/etc/mail/aliases\"\nlisten on 127.0.0.1 port 587 tls enable auth\n"
-		tab   = "table t { 10.0.0.0/8 }\n"
-		cred  = "table s { l = \"u:p\" }\n"
-		smap  = "map secrets \"/etc/mail/secrets\"\naccept for any relay via x port 25\n"
-	)
-	tests := map[string]struct{ pre, in, want string }{
-		// 10.1
-		"bounce-warn":             {old, "bounce-warn 1h, 2d", "bounce warn-interval 1h, 2d"},
-		"expire":                  {old, "expire 4d", "queue ttl 4d"},
-		"subaddressing-delimiter": {old, "subaddressing-delimiter \"-\"", "smtp sub-addr-delim \"-\""},
-		"queue encryption":        {old, "queue encryption key \"0123456789abcdef0123456789abcdef\"", "queue encryption \"0123456789abcdef0123456789abcdef\""},
-		"max-message-size":        {old, "max-message-size 10M", "smtp max-message-size 10M"},
-		"ciphers":                 {old, "ciphers HIGH", "smtp ciphers HIGH"},
-		"max-mta-deferred":        {old, "max-mta-deferred 5", "mta max-deferred 5"},
-		"limit session":           {old, "limit session max-rcpt 5", "smtp limit max-rcpt 5"},
-		"limit mta":               {old, "limit mta for domain a.b inet6 max-conn-per-host 5", "mta limit for domain a.b inet6 max-conn-per-host 5"},
-		"pki certificate":         {old, "pki p certificate \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"", strings.TrimSuffix(pki, "\n")},
-		"ca certificate":          {old, "ca p certificate \"/etc/mail/certs/ca.crt\"", "ca p cert \"/etc/mail/certs/ca.crt\""},
-		"mask-source":             {old, "listen on lo mask-source", "listen on lo mask-src"},
-		"enqueuer":                {old, "listen on enqueuer mask-source", "listen on socket mask-src"},
-		"secure":                  {old + pki, "listen on lo secure pki p tag X", "listen on lo smtps pki p tag X\nlisten on lo tls pki p tag X"},
-		"macro of today's word":   {old, "src = lo\nlisten on $src", "listen on lo"},
-		// 10.2
-		"certificate by hostname": {pki, "listen on lo hostname p tls\n" + old, "listen on lo hostname p tls pki \"p\"\naction \"action_3\" relay\nmatch from local for any action \"action_3\""},
-		"certificate by *":        {strings.ReplaceAll(pki, " p ", " \"*\" "), "listen on lo tls\n" + old, "listen on lo tls pki \"*\"\naction \"action_3\" relay\nmatch from local for any action \"action_3\""},
-		"certificate by file":     {old, "listen on rl0 tls", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\nlisten on rl0 tls pki \"rl0\""},
-		"certificate on a relay":  {old, "accept for any relay certificate rl0", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\naction \"action_2\" relay pki \"rl0\"\nmatch from local for any action \"action_2\""},
-		// 10.3
-		"from local, auth offered": {auth, "accept from local for any relay", rule(3, "relay", "from local for any", "from auth for any")},
-		"from ! local":             {auth, "accept from ! local for local deliver to mbox", rule(3, "mbox", "!from local !auth for local")},
-		"from any":                 {auth, "accept from any for local deliver to mbox", rule(3, "mbox", "from any for local")},
-		"from source":              {auth + tab, "accept from source <t> for any relay", rule(4, "relay", "from src <t> !auth for any")},
-		"from bare table":          {auth + tab, "accept from <t> for any relay", rule(4, "relay", "from src <t> !auth for any")},
-		"from ! source":            {auth + tab, "accept from ! source <t> for local deliver to mbox", rule(4, "mbox", "!from src <t> for local", "from auth for local")},
-		"authenticated":            {auth, "accept authenticated for any relay", rule(3, "relay", "from auth for any")},
-		"any authenticated":        {auth, "accept from any authenticated for any relay", rule(3, "relay", "from any auth for any")},
-		"! authenticated":          {auth, "accept ! authenticated for any relay", rule(3, "relay", "from local !auth for any")},
-		"any ! authenticated":      {auth, "accept from any ! authenticated for any relay", rule(3, "relay", "from any !auth for any")},
-		"source authenticated":     {auth + old + tab, "accept from source <t> authenticated for any relay", ""},
+// translation is what a statement of an older file is today. pre stands above
+// it and is not shown.
+type translation struct{ pre, in, want string }
+
+// What stands above the statements.
+const (
+	oldRules   = "accept for any relay\n"                    // makes a file of 5.3 to 6.3
+	olderMap   = "# x\nmap aliases2 \"/etc/mail/aliases\"\n" // of 4.6 to 5.2
+	somePKI    = "pki p cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\n"
+	someAuth   = somePKI + "listen on 127.0.0.1 tls pki p auth\n"
+	olderAuth  = "# x\nmap aliases2 \"/etc/mail/aliases\"\nlisten on 127.0.0.1 port 587 tls enable auth\n"
+	someTable  = "table t { 10.0.0.0/8 }\n"
+	someLogin  = "table s { l = \"u:p\" }\n"
+	olderLogin = "map secrets \"/etc/mail/secrets\"\naccept for any relay via x port 25\n"
+)
+
+// fromAccept is the table for files of 5.3 to 6.3.
+func fromAccept() map[string]translation {
+	return map[string]translation{
+		"bounce-warn":              {oldRules, "bounce-warn 1h, 2d", "bounce warn-interval 1h, 2d"},
+		"expire":                   {oldRules, "expire 4d", "queue ttl 4d"},
+		"subaddressing-delimiter":  {oldRules, "subaddressing-delimiter \"-\"", "smtp sub-addr-delim \"-\""},
+		"queue encryption":         {oldRules, "queue encryption key \"0123456789abcdef0123456789abcdef\"", "queue encryption \"0123456789abcdef0123456789abcdef\""},
+		"max-message-size":         {oldRules, "max-message-size 10M", "smtp max-message-size 10M"},
+		"ciphers":                  {oldRules, "ciphers HIGH", "smtp ciphers HIGH"},
+		"max-mta-deferred":         {oldRules, "max-mta-deferred 5", "mta max-deferred 5"},
+		"limit session":            {oldRules, "limit session max-rcpt 5", "smtp limit max-rcpt 5"},
+		"limit mta":                {oldRules, "limit mta for domain a.b inet6 max-conn-per-host 5", "mta limit for domain a.b inet6 max-conn-per-host 5"},
+		"pki certificate":          {oldRules, "pki p certificate \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"", strings.TrimSuffix(somePKI, "\n")},
+		"ca certificate":           {oldRules, "ca p certificate \"/etc/mail/certs/ca.crt\"", "ca p cert \"/etc/mail/certs/ca.crt\""},
+		"mask-source":              {oldRules, "listen on lo mask-source", "listen on lo mask-src"},
+		"enqueuer":                 {oldRules, "listen on enqueuer mask-source", "listen on socket mask-src"},
+		"secure":                   {oldRules + somePKI, "listen on lo secure pki p tag X", "listen on lo smtps pki p tag X\nlisten on lo tls pki p tag X"},
+		"macro of today's word":    {oldRules, "src = lo\nlisten on $src", "listen on lo"},
+		"certificate by hostname":  {somePKI, "listen on lo hostname p tls\n" + oldRules, "listen on lo hostname p tls pki \"p\"\naction \"action_3\" relay\nmatch from local for any action \"action_3\""},
+		"certificate by *":         {strings.ReplaceAll(somePKI, " p ", " \"*\" "), "listen on lo tls\n" + oldRules, "listen on lo tls pki \"*\"\naction \"action_3\" relay\nmatch from local for any action \"action_3\""},
+		"certificate by file":      {oldRules, "listen on rl0 tls", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\nlisten on rl0 tls pki \"rl0\""},
+		"certificate on a relay":   {oldRules, "accept for any relay certificate rl0", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\naction \"action_2\" relay pki \"rl0\"\nmatch from local for any action \"action_2\""},
+		"from local, auth offered": {someAuth, "accept from local for any relay", rule(3, "relay", "from local for any", "from auth for any")},
+		"from ! local":             {someAuth, "accept from ! local for local deliver to mbox", rule(3, "mbox", "!from local !auth for local")},
+		"from any":                 {someAuth, "accept from any for local deliver to mbox", rule(3, "mbox", "from any for local")},
+		"from source":              {someAuth + someTable, "accept from source <t> for any relay", rule(4, "relay", "from src <t> !auth for any")},
+		"from bare table":          {someAuth + someTable, "accept from <t> for any relay", rule(4, "relay", "from src <t> !auth for any")},
+		"from ! source":            {someAuth + someTable, "accept from ! source <t> for local deliver to mbox", rule(4, "mbox", "!from src <t> for local", "from auth for local")},
+		"authenticated":            {someAuth, "accept authenticated for any relay", rule(3, "relay", "from auth for any")},
+		"any authenticated":        {someAuth, "accept from any authenticated for any relay", rule(3, "relay", "from any auth for any")},
+		"! authenticated":          {someAuth, "accept ! authenticated for any relay", rule(3, "relay", "from local !auth for any")},
+		"any ! authenticated":      {someAuth, "accept from any ! authenticated for any relay", rule(3, "relay", "from any !auth for any")},
+		"source authenticated":     {someAuth + oldRules + someTable, "accept from source <t> authenticated for any relay", ""},
 		"tagged":                   {"", "accept tagged X for any relay", rule(1, "relay", "tag X from local for any")},
 		"tagged !":                 {"", "accept tagged ! X for any relay", rule(1, "relay", "!tag X from local for any")},
 		"sender, recipient":        {"", "accept sender ! \"@a\" recipient \"b@c\" for any relay", rule(1, "relay", "from local for any !mail-from \"@a\" rcpt-to \"b@c\"")},
 		"for ! domain":             {"", "accept for ! domain a.b relay", rule(1, "relay", "from local !for domain a.b")},
 		"nothing":                  {"", "accept deliver to mbox", rule(1, "mbox", "from local for local")},
-		"reject":                   {auth, "reject from any sender \"@a\"", "match from any for local mail-from \"@a\" reject"},
+		"reject":                   {someAuth, "reject from any sender \"@a\"", "match from any for local mail-from \"@a\" reject"},
 		"as":                       {"", "accept for local deliver to mda \"x\" as vmail", rule(1, "mda \"x\" user vmail", "from local for local")},
 		"lookups":                  {"table a { b = c }\n", "accept for local alias <a> deliver to mbox", rule(2, "mbox alias <a>", "from local for local")},
 		"forward-only":             {"", "accept for local forward-only", rule(1, "forward-only", "from local for local")},
@@ -72,57 +75,67 @@ func TestTranslate(t *testing.T) {
 		"relay options":            {"table n { 192.0.2.1 = a.b }\n", "accept for any relay source 192.0.2.1 hostname h.i hostnames <n>", rule(2, "relay src 192.0.2.1 helo h.i helo-src <n>", "from local for any")},
 		"relay helo 5.3":           {"table n { 192.0.2.1 = a.b }\n", "accept for any relay helo <n>", rule(2, "relay helo-src <n>", "from local for any")},
 		"virtual with relay":       {"table v { \"a@b\" = c }\n", "accept for domain b virtual <v> relay", rule(2, "relay", "from local for domain b rcpt-to <v>")},
-		// 10.4
-		"via none":        {"", "accept for any relay via h:26", rule(1, "relay host \"smtp://h:26\"", "from local for any")},
-		"via smtp+tls":    {"", "accept for any relay via smtp+tls://h", rule(1, "relay host \"smtp://h\"", "from local for any")},
-		"via smtp":        {"", "accept for any relay via smtp://h", rule(1, "relay host \"smtp+notls://h\"", "from local for any")},
-		"via tls":         {"", "accept for any relay via tls://h", rule(1, "relay host \"smtp+tls://h\" tls no-verify", "from local for any")},
-		"via tls verify":  {"", "accept for any relay via tls://h verify", rule(1, "relay host \"smtp+tls://h\"", "from local for any")},
-		"via tls+auth":    {cred, "accept for any relay via tls+auth://l@h auth <s>", rule(2, "relay host \"smtp+tls://l@h\" tls no-verify auth <s>", "from local for any")},
-		"via smtps+auth":  {cred, "accept for any relay via smtps+auth://l@h auth <s>", rule(2, "relay host \"smtps://l@h\" tls no-verify auth <s>", "from local for any")},
-		"via secure":      {"", "accept for any relay via secure://h", rule(1, "relay host \"smtps://h\" tls no-verify", "from local for any")},
-		"via secure 587":  {"", "accept for any relay via secure://h:587", rule(1, "relay host \"smtp+tls://h:587\" tls no-verify", "from local for any")},
-		"via lmtp":        {"", "accept for any relay via lmtp://h:24", rule(1, "relay host \"lmtp://h:24\"", "from local for any")},
-		"via backup":      {"", "accept for any relay via backup://h", rule(1, "relay backup mx \"h\"", "from local for any")},
-		"via tls+backup":  {"", "accept for any relay via tls+backup://h", rule(1, "relay backup mx \"h\" tls no-verify", "from local for any")},
-		"via in brackets": {"", "accept for any relay via \"smtps://[::1]:465\"", rule(1, "relay host \"smtps://[::1]:465\" tls no-verify", "from local for any")},
-		// 11
-		"size":              {older, "size 1M", "smtp max-message-size 1M"},
-		"map db":            {older, "map m { source db \"/etc/mail/aliases.db\" }", "table m db:/etc/mail/aliases.db"},
-		"map plain":         {older, "map m { type hash, source plain \"/etc/mail/aliases\" }", "table m file:/etc/mail/aliases"},
-		"map of a key word": {older, "map virtual { source plain \"/etc/mail/virtual\" }\nmap list \"/etc/mail/aliases\"", "table \"virtual\" file:/etc/mail/virtual\ntable list file:/etc/mail/aliases"},
-		"enable auth":       {older, "listen on 127.0.0.1 port 587 smtps enable auth certificate rl0 tag X", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\nlisten on 127.0.0.1 port 587 smtps auth-optional tag X pki \"rl0\""},
-		"on an interface":   {older, "listen on lo\naccept on lo for all relay", "listen on lo tag lo\n" + rule(4, "relay", "tag lo from local for any")},
-		"from all":          {older, "accept from all for local deliver to mbox", rule(3, "mbox", "from any for local")},
-		"from address":      {auth1, "accept from 10.0.0.1 for all relay", rule(4, "relay", "from src 10.0.0.1 for any", "from auth for any")},
-		"from list":         {older, "accept from ( 10.0.0.1, 10.0.0.2 ) for all relay", rule(3, "relay", "from src { 10.0.0.1, 10.0.0.2 } for any")},
-		"from local, auth":  {auth1, "accept for local deliver to mbox", rule(4, "mbox", "from local for local", "from auth for local")},
-		"for conditions":    {older, "accept for { local, domain a.b } deliver to mbox", "action \"action_3\" mbox\nmatch from local for local action \"action_3\"\nmatch from local for domain a.b action \"action_3\""},
-		"for bare":          {older, "accept for a.b deliver to mbox", rule(3, "mbox", "from local for domain a.b")},
-		"for domain map":    {older, "map d \"/etc/mail/domains\"\naccept for domain map d deliver to mbox", "table d file:/etc/mail/domains\n" + rule(4, "mbox", "from local for domain <d>")},
-		"alias":             {older, "accept for local alias aliases2 deliver to mbox", rule(3, "mbox alias <aliases2>", "from local for local")},
-		"two aliases": {older, "map b \"/etc/mail/virtual\"\naccept for { local alias aliases2, domain x alias b } deliver to mbox",
+		"via none":                 {"", "accept for any relay via h:26", rule(1, "relay host \"smtp://h:26\"", "from local for any")},
+		"via smtp+tls":             {"", "accept for any relay via smtp+tls://h", rule(1, "relay host \"smtp://h\"", "from local for any")},
+		"via smtp":                 {"", "accept for any relay via smtp://h", rule(1, "relay host \"smtp+notls://h\"", "from local for any")},
+		"via tls":                  {"", "accept for any relay via tls://h", rule(1, "relay host \"smtp+tls://h\" tls no-verify", "from local for any")},
+		"via tls verify":           {"", "accept for any relay via tls://h verify", rule(1, "relay host \"smtp+tls://h\"", "from local for any")},
+		"via tls+auth":             {someLogin, "accept for any relay via tls+auth://l@h auth <s>", rule(2, "relay host \"smtp+tls://l@h\" tls no-verify auth <s>", "from local for any")},
+		"via smtps+auth":           {someLogin, "accept for any relay via smtps+auth://l@h auth <s>", rule(2, "relay host \"smtps://l@h\" tls no-verify auth <s>", "from local for any")},
+		"via secure":               {"", "accept for any relay via secure://h", rule(1, "relay host \"smtps://h\" tls no-verify", "from local for any")},
+		"via secure 587":           {"", "accept for any relay via secure://h:587", rule(1, "relay host \"smtp+tls://h:587\" tls no-verify", "from local for any")},
+		"via lmtp":                 {"", "accept for any relay via lmtp://h:24", rule(1, "relay host \"lmtp://h:24\"", "from local for any")},
+		"via backup":               {"", "accept for any relay via backup://h", rule(1, "relay backup mx \"h\"", "from local for any")},
+		"via tls+backup":           {"", "accept for any relay via tls+backup://h", rule(1, "relay backup mx \"h\" tls no-verify", "from local for any")},
+		"via in brackets":          {"", "accept for any relay via \"smtps://[::1]:465\"", rule(1, "relay host \"smtps://[::1]:465\" tls no-verify", "from local for any")},
+	}
+}
+
+// fromMap is the table for files of 4.6 to 5.2.
+func fromMap() map[string]translation {
+	return map[string]translation{
+		"size":              {olderMap, "size 1M", "smtp max-message-size 1M"},
+		"map db":            {olderMap, "map m { source db \"/etc/mail/aliases.db\" }", "table m db:/etc/mail/aliases.db"},
+		"map plain":         {olderMap, "map m { type hash, source plain \"/etc/mail/aliases\" }", "table m file:/etc/mail/aliases"},
+		"map of a key word": {olderMap, "map virtual { source plain \"/etc/mail/virtual\" }\nmap list \"/etc/mail/aliases\"", "table \"virtual\" file:/etc/mail/virtual\ntable list file:/etc/mail/aliases"},
+		"enable auth":       {olderMap, "listen on 127.0.0.1 port 587 smtps enable auth certificate rl0 tag X", "pki \"rl0\" cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\nlisten on 127.0.0.1 port 587 smtps auth-optional tag X pki \"rl0\""},
+		"on an interface":   {olderMap, "listen on lo\naccept on lo for all relay", "listen on lo tag lo\n" + rule(4, "relay", "tag lo from local for any")},
+		"from all":          {olderMap, "accept from all for local deliver to mbox", rule(3, "mbox", "from any for local")},
+		"from address":      {olderAuth, "accept from 10.0.0.1 for all relay", rule(4, "relay", "from src 10.0.0.1 for any", "from auth for any")},
+		"from list":         {olderMap, "accept from ( 10.0.0.1, 10.0.0.2 ) for all relay", rule(3, "relay", "from src { 10.0.0.1, 10.0.0.2 } for any")},
+		"from local, auth":  {olderAuth, "accept for local deliver to mbox", rule(4, "mbox", "from local for local", "from auth for local")},
+		"for conditions":    {olderMap, "accept for { local, domain a.b } deliver to mbox", "action \"action_3\" mbox\nmatch from local for local action \"action_3\"\nmatch from local for domain a.b action \"action_3\""},
+		"for bare":          {olderMap, "accept for a.b deliver to mbox", rule(3, "mbox", "from local for domain a.b")},
+		"for domain map":    {olderMap, "map d \"/etc/mail/domains\"\naccept for domain map d deliver to mbox", "table d file:/etc/mail/domains\n" + rule(4, "mbox", "from local for domain <d>")},
+		"alias":             {olderMap, "accept for local alias aliases2 deliver to mbox", rule(3, "mbox alias <aliases2>", "from local for local")},
+		"two aliases": {olderMap, "map b \"/etc/mail/virtual\"\naccept for { local alias aliases2, domain x alias b } deliver to mbox",
 			"table b file:/etc/mail/virtual\naction \"action_4\" mbox alias <aliases2>\nmatch from local for local action \"action_4\"\n" +
 				"action \"action_4_2\" mbox alias <b>\nmatch from local for domain x action \"action_4_2\""},
-		"for virtual":      {older, "map v \"/vmap\"\naccept for virtual v deliver to mbox", "table v file:/vmap\n" + rule(4, "mbox virtual <v>", "from local for domain { \"v.org\" }")},
+		"for virtual":      {olderMap, "map v \"/vmap\"\naccept for virtual v deliver to mbox", "table v file:/vmap\n" + rule(4, "mbox virtual <v>", "from local for domain { \"v.org\" }")},
 		"implicit aliases": {"map aliases \"/etc/mail/aliases\"\n", "accept for local deliver to mbox", rule(2, "mbox alias <aliases>", "from local for local")},
 		"implicit, later":  {"", "accept for local deliver to mbox\nmap aliases \"/etc/mail/aliases\"", "table aliases file:/etc/mail/aliases\n" + rule(1, "mbox alias <aliases>", "from local for local")},
 		"implicit virtual": {"map virtual \"/etc/mail/virtual\"\n", "accept for local deliver to mbox", "action \"action_2_virtual\" mbox virtual <\"virtual\">\nmatch from local for local rcpt-to <\"virtual\"> action \"action_2_virtual\"\n" + rule(2, "mbox", "from local for local")},
-		"user":             {older, "accept for local deliver to maildir \"/m/%a\" user vmail", rule(3, "maildir \"/m/%{rcpt.user}\" user vmail", "from local for local")},
-		"home of a user":   {older, "accept for local deliver to maildir \"~vmail/%0d/%U\"", rule(3, "maildir \"/home/vmail/%{rcpt.domain[0]}/%{sender.user}\"", "from local for local")},
-		"procmail":         {older, "accept for local deliver to mda \"procmail -f -\"", rule(3, "mda \"procmail -f -\"", "from local for local")},
-		"via host":         {older, "accept for all relay via h", rule(3, "relay host \"smtp://h\"", "from local for any")},
-		"via host tls":     {older, "accept for all relay via h port 587 tls", rule(3, "relay host \"smtp+tls://h:587\" tls no-verify", "from local for any")},
-		"via host smtps":   {older, "accept for all relay via h smtps", rule(3, "relay host \"smtps://h\" tls no-verify", "from local for any")},
-		"via host ssl":     {older, "accept for all relay via h ssl", rule(3, "relay host \"smtps://h\" tls no-verify", "from local for any")},
-		"via host ssl 25":  {older, "accept for all relay via h port 25 ssl", rule(3, "relay host \"smtp+tls://h:25\" tls no-verify", "from local for any")},
-		"via enable auth":  {smap, "accept for all relay via h tls enable auth", rule(3, "relay host \"smtp+tls://h@h\" tls no-verify auth <secrets>", "from local for any")},
-		"via auth map":     {smap, "accept for all relay via h tls auth secrets as \"@x.y\"", rule(3, "relay host \"smtp+tls://h@h\" tls no-verify auth <secrets> mail-from \"@x.y\"", "from local for any")},
-		"reject, action":   {older, "reject for all relay", "match from local for any reject"},
+		"user":             {olderMap, "accept for local deliver to maildir \"/m/%a\" user vmail", rule(3, "maildir \"/m/%{rcpt.user}\" user vmail", "from local for local")},
+		"home of a user":   {olderMap, "accept for local deliver to maildir \"~vmail/%0d/%U\"", rule(3, "maildir \"/home/vmail/%{rcpt.domain[0]}/%{sender.user}\"", "from local for local")},
+		"procmail":         {olderMap, "accept for local deliver to mda \"procmail -f -\"", rule(3, "mda \"procmail -f -\"", "from local for local")},
+		"via host":         {olderMap, "accept for all relay via h", rule(3, "relay host \"smtp://h\"", "from local for any")},
+		"via host tls":     {olderMap, "accept for all relay via h port 587 tls", rule(3, "relay host \"smtp+tls://h:587\" tls no-verify", "from local for any")},
+		"via host smtps":   {olderMap, "accept for all relay via h smtps", rule(3, "relay host \"smtps://h\" tls no-verify", "from local for any")},
+		"via host ssl":     {olderMap, "accept for all relay via h ssl", rule(3, "relay host \"smtps://h\" tls no-verify", "from local for any")},
+		"via host ssl 25":  {olderMap, "accept for all relay via h port 25 ssl", rule(3, "relay host \"smtp+tls://h:25\" tls no-verify", "from local for any")},
+		"via enable auth":  {olderLogin, "accept for all relay via h tls enable auth", rule(3, "relay host \"smtp+tls://h@h\" tls no-verify auth <secrets>", "from local for any")},
+		"via auth map":     {olderLogin, "accept for all relay via h tls auth secrets as \"@x.y\"", rule(3, "relay host \"smtp+tls://h@h\" tls no-verify auth <secrets> mail-from \"@x.y\"", "from local for any")},
+		"reject, action":   {olderMap, "reject for all relay", "match from local for any reject"},
 		"hostname": {"map m \"/etc/mail/aliases\"\nlisten on lo\n", "hostname h.i\naccept for local deliver to mbox\naccept for all relay",
 			"admd h.i\naction \"action_4\" mbox\nmatch from local for local action \"action_4\"\nmatch from local for domain h.i action \"action_4\"\n" +
 				rule(5, "relay helo h.i", "from local for any")},
 	}
+}
+
+// TestTranslate goes through the tables of the language's history.
+func TestTranslate(t *testing.T) {
+	tests := fromAccept()
+	maps.Copy(tests, fromMap())
 	sys := newFake(t)
 	sys.files["/vmap"] = fakeFile{"v.org: x\ninfo@v.org: alice\ninfo@w.org: bob\n", 0o644, 0}
 	for name, tt := range tests {
@@ -132,7 +145,7 @@ func TestTranslate(t *testing.T) {
 				text = strings.TrimSuffix(tt.pre, "\n") + " # cut\n" + text
 			}
 			if !strings.Contains(text, "accept") && !strings.Contains(text, "reject") {
-				text += strings.Repeat("\n", 90) + old
+				text += strings.Repeat("\n", 90) + oldRules
 			}
 			shown := modernText(t, sys, text)
 			if _, rest, ok := strings.Cut(shown, "# cut"); ok {
