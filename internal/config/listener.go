@@ -35,6 +35,7 @@ type Listener struct {
 	Auth         bool   // AUTH is offered (inside TLS)
 	AuthRequired bool   // MAIL is refused before AUTH
 	AuthTable    string // empty: system users
+	Scram        bool   // every entry of AuthTable is a verifier for SCRAM-SHA-256, so that is offered
 
 	Senders    string // table: user -> addresses it may send from
 	Masquerade bool

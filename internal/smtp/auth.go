@@ -38,10 +38,14 @@ func (s *Session) mechanisms() string {
 	if !s.c.Listener.Auth || s.tls == nil || s.authed {
 		return ""
 	}
-	if s.certificateUser() != "" {
-		return "PLAIN LOGIN EXTERNAL"
+	words := "PLAIN LOGIN"
+	if s.c.ScramSecret != nil {
+		words += " SCRAM-SHA-256"
 	}
-	return "PLAIN LOGIN"
+	if s.certificateUser() != "" {
+		words += " EXTERNAL"
+	}
+	return words
 }
 
 // auth is AUTH (RFC 4954).
@@ -187,6 +191,10 @@ func (l *login) server(mech string) sasl.Server {
 		})}
 	case "LOGIN":
 		return &loginServer{check: l.check}
+	case "SCRAM-SHA-256":
+		if l.s.c.ScramSecret != nil {
+			return l.scram()
+		}
 	case "EXTERNAL":
 		if name := l.s.certificateUser(); name != "" {
 			return strictServer{sasl.NewExternalServer(func(identity string) error {

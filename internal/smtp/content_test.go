@@ -245,7 +245,8 @@ func TestEnvelopes(t *testing.T) {
 	c.startTLS()
 	c.reply()
 	c.must("EHLO c", "AUTH PLAIN AGFsaWNlAHNlY3JldA==", "MAIL FROM:<é@b.org> SMTPUTF8 BODY=8BITMIME REQUIRETLS RET=HDRS ENVID=QQ+3D",
-		"RCPT TO:<alice@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b", "RCPT TO:<postmaster@x>", "RCPT TO:<team@x>", "RCPT TO:<bob@x> NOTIFY=NEVER", "DATA", "A: b\r\n.")
+		"RCPT TO:<alice@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b", "RCPT TO:<postmaster@x>", "RCPT TO:<team@x>", "RCPT TO:<bob@x> NOTIFY=NEVER", "DATA", "A: b\r\n.", "QUIT")
+	c.wait()
 	m := u.b.stored()[0]
 	var got []string
 	for _, e := range m.envelopes {

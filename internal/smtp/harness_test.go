@@ -39,18 +39,19 @@ type stored struct {
 
 // fake is a Backend in memory: alice, bob, carol and anything at md.test exist.
 type fake struct {
-	mu       sync.Mutex
-	next     mail.MessageID
-	free     []mail.MessageID
-	files    map[mail.MessageID]*bytes.Buffer
-	open     int
-	messages []stored
-	down     bool // the queue is
-	deaf     bool // lookup is
-	sender   string
-	hostname string
-	inside   int // clients behind a proxy
-	filter   func(*Client) Filter
+	mu        sync.Mutex
+	next      mail.MessageID
+	free      []mail.MessageID
+	files     map[mail.MessageID]*bytes.Buffer
+	open      int
+	messages  []stored
+	down      bool // the queue is
+	deaf      bool // lookup is
+	sender    string
+	hostname  string
+	verifiers map[string]*Verifier
+	inside    int // clients behind a proxy
+	filter    func(*Client) Filter
 }
 
 func (f *fake) ClientName(context.Context, netip.Addr) (string, string) { return "localhost", "pass" }
@@ -81,6 +82,16 @@ func (f *fake) Authenticate(_ context.Context, user, password string) error {
 		return nil
 	}
 	return ErrCredentials
+}
+
+func (f *fake) Verifier(_ context.Context, user string) (*Verifier, error) {
+	if f.deaf {
+		return nil, errors.New("deaf")
+	}
+	if v := f.verifiers[user]; v != nil {
+		return v, nil
+	}
+	return nil, ErrCredentials
 }
 
 func (f *fake) CheckSender(_ context.Context, user string, sender mail.Address) error {

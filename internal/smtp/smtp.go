@@ -34,6 +34,10 @@ type Config struct {
 	Now      func() time.Time
 	Rand     func() uint64 // session ids and Message-IDs
 
+	// ScramSecret makes SCRAM-SHA-256 offered; it is random, and the same for
+	// the life of the process.
+	ScramSecret []byte
+
 	// Traced reports whether the dialogue with a client is to be shown in the
 	// log; nil: it is not. It is asked for every line.
 	Traced func(c *Client) bool
@@ -58,6 +62,10 @@ type Backend interface {
 
 	// Authenticate checks a login. ErrCredentials: they are wrong.
 	Authenticate(ctx context.Context, user, password string) error
+
+	// Verifier is what SCRAM-SHA-256 needs of a login. ErrCredentials: there is
+	// no such login, or it cannot be used that way.
+	Verifier(ctx context.Context, user string) (*Verifier, error)
 
 	// CheckSender asks whether a login may use a reverse-path; nil: it may.
 	CheckSender(ctx context.Context, user string, sender mail.Address) error

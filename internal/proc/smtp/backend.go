@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
@@ -68,6 +69,41 @@ func (b *backend) Authenticate(ctx context.Context, user, password string) error
 		return mail.LocalError()
 	}
 	return engine.ErrCredentials
+}
+
+// Verifier implements engine.Backend.
+func (b *backend) Verifier(ctx context.Context, user string) (*engine.Verifier, error) {
+	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
+		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user)})
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Temporary:
+		return nil, mail.LocalError()
+	case !a.Found:
+		return nil, engine.ErrCredentials
+	}
+	_, secret, _ := strings.Cut(a.Value, ":")
+	v, ok := engine.ParseVerifier(secret)
+	if !ok {
+		return nil, engine.ErrCredentials
+	}
+	return v, nil
+}
+
+// scramTable reports whether a table holds what SCRAM needs for every login. Of
+// a table that is not written out in the configuration nobody knows: it is for
+// the listener to say.
+func scramTable(t *config.Table) bool {
+	if t == nil || len(t.Pairs) == 0 {
+		return false
+	}
+	for _, p := range t.Pairs {
+		if _, ok := engine.ParseVerifier(p[1]); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // CheckSender implements engine.Backend.

@@ -7,6 +7,7 @@ package smtp
 
 import (
 	"context"
+	crand "crypto/rand"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -55,6 +56,7 @@ type server struct {
 	lookup, queue, keys asker
 
 	tracing atomic.Pointer[[]netip.Prefix] // whose dialogues go to the log
+	scram   []byte                         // makes the salt of users that do not exist
 
 	mu        sync.Mutex
 	cond      *sync.Cond // of open
@@ -85,6 +87,7 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) err
 		listeners: map[netip.AddrPort]*listener{}, sessions: map[*engine.Session]struct{}{}}
 	s.cond = sync.NewCond(&s.mu)
 	s.ids = newIDs(s.queue)
+	s.scram = []byte(crand.Text())
 	s.places.init()
 	env.Stat.Set("smtp.session", 0)
 
@@ -183,6 +186,9 @@ func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.
 	}
 	if c.ADMD == "" {
 		c.ADMD = conf.ServerName
+	}
+	if l.Auth && (l.Scram || scramTable(conf.Tables[l.AuthTable])) {
+		c.ScramSecret = s.scram
 	}
 	if l.TLS != config.TLSNone {
 		t, err := tlsConfig(conf, l, s.keys)
