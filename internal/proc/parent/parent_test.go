@@ -20,17 +20,20 @@ import (
 func TestBackoff(t *testing.T) {
 	var delay time.Duration
 	var got []time.Duration
-	for n := 1; n <= 12; n++ {
+	for n := 1; n <= 20; n++ {
 		delay = backoff(n, delay)
 		got = append(got, delay)
 	}
-	for i, want := range []time.Duration{1, 1, 1, 1, 2, 4, 8} {
-		if got[i] != want*minDelay {
-			t.Errorf("after death %d: %s, want %s", i+1, got[i], want*minDelay)
+	for i, want := range []time.Duration{50, 50, 50, 50, 75, 112, 168} {
+		if got[i].Milliseconds() != int64(want) {
+			t.Errorf("after death %d: %s, want %d ms", i+1, got[i], want)
 		}
 	}
-	if next := backoff(2, 4*time.Second); next != 8*time.Second {
-		t.Errorf("two deaths in the window because of long waits: %s, want 8 s", next)
+	if got[9] > time.Second/2 {
+		t.Errorf("after ten deaths %s: clients wait too long", got[9])
+	}
+	if next := backoff(2, 4*time.Second); next != 6*time.Second {
+		t.Errorf("two deaths in the window because of long waits: %s, want 6 s", next)
 	}
 	if last := got[len(got)-1]; last != maxDelay {
 		t.Errorf("last delay %s, want %s", last, maxDelay)
