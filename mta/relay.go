@@ -63,6 +63,9 @@ type relay struct {
 	held  int // envelopes given back
 	taken int // tasks taken since the last release
 	pace  pace
+	// startup is when the relay's limit begins to hold, after it had nothing to
+	// do.
+	startup time.Time
 
 	idle  []*session
 	ready int // sessions that got ready
@@ -139,6 +142,21 @@ func (l *taskList) pop() *task {
 		l.last = nil
 	}
 	return t
+}
+
+// cut takes all tasks but the first n off the list; n is at least 1.
+func (l *taskList) cut(n int) []*task {
+	last := l.first
+	for range n - 1 {
+		last = last.next
+	}
+	var off []*task
+	for t := last.next; t != nil; t = t.next {
+		off = append(off, t)
+	}
+	last.next = nil
+	l.last, l.n = last, n
+	return off
 }
 
 // relaySet is relays that wait for something, in no order.
@@ -410,26 +428,51 @@ func (e *Engine) done(r *Report) {
 	e.opt.Observer.Done(r)
 }
 
+// startup is how long a relay that had nothing to do may take more than its
+// limit: nobody knows yet whether it is a slow one. Ours.
+const startup = 2 * time.Second
+
 // enqueue adds tasks to a relay, or gives their envelopes back when it has
 // enough to do.
 func (e *Engine) enqueue(r *relay, tasks []*task) {
-	if hiwat := r.scaled(r.limits.TaskHiwat); hiwat > 0 && r.tasks.n >= hiwat {
-		var ids []mail.EnvelopeID
-		for _, t := range tasks {
-			for _, env := range t.envs {
-				ids = append(ids, env.ID)
-			}
-		}
-		r.held += len(ids)
-		e.envelopes(-int64(len(ids)))
-		e.opt.Observer.Hold(r.id, ids)
+	now := time.Now()
+	if hiwat := r.scaled(r.limits.TaskHiwat); hiwat > 0 && r.tasks.n >= hiwat && !now.Before(r.startup) {
+		e.giveBack(r, tasks)
 		return
+	}
+	if r.tasks.n == 0 && r.held == 0 && !now.Before(r.startup) {
+		r.startup = now.Add(startup)
+		e.agenda.add(r.startup, func(time.Time) { e.trim(r) })
 	}
 	for _, t := range tasks {
 		r.tasks.push(t)
 		e.waiting(1)
 	}
 	e.drain(r)
+}
+
+// trim gives back, at the end of a relay's startup, what is beyond its limit.
+func (e *Engine) trim(r *relay) {
+	hiwat := r.scaled(r.limits.TaskHiwat)
+	if hiwat == 0 || r.tasks.n <= hiwat || e.stopping {
+		return
+	}
+	tasks := r.tasks.cut(hiwat)
+	e.waiting(-len(tasks))
+	e.giveBack(r, tasks)
+}
+
+// giveBack holds tasks that are not in the list of the relay.
+func (e *Engine) giveBack(r *relay, tasks []*task) {
+	var ids []mail.EnvelopeID
+	for _, t := range tasks {
+		for _, env := range t.envs {
+			ids = append(ids, env.ID)
+		}
+	}
+	r.held += len(ids)
+	e.envelopes(-int64(len(ids)))
+	e.opt.Observer.Hold(r.id, ids)
 }
 
 // pace counts what a relay gets done, in short spans of time.

@@ -633,9 +633,17 @@ func TestHold(t *testing.T) {
 	w.run(func(e *Engine) {
 		gate = make(chan struct{})
 		w.hosts["192.0.2.1:25"] = func(p *peer) { <-gate; h.serve(p) }
-		w.many(e, &config.Relay{}, 30, "d.test")
-		if n := w.count("^hold 1$"); n != 20 {
-			t.Errorf("%d envelopes given back, want 20", n)
+		w.many(e, &config.Relay{}, 25, "d.test")
+		if strings.Contains(w.text(), "hold") {
+			t.Error("given back before it was known to be slow")
+		}
+		time.Sleep(3 * time.Second)
+		if n := w.count("^hold 15$"); n != 1 {
+			t.Errorf("what is too much was not given back:\n%s", w.text())
+		}
+		w.many(e, &config.Relay{}, 5, "d.test")
+		if n := w.count("^hold 1$"); n != 5 {
+			t.Errorf("%d envelopes given back, want 5", n)
 		}
 		close(gate)
 		w.wait(10)
