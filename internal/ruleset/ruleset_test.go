@@ -56,35 +56,55 @@ func not(m config.Match) config.Match { m.Not = true; return m }
 
 func regex(table string) config.Match { return config.Match{Table: table, Regex: true} }
 
-func TestOptions(t *testing.T) {
+// from, to, client and with make the parts of a case.
+func from(kind config.FromKind, m config.Match) func(*config.Rule) {
+	return func(r *config.Rule) { r.From = config.From{Kind: kind, Match: m} }
+}
+
+func to(kind config.ForKind, m config.Match) func(*config.Rule) {
+	return func(r *config.Rule) { r.For = config.For{Kind: kind, Match: m} }
+}
+
+func client(addr string) Facts {
+	a, _ := netip.ParseAddr(strings.Trim(addr, "[]"))
+	return Facts{Client: addr, Addr: a, Host: UnknownHost}
+}
+
+func with(f Facts, change func(*Facts)) Facts { change(&f); return f }
+
+func dest(addr string) Facts {
+	return with(client("192.0.2.7"), func(f *Facts) { f.Dest = mail.SplitAddress(addr) })
+}
+
+// optionCase is one option of a rule against facts.
+type optionCase struct {
+	option func(*config.Rule)
+	facts  Facts
+	want   bool
+}
+
+func tryOptions(t *testing.T, tests map[string]optionCase) {
 	cfg := config.Defaults()
 	cfg.LocalNames = []string{"mx.example.org"}
 	cfg.LocalAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
-	from := func(kind config.FromKind, m config.Match) func(*config.Rule) {
-		return func(r *config.Rule) { r.From = config.From{Kind: kind, Match: m} }
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			cfg.Rules = []*config.Rule{match(tt.option)}
+			r, err := Evaluate(t.Context(), cfg, tables, &tt.facts, nil)
+			if (r != nil) != tt.want || err != nil {
+				t.Errorf("got %v, %v, want %v", r != nil, err, tt.want)
+			}
+		})
 	}
-	to := func(kind config.ForKind, m config.Match) func(*config.Rule) {
-		return func(r *config.Rule) { r.For = config.For{Kind: kind, Match: m} }
-	}
-	client := func(addr string) Facts {
-		a, _ := netip.ParseAddr(strings.Trim(addr, "[]"))
-		return Facts{Client: addr, Addr: a, Host: UnknownHost}
-	}
-	with := func(f Facts, change func(*Facts)) Facts { change(&f); return f }
+}
+
+func TestFrom(t *testing.T) {
 	far := client("192.0.2.7")
 	socket := with(client("local"), func(f *Facts) { f.Socket, f.Authenticated, f.Host = true, true, "mx.example.org" })
 	internal := with(far, func(f *Facts) { f.Internal = true })
 	named := with(far, func(f *Facts) { f.Host = "a.example.net" })
 	alice := with(far, func(f *Facts) { f.Authenticated, f.Username = true, "Alice" })
-	bob := with(far, func(f *Facts) { f.Authenticated, f.Username = true, "bob@example.org" })
-	dest := func(addr string) Facts { return with(far, func(f *Facts) { f.Dest = mail.SplitAddress(addr) }) }
-	sender := func(addr string) Facts { return with(far, func(f *Facts) { f.Sender = mail.SplitAddress(addr) }) }
-
-	tests := map[string]struct {
-		option func(*config.Rule)
-		facts  Facts
-		want   bool
-	}{
+	tryOptions(t, map[string]optionCase{
 		"from local, far":              {from(config.FromLocal, m("")), far, false},
 		"from local, loopback":         {from(config.FromLocal, m("")), client("127.0.0.1"), true},
 		"from local, other loopback":   {from(config.FromLocal, m("")), client("127.0.0.2"), false},
@@ -116,54 +136,55 @@ func TestOptions(t *testing.T) {
 		"!from rdns T, unknown":        {from(config.FromRDNS, not(m("hosts"))), far, false},
 		"from rdns regex":              {from(config.FromRDNS, regex("words")), named, true},
 		"from rdns, internal":          {from(config.FromRDNS, m("")), with(named, func(f *Facts) { f.Internal = true }), false},
-		"for local, localhost":         {to(config.ForLocal, m("")), dest("x@LocalHost"), true},
-		"for local, server name":       {to(config.ForLocal, m("")), dest("x@MX.example.org"), true},
-		"for local, literal":           {to(config.ForLocal, m("")), dest("x@[203.0.113.1]"), true},
-		"for local, literal 6":         {to(config.ForLocal, m("")), dest("x@[IPv6:::1]"), true},
-		"for local, other literal":     {to(config.ForLocal, m("")), dest("x@[203.0.113.2]"), false},
-		"for local, elsewhere":         {to(config.ForLocal, m("")), dest("x@example.org"), false},
-		"no for":                       {to("", m("")), dest("x@example.org"), false},
-		"!for local":                   {to(config.ForLocal, not(m(""))), dest("x@example.org"), true},
-		"for domain":                   {to(config.ForDomain, m("doms")), dest("x@Example.ORG"), true},
-		"for domain, wild":             {to(config.ForDomain, m("doms")), dest("x@a.wild.test"), true},
-		"for domain, no":               {to(config.ForDomain, m("doms")), dest("x@example.com"), false},
-		"!for domain":                  {to(config.ForDomain, not(m("doms"))), dest("x@example.com"), true},
-		"for domain regex":             {to(config.ForDomain, regex("words")), dest("x@b.test"), true},
-		"auth":                         {func(r *config.Rule) { r.Auth = &config.Match{} }, alice, true},
-		"auth, no":                     {func(r *config.Rule) { r.Auth = &config.Match{} }, far, false},
-		"auth, socket":                 {func(r *config.Rule) { r.Auth = &config.Match{} }, socket, true},
-		"!auth":                        {func(r *config.Rule) { r.Auth = &config.Match{Not: true} }, far, true},
-		"auth T":                       {func(r *config.Rule) { x := m("users"); r.Auth = &x }, alice, true},
-		"auth T, address":              {func(r *config.Rule) { x := m("users"); r.Auth = &x }, bob, true},
-		"auth T, no login":             {func(r *config.Rule) { x := m("users"); r.Auth = &x }, far, false},
-		"!auth T, no login":            {func(r *config.Rule) { x := not(m("users")); r.Auth = &x }, far, true},
-		"auth regex":                   {func(r *config.Rule) { x := regex("words"); r.Auth = &x }, alice, true},
-		"tls":                          {func(r *config.Rule) { r.TLS = &config.Match{} }, with(far, func(f *Facts) { f.TLS = true }), true},
-		"tls, no":                      {func(r *config.Rule) { r.TLS = &config.Match{} }, far, false},
-		"!tls":                         {func(r *config.Rule) { r.TLS = &config.Match{Not: true} }, far, true},
-		"tag":                          {func(r *config.Rule) { x := m("tags"); r.Tag = &x }, with(far, func(f *Facts) { f.Tag = "lan" }), true},
-		"tag, none":                    {func(r *config.Rule) { x := m("tags"); r.Tag = &x }, far, false},
-		"!tag":                         {func(r *config.Rule) { x := not(m("tags")); r.Tag = &x }, far, true},
-		"helo":                         {func(r *config.Rule) { x := m("hosts"); r.HELO = &x }, with(far, func(f *Facts) { f.Helo = "x.example.net" }), true},
-		"helo, no":                     {func(r *config.Rule) { x := m("hosts"); r.HELO = &x }, with(far, func(f *Facts) { f.Helo = "x" }), false},
-		"mail-from domain":             {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("a@bad.test"), true},
-		"mail-from user":               {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("worse+tag@Good.test"), true},
-		"mail-from, no":                {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("a@good.test"), false},
-		"mail-from null":               {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender(""), true},
-		"mail-from null regex":         {func(r *config.Rule) { x := regex("words"); r.MailFrom = &x }, sender(""), true},
-		"rcpt-to":                      {func(r *config.Rule) { x := m("rcpts"); r.RcptTo = &x }, dest("info@example.org"), true},
-		"rcpt-to user":                 {func(r *config.Rule) { x := m("rcpts"); r.RcptTo = &x }, dest("Postmaster@else.test"), true},
-		"!rcpt-to":                     {func(r *config.Rule) { x := not(m("rcpts")); r.RcptTo = &x }, dest("x@else.test"), true},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			cfg.Rules = []*config.Rule{match(tt.option)}
-			r, err := Evaluate(t.Context(), cfg, tables, &tt.facts, nil)
-			if (r != nil) != tt.want || err != nil {
-				t.Errorf("got %v, %v, want %v", r != nil, err, tt.want)
-			}
-		})
-	}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	far := client("192.0.2.7")
+	socket := with(client("local"), func(f *Facts) { f.Socket, f.Authenticated = true, true })
+	alice := with(far, func(f *Facts) { f.Authenticated, f.Username = true, "Alice" })
+	bob := with(far, func(f *Facts) { f.Authenticated, f.Username = true, "bob@example.org" })
+	sender := func(addr string) Facts { return with(far, func(f *Facts) { f.Sender = mail.SplitAddress(addr) }) }
+	tryOptions(t, map[string]optionCase{
+		"for local, localhost":     {to(config.ForLocal, m("")), dest("x@LocalHost"), true},
+		"for local, server name":   {to(config.ForLocal, m("")), dest("x@MX.example.org"), true},
+		"for local, literal":       {to(config.ForLocal, m("")), dest("x@[203.0.113.1]"), true},
+		"for local, literal 6":     {to(config.ForLocal, m("")), dest("x@[IPv6:::1]"), true},
+		"for local, other literal": {to(config.ForLocal, m("")), dest("x@[203.0.113.2]"), false},
+		"for local, elsewhere":     {to(config.ForLocal, m("")), dest("x@example.org"), false},
+		"no for":                   {to("", m("")), dest("x@example.org"), false},
+		"!for local":               {to(config.ForLocal, not(m(""))), dest("x@example.org"), true},
+		"for domain":               {to(config.ForDomain, m("doms")), dest("x@Example.ORG"), true},
+		"for domain, wild":         {to(config.ForDomain, m("doms")), dest("x@a.wild.test"), true},
+		"for domain, no":           {to(config.ForDomain, m("doms")), dest("x@example.com"), false},
+		"!for domain":              {to(config.ForDomain, not(m("doms"))), dest("x@example.com"), true},
+		"for domain regex":         {to(config.ForDomain, regex("words")), dest("x@b.test"), true},
+		"auth":                     {func(r *config.Rule) { r.Auth = &config.Match{} }, alice, true},
+		"auth, no":                 {func(r *config.Rule) { r.Auth = &config.Match{} }, far, false},
+		"auth, socket":             {func(r *config.Rule) { r.Auth = &config.Match{} }, socket, true},
+		"!auth":                    {func(r *config.Rule) { r.Auth = &config.Match{Not: true} }, far, true},
+		"auth T":                   {func(r *config.Rule) { x := m("users"); r.Auth = &x }, alice, true},
+		"auth T, address":          {func(r *config.Rule) { x := m("users"); r.Auth = &x }, bob, true},
+		"auth T, no login":         {func(r *config.Rule) { x := m("users"); r.Auth = &x }, far, false},
+		"!auth T, no login":        {func(r *config.Rule) { x := not(m("users")); r.Auth = &x }, far, true},
+		"auth regex":               {func(r *config.Rule) { x := regex("words"); r.Auth = &x }, alice, true},
+		"tls":                      {func(r *config.Rule) { r.TLS = &config.Match{} }, with(far, func(f *Facts) { f.TLS = true }), true},
+		"tls, no":                  {func(r *config.Rule) { r.TLS = &config.Match{} }, far, false},
+		"!tls":                     {func(r *config.Rule) { r.TLS = &config.Match{Not: true} }, far, true},
+		"tag":                      {func(r *config.Rule) { x := m("tags"); r.Tag = &x }, with(far, func(f *Facts) { f.Tag = "lan" }), true},
+		"tag, none":                {func(r *config.Rule) { x := m("tags"); r.Tag = &x }, far, false},
+		"!tag":                     {func(r *config.Rule) { x := not(m("tags")); r.Tag = &x }, far, true},
+		"helo":                     {func(r *config.Rule) { x := m("hosts"); r.HELO = &x }, with(far, func(f *Facts) { f.Helo = "x.example.net" }), true},
+		"helo, no":                 {func(r *config.Rule) { x := m("hosts"); r.HELO = &x }, with(far, func(f *Facts) { f.Helo = "x" }), false},
+		"mail-from domain":         {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("a@bad.test"), true},
+		"mail-from user":           {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("worse+tag@Good.test"), true},
+		"mail-from, no":            {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender("a@good.test"), false},
+		"mail-from null":           {func(r *config.Rule) { x := m("senders"); r.MailFrom = &x }, sender(""), true},
+		"mail-from null regex":     {func(r *config.Rule) { x := regex("words"); r.MailFrom = &x }, sender(""), true},
+		"rcpt-to":                  {func(r *config.Rule) { x := m("rcpts"); r.RcptTo = &x }, dest("info@example.org"), true},
+		"rcpt-to user":             {func(r *config.Rule) { x := m("rcpts"); r.RcptTo = &x }, dest("Postmaster@else.test"), true},
+		"!rcpt-to":                 {func(r *config.Rule) { x := not(m("rcpts")); r.RcptTo = &x }, dest("x@else.test"), true},
+	})
 }
 
 // TestOrder: the options are tried in one order, and what cannot be decided
