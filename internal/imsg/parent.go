@@ -1,6 +1,10 @@
 package imsg
 
-import "smtpd/internal/mail"
+import (
+	"time"
+
+	"smtpd/internal/mail"
+)
 
 // Configure hands a child its part of the configuration: JSON of config.Config
 // in parts, in order. parent -> child, first of all and again at each reload.
@@ -42,6 +46,7 @@ type Switches struct {
 	Trace                         []string
 	PauseMTA, PauseMDA, PauseSMTP bool
 	ProfileIMSG, ProfileQueue     bool
+	Started                       time.Time // of the daemon: no switch, but who shows the others shows it
 }
 
 // Fields implements Msg.
@@ -53,6 +58,7 @@ func (m *Switches) Fields(c *Codec) {
 	c.Bool(&m.PauseSMTP)
 	c.Bool(&m.ProfileIMSG)
 	c.Bool(&m.ProfileQueue)
+	c.Time(&m.Started)
 }
 
 // Shutdown asks a child to finish what it holds and end. parent -> child.

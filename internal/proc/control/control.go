@@ -48,8 +48,8 @@ const (
 type server struct {
 	env     *privsep.Env
 	peers   Peers
-	started time.Time
-	self    uint32 // our user
+	started atomic.Pointer[time.Time] // of the daemon
+	self    uint32                    // our user
 	conf    atomic.Pointer[config.Config]
 	wg      sync.WaitGroup // accept loops and connections
 
@@ -61,7 +61,9 @@ type server struct {
 // Run serves the control socket until ctx ends, then waits for the connections
 // that are open, which are closed.
 func Run(ctx context.Context, env *privsep.Env, p Peers) error {
-	s := &server{env: env, peers: p, started: env.Now(), self: uint32(os.Getuid()), conns: map[uint32]int{}}
+	s := &server{env: env, peers: p, self: uint32(os.Getuid()), conns: map[uint32]int{}}
+	now := env.Now()
+	s.started.Store(&now)
 	env.Stat.Set("control.session", 0)
 	for _, l := range p.all() {
 		l.Serve(func(r *ipc.Request) { closeFile(r.File) }, nil, nil) // nobody may ask control
@@ -79,7 +81,10 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 			return nil
 		case conf := <-env.Config:
 			s.conf.Store(conf)
-		case <-env.Switches: // Log follows them by itself
+		case sw := <-env.Switches: // Log follows them by itself
+			if !sw.Started.IsZero() {
+				s.started.Store(&sw.Started)
+			}
 		case sock := <-env.Sockets:
 			next, err := listener(sock)
 			if err != nil {

@@ -87,7 +87,7 @@ func (r *request) stats() (string, error) {
 		})
 	}
 	wg.Wait()
-	uptime := r.env.Now().Sub(r.started)
+	uptime := r.env.Now().Sub(*r.started.Load())
 	text := map[string]string{"uptime.human": ctl.Duration(uptime)}
 	all["uptime"] = int64(uptime / time.Second)
 	for name, v := range all {

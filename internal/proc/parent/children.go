@@ -15,8 +15,8 @@ import (
 )
 
 // Restart policy. A child that dies is back after minDelay. One that has died
-// manyDeaths times within deathWindow is reported, and from then on each wait is
-// half as long again as the last, up to maxDelay, until it has lived through a
+// manyDeaths times within deathWindow is reported, and from then on each wait is a
+// third longer than the last, up to maxDelay, until it has lived through a
 // deathWindow. So slowly, because an operator, or a test, that kills it again
 // and again must not keep clients waiting for longer than a second.
 const (
@@ -217,7 +217,7 @@ func backoff(n int, last time.Duration) time.Duration {
 	case n < manyDeaths:
 		return minDelay
 	}
-	return min(last*3/2, maxDelay)
+	return min(last*4/3, maxDelay)
 }
 
 func recent(times []time.Time, now time.Time) []time.Time {

@@ -1,10 +1,8 @@
 package parent
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	osuser "os/user"
@@ -13,7 +11,8 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"smtpd/internal/ctl"
+	"smtpd/internal/enqueue"
 )
 
 // maxOffline is how many offline mails are resubmitted at a time (OpenSMTPD
@@ -38,8 +37,7 @@ func (p *parent) resubmit() {
 			slots <- struct{}{}
 			p.tasks.Go(func() {
 				defer func() { <-slots }()
-				path := filepath.Join(offlineDir(p.o.Spool), n.Name())
-				if err := p.resubmitFile(path); err != nil {
+				if err := p.resubmitFile(n.Name()); err != nil {
 					p.log.Warn(fmt.Sprintf("warn: couldn't enqueue offline message %s: %v", n.Name(), err))
 				}
 			})
@@ -47,64 +45,50 @@ func (p *parent) resubmit() {
 	})
 }
 
-func (p *parent) resubmitFile(path string) error {
-	f, st, err := openOffline(path)
-	if err != nil {
+func (p *parent) resubmitFile(name string) error {
+	dir := offlineDir(p.o.Spool)
+	kept, err := enqueue.ReadOffline(dir, name)
+	switch {
+	case errors.Is(err, enqueue.ErrOfflineEmpty):
+		return os.Remove(filepath.Join(dir, name))
+	case errors.Is(err, enqueue.ErrOfflineBusy):
+		return nil // sendmail is still writing it
+	case err != nil:
 		return err
 	}
-	defer f.Close()
-	if st.Size == 0 {
-		return os.Remove(path)
-	}
-	br := bufio.NewReader(f)
-	line, err := br.ReadString('\n')
-	if err != nil || len(line) > 64<<10 {
-		return errors.New("no line of arguments at its start")
-	}
+	defer kept.File.Close()
 	cmd := &exec.Cmd{
 		Path:  p.o.Smtpctl,
-		Args:  append([]string{"sendmail", "-S"}, strings.Split(strings.TrimSuffix(line, "\n"), "|")...),
-		Env:   []string{"PATH=/usr/bin:/bin", "SMTPD_SOCKET=" + p.o.Socket},
+		Args:  append([]string{"sendmail", "-S"}, kept.Args...),
+		Env:   []string{"PATH=/usr/bin:/bin", ctl.SocketVar + "=" + p.o.Socket},
 		Dir:   "/",
-		Stdin: io.Reader(br),
+		Stdin: kept.File,
 	}
 	if !p.o.Unprivileged {
-		owner, err := osuser.LookupId(strconv.Itoa(int(st.Uid)))
-		if err != nil {
+		if err := asOwner(cmd, kept.UID); err != nil {
 			return err
 		}
-		gid, err := strconv.ParseUint(owner.Gid, 10, 32)
-		if err != nil {
-			return err
-		}
-		if d, err := os.Stat(owner.HomeDir); err == nil && d.IsDir() {
-			cmd.Dir = owner.HomeDir
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
-			Uid: st.Uid, Gid: uint32(gid), Groups: []uint32{uint32(gid)}}}
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
 	}
-	return os.Remove(path)
+	return os.Remove(filepath.Join(dir, name))
 }
 
-// openOffline opens a file that an ordinary user left: a plain file with one
-// name, and nothing else.
-func openOffline(path string) (*os.File, *unix.Stat_t, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+// asOwner has cmd run as a user, in that user's home.
+func asOwner(cmd *exec.Cmd, uid uint32) error {
+	owner, err := osuser.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		f.Close()
-		return nil, nil, err
+	gid, err := strconv.ParseUint(owner.Gid, 10, 32)
+	if err != nil {
+		return err
 	}
-	if uint32(st.Mode)&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
-		f.Close()
-		return nil, nil, errors.New("not a plain file with one name")
+	if d, err := os.Stat(owner.HomeDir); err == nil && d.IsDir() {
+		cmd.Dir = owner.HomeDir
 	}
-	return f, &st, nil
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
+		Uid: uid, Gid: uint32(gid), Groups: []uint32{uint32(gid)}}}
+	return nil
 }

@@ -94,6 +94,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 		quit:     make(chan struct{}),
 	}
 	defer close(p.quit)
+	p.switches.Started = o.Now()
 	p.workers = newWorkers(p)
 	var err error
 	if err := checkSpool(o); err != nil {
