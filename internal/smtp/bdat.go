@@ -29,7 +29,7 @@ func (s *Session) bdat(arg string) {
 	m := (*message)(nil)
 	if reply == "" {
 		m = s.tx.msg
-		if m.count+size > m.max+1 {
+		if m.raw += size; m.raw > s.c.SMTP.MaxMessageSize {
 			m.reject(replyTooBig)
 		}
 	}
@@ -70,6 +70,10 @@ func (s *Session) openChunk() (reply string) {
 		return alreadySaid
 	}
 	s.openMessage(false)
+	if m := s.tx.msg; s.tx.p.binary {
+		m.max *= 2 // what becomes of it may be longer than what came
+		m.binary = &unbinary{out: m.feedText}
+	}
 	s.reportTx(EventTxData, "ok")
 	return ""
 }
@@ -97,11 +101,7 @@ func (s *Session) readChunk(m *message, size int64) error {
 			b = b[:left]
 		}
 		if m != nil {
-			n, _, err := m.eat(b)
-			if err == nil {
-				err = m.stash(b[n:])
-			}
-			if err != nil {
+			if err := m.feed(b); err != nil {
 				return err
 			}
 		}

@@ -40,7 +40,7 @@ var keywords = map[string]ext{
 // extensions are those that a listener offers. BINARYMIME is nothing without
 // CHUNKING (RFC 3030 section 3), SMTPUTF8 needs 8BITMIME (RFC 6531 section 3.1).
 func extensions(l *config.Listener) ext {
-	e := ext8BitMIME | extSize | extPipelining | extChunking | extUTF8 | extRequireTLS | extLimits
+	e := ext8BitMIME | extSize | extPipelining | extChunking | extBinary | extUTF8 | extRequireTLS | extLimits
 	if l.DSN {
 		e |= extDSN
 	}

@@ -125,6 +125,7 @@ func TestMutations(t *testing.T) {
 	seeds := []string{
 		"EHLO c\r\nMAIL FROM:<a@b.org> SIZE=1 ENVID=x\r\nRCPT TO:<alice@md.test> NOTIFY=NEVER ORCPT=rfc822;a\r\nDATA\r\nTo: a, <b>\r\nBcc: x\r\n\r\n..x\r\n.\r\nQUIT\r\n",
 		"HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<team@x>\r\nBDAT 6\r\nA: b\r\nBDAT 4 LAST\r\n\r\nx\nRSET\r\nVRFY x\r\nHELP\r\n",
+		"EHLO c\r\nMAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<alice@x>\r\nBDAT 77 LAST\r\nContent-Transfer-Encoding: binary\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n\r\nQUIT\r\n",
 		"EHLO [IPv6:::1]\r\nAUTH LOGIN\r\nx\r\nSTARTTLS\r\nMAIL FROM:<\"a b\"@b> SMTPUTF8\r\nRCPT TO:<postmaster>\r\nDATA\r\nA: b\r\n.\r\n",
 	}
 	r := rand.New(rand.NewPCG(1, 2))

@@ -16,15 +16,17 @@ import (
 // become lines, lines may pass filters, and then they are stored. All but the
 // store belongs to the session's goroutine.
 type message struct {
-	max     int64 // octets of the client
-	maxLine int   // octets of a line with its line end
-	repair  bool  // bare CR and LF end lines; else they refuse the message
-	dots    bool  // DATA: dot-stuffed, and ends at CRLF.CRLF
-	lines   Lines // filters, or nil
+	max     int64     // octets of the client
+	maxLine int       // octets of a line with its line end
+	repair  bool      // bare CR and LF end lines; else they refuse the message
+	dots    bool      // DATA: dot-stuffed, and ends at CRLF.CRLF
+	lines   Lines     // filters, or nil
+	binary  *unbinary // of BODY=BINARYMIME, or nil
 
 	carry  []byte // a line that has not come in whole
 	first  bool   // no line has come yet
 	crlf   bool   // the line before ended with CRLF, or there is none
+	raw    int64  // octets of all chunks
 	count  int64  // octets of the client, a line end counted as one
 	refuse string // the reply that the message gets; what follows is dropped
 	err    error  // of our own: try later
@@ -70,6 +72,7 @@ func (m *message) free() {
 	if cap(m.carry) > smallBuffer {
 		m.carry = nil
 	}
+	m.binary = nil
 	m.lines, m.store.ctx, m.store.backend, m.store.file = nil, nil, nil, nil
 	messages.Put(m)
 }
@@ -123,6 +126,27 @@ func (m *message) finishCarry(b []byte) (n int, done bool, err error) {
 		done = m.take(line)
 	}
 	return n, done, nil
+}
+
+// feed uses up all of a piece of the message: BDAT may cut it anywhere.
+func (m *message) feed(b []byte) error {
+	if m.binary == nil || m.failed() {
+		return m.feedText(b)
+	}
+	err := m.binary.write(b)
+	if errors.Is(err, errMIME) {
+		m.reject(replyBigHeader)
+		return nil
+	}
+	return err
+}
+
+func (m *message) feedText(b []byte) error {
+	n, _, err := m.eat(b)
+	if err != nil {
+		return err
+	}
+	return m.stash(b[n:])
 }
 
 // stash keeps the start of a line for the next eat.
@@ -215,6 +239,11 @@ func (m *message) reject(reply string) {
 
 // end is told that no more comes; what is left of a line is one.
 func (m *message) end() {
+	if m.binary != nil && !m.failed() {
+		if err := m.binary.end(); err != nil {
+			m.reject(replyLineTooLong)
+		}
+	}
 	if len(m.carry) > 0 {
 		line := m.carry
 		m.carry = m.carry[:0]

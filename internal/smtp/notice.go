@@ -44,11 +44,7 @@ func Inject(ctx context.Context, c *Config, n Notice) (mail.MessageID, error) {
 	s.openMessage(false)
 	s.reportTx(EventTxData, "ok")
 	s.lastWord = "."
-	used, _, err := s.tx.msg.eat(n.Data)
-	if err == nil {
-		err = s.tx.msg.stash(n.Data[used:])
-	}
-	if err != nil {
+	if err := s.tx.msg.feed(n.Data); err != nil {
 		s.broken(err)
 		return 0, s.giveUp()
 	}
