@@ -366,7 +366,7 @@ func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 	case blameUs:
 	case blameRelay:
 		r.penalty++
-		r.failed = &failure{code: 451, enh: [3]uint8{4, 7, 0}, text: why}
+		r.failed = &failure{code: 451, enh: [3]uint8{4, 7, 0}, text: why, other: true}
 		r.until = now.Add(min(penaltyBase*time.Duration(r.penalty*r.penalty), penaltyMax))
 		r.prepared = time.Time{} // the credentials may have changed
 		e.failTasks(r, *r.failed)

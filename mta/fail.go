@@ -17,34 +17,35 @@ type failure struct {
 	detail string // what led to it; for show queue and notices
 	loop   bool
 	noTry  bool
+	other  bool // another host of the action may do
 }
 
 // The failures that have fixed words.
 var (
-	failNoMX        = failure{451, [3]uint8{4, 4, 4}, "No MX found for domain", "", false, false}
-	failNoBackup    = failure{451, [3]uint8{4, 4, 4}, "No MX found for destination", "", false, false}
-	failMXLookup    = failure{451, [3]uint8{4, 4, 3}, "Temporary failure in MX lookup", "", false, false}
-	failNoDomain    = failure{550, [3]uint8{5, 1, 2}, "Domain does not exist", "", false, false}
-	failBadDomain   = failure{550, [3]uint8{5, 1, 2}, "Invalid domain name", "", false, false}
-	failNullMX      = failure{556, [3]uint8{5, 1, 10}, "Domain does not accept mail", "", false, false}
-	failNoHost      = failure{451, [3]uint8{4, 4, 4}, "Host not found", "", false, false}
-	failSmarthost   = failure{451, [3]uint8{4, 3, 5}, "Cannot retrieve smarthost", "", false, false}
-	failParseHost   = failure{451, [3]uint8{4, 3, 5}, "Cannot parse smarthost", "", false, false}
-	failTLSWanted   = failure{451, [3]uint8{4, 7, 4}, "TLS required for relaying", "", false, false}
-	failNoAuthTable = failure{451, [3]uint8{4, 7, 0}, "No auth table for relaying", "", false, false}
-	failCredentials = failure{451, [3]uint8{4, 7, 0}, "Could not retrieve credentials", "", false, false}
-	failSource      = failure{451, [3]uint8{4, 3, 0}, "Could not retrieve source address", "", false, false}
-	failFamily      = failure{451, [3]uint8{4, 4, 4}, "Address family mismatch on destination MXs", "", false, false}
-	failBlocked     = failure{451, [3]uint8{4, 4, 1}, "All routes to destination blocked", "", false, false}
-	failNetwork     = failure{451, [3]uint8{4, 4, 1}, "Network error on destination MXs", "", false, false}
-	failNoRoute     = failure{451, [3]uint8{4, 4, 1}, "No valid route to remote MX", "", false, false}
-	failText        = failure{451, [3]uint8{4, 3, 0}, "Temporary failure", "", false, true}
-	failTooMany     = failure{451, [3]uint8{4, 4, 2}, "Too many consecutive errors, closing connection", "", false, false}
-	failSize        = failure{552, [3]uint8{5, 3, 4}, "Message is larger than the remote host accepts", "", false, false}
-	failSender      = failure{553, [3]uint8{5, 1, 7}, "Reverse-path cannot be sent", "", false, false}
-	failRcpt        = failure{553, [3]uint8{5, 1, 3}, "Recipient address cannot be sent", "", false, false}
-	failUTF8        = failure{553, [3]uint8{5, 6, 7}, "Remote host does not support SMTPUTF8", "", false, false}
-	failRequireTLS  = failure{550, [3]uint8{5, 7, 30}, "Remote host does not support REQUIRETLS", "", false, false}
+	failNoMX        = failure{code: 451, enh: [3]uint8{4, 4, 4}, text: "No MX found for domain"}
+	failNoBackup    = failure{code: 451, enh: [3]uint8{4, 4, 4}, text: "No MX found for destination"}
+	failMXLookup    = failure{code: 451, enh: [3]uint8{4, 4, 3}, text: "Temporary failure in MX lookup"}
+	failNoDomain    = failure{code: 550, enh: [3]uint8{5, 1, 2}, text: "Domain does not exist"}
+	failBadDomain   = failure{code: 550, enh: [3]uint8{5, 1, 2}, text: "Invalid domain name"}
+	failNullMX      = failure{code: 556, enh: [3]uint8{5, 1, 10}, text: "Domain does not accept mail"}
+	failNoHost      = failure{code: 451, enh: [3]uint8{4, 4, 4}, text: "Host not found", other: true}
+	failSmarthost   = failure{code: 451, enh: [3]uint8{4, 3, 5}, text: "Cannot retrieve smarthost"}
+	failParseHost   = failure{code: 451, enh: [3]uint8{4, 3, 5}, text: "Cannot parse smarthost"}
+	failTLSWanted   = failure{code: 451, enh: [3]uint8{4, 7, 4}, text: "TLS required for relaying"}
+	failNoAuthTable = failure{code: 451, enh: [3]uint8{4, 7, 0}, text: "No auth table for relaying"}
+	failCredentials = failure{code: 451, enh: [3]uint8{4, 7, 0}, text: "Could not retrieve credentials"}
+	failSource      = failure{code: 451, enh: [3]uint8{4, 3, 0}, text: "Could not retrieve source address"}
+	failFamily      = failure{code: 451, enh: [3]uint8{4, 4, 4}, text: "Address family mismatch on destination MXs", other: true}
+	failBlocked     = failure{code: 451, enh: [3]uint8{4, 4, 1}, text: "All routes to destination blocked"}
+	failNetwork     = failure{code: 451, enh: [3]uint8{4, 4, 1}, text: "Network error on destination MXs", other: true}
+	failNoRoute     = failure{code: 451, enh: [3]uint8{4, 4, 1}, text: "No valid route to remote MX", other: true}
+	failText        = failure{code: 451, enh: [3]uint8{4, 3, 0}, text: "Temporary failure", noTry: true}
+	failTooMany     = failure{code: 451, enh: [3]uint8{4, 4, 2}, text: "Too many consecutive errors, closing connection"}
+	failSize        = failure{code: 552, enh: [3]uint8{5, 3, 4}, text: "Message is larger than the remote host accepts"}
+	failSender      = failure{code: 553, enh: [3]uint8{5, 1, 7}, text: "Reverse-path cannot be sent"}
+	failRcpt        = failure{code: 553, enh: [3]uint8{5, 1, 3}, text: "Recipient address cannot be sent"}
+	failUTF8        = failure{code: 553, enh: [3]uint8{5, 6, 7}, text: "Remote host does not support SMTPUTF8"}
+	failRequireTLS  = failure{code: 550, enh: [3]uint8{5, 7, 30}, text: "Remote host does not support REQUIRETLS"}
 )
 
 // with is f with what led to it.

@@ -25,8 +25,12 @@ func (e *Engine) remember(domain, line string, now time.Time) {
 	defer e.mu.Unlock()
 	domain = lower(mail.Clean(domain, mail.MaxDomain))
 	if _, known := e.stats[domain]; !known && len(e.stats) >= maxHoststats {
-		for d, s := range e.stats {
-			if now.Sub(s.at) > hoststatKeep || len(e.stats) >= maxHoststats {
+		looked := 0
+		for d, s := range e.stats { // in random order: one goes, and old ones with it
+			if looked++; looked > 100 {
+				break
+			}
+			if looked == 1 || now.Sub(s.at) > hoststatKeep {
 				delete(e.stats, d)
 			}
 		}

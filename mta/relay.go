@@ -2,6 +2,7 @@ package mta
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,6 +23,8 @@ const (
 	prepareTime = 90 * time.Second
 	// maxSources bounds the source addresses of one relay.
 	maxSources = 64
+	// tlsSessions bounds the TLS sessions a relay remembers.
+	tlsSessions = 8
 	// maxRcpts bounds the recipients of one transaction: what every host takes
 	// (RFC 5321 section 4.5.3.1.8).
 	maxRcpts = 100
@@ -53,10 +56,13 @@ type relayKey struct {
 // relay is one destination as it is wanted, with the tasks that wait for it.
 type relay struct {
 	relayKey
-	name   string // "[relay:example.net,smtp]"
-	id     uint64 // names it to who holds envelopes back
-	limits *config.MTALimits
-	dom    *domain
+	name string // "[relay:example.net,smtp]"
+	// sessions resumes TLS: only within the relay, so that nothing is resumed
+	// under other rules than it was begun.
+	sessions tls.ClientSessionCache
+	id       uint64 // names it to who holds envelopes back
+	limits   *config.MTALimits
+	dom      *domain
 	conns
 
 	tasks taskList
@@ -102,6 +108,7 @@ type task struct {
 	sender   mail.Address // as it is sent
 	envs     []*mail.Envelope
 	requeued int
+	tried    []relayKey // hosts of the action that cannot be reached
 	next     *task
 }
 
@@ -204,7 +211,8 @@ func (e *Engine) relay(k relayKey) *relay {
 	}
 	e.lastRelay++
 	r = &relay{relayKey: k, name: relayName(&k), id: e.lastRelay,
-		limits: e.cfg.MTA.For(k.domain), connectors: map[netip.Addr]*connector{}}
+		limits: e.cfg.MTA.For(k.domain), connectors: map[netip.Addr]*connector{},
+		sessions: tls.NewLRUClientSessionCache(tlsSessions)}
 	r.dom = e.domains[k.domain]
 	if r.dom == nil {
 		r.dom = &domain{}
@@ -408,18 +416,67 @@ func (e *Engine) apply(r *relay, p prepared, now time.Time) {
 	e.drain(r)
 }
 
-// failTasks ends the attempt of all tasks that wait.
+// failTasks ends the attempt of all tasks that wait, or has them try another
+// host of their action.
 func (e *Engine) failTasks(r *relay, f failure) {
+	var tasks []*task
 	for t := r.tasks.pop(); t != nil; t = r.tasks.pop() {
-		e.waiting(-1)
-		for _, env := range t.envs {
-			e.done(&Report{Envelope: env, Sender: t.sender, Source: "-", Relay: r.domain,
-				Status: f.status(), Stat: f.text, Line: f.line(), Loop: f.loop, NoTry: f.noTry})
-		}
+		tasks = append(tasks, t)
 	}
 	if r.held > 0 {
 		e.releaseAll(r, time.Now())
 	}
+	if len(tasks) == 0 {
+		return
+	}
+	e.waiting(-len(tasks))
+	key := r.relayKey
+	e.wg.Go(func() {
+		for _, t := range tasks {
+			if !f.other || !e.elsewhere(t, key) {
+				e.failTask(t, key.domain, f)
+			}
+		}
+	})
+}
+
+// failTask reports a failure without a connection.
+func (e *Engine) failTask(t *task, where string, f failure) {
+	for _, env := range t.envs {
+		e.done(&Report{Envelope: env, Sender: t.sender, Source: "-", Relay: where,
+			Status: f.status(), Stat: f.text, Line: f.line(), Loop: f.loop, NoTry: f.noTry})
+	}
+}
+
+// maxHosts bounds the hosts of an action that are tried in one attempt. Ours.
+const maxHosts = 8
+
+// elsewhere moves a task to a host of its action that it has not been at in
+// this attempt. False: there is none.
+func (e *Engine) elsewhere(t *task, from relayKey) bool {
+	a := t.msg.Action.Relay
+	if a.Host == "" {
+		return false
+	}
+	t.tried = append(t.tried, from)
+	seen := map[relayKey]bool{}
+	for range maxHosts {
+		k, fail := e.target(e.soft, a, t.envs[0])
+		if fail != nil || seen[k] {
+			return false
+		}
+		seen[k] = true
+		if slices.Contains(t.tried, k) {
+			continue
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.stopping {
+			e.enqueue(e.relay(k), []*task{t})
+		}
+		return true
+	}
+	return false
 }
 
 // done counts and reports one envelope.

@@ -428,6 +428,13 @@ func TestRoutes(t *testing.T) {
 		"all refuse":     {func(w *world) { w.mx("d.test", "10 a.test 192.0.2.1 192.0.2.2") }, config.Relay{}, network, nil, time.Second},
 		"domain literal": {func(w *world) { good(w, "192.0.2.1:25") }, config.Relay{}, "u@[192.0.2.1] 250 250 2.0.0 queued as ABC123\n", nil, time.Second},
 		"smarthost":      {func(w *world) { w.lists["<h>"] = []string{"smtp://192.0.2.1:587"}; good(w, "192.0.2.1:587") }, config.Relay{Host: "<h>"}, ok, nil, time.Second},
+		"second smarthost": {func(w *world) {
+			w.lists["<h>"] = []string{"smtp://192.0.2.1", "smtp://192.0.2.2", "smtp://192.0.2.3"}
+			good(w, "192.0.2.3:25")
+		}, config.Relay{Host: "<h>"}, ok, []string{"192.0.2.1:25", "192.0.2.2:25", "192.0.2.3:25"}, time.Second},
+		"no smarthost left": {func(w *world) {
+			w.lists["<h>"] = []string{"smtp://192.0.2.1", "smtp://192.0.2.2"}
+		}, config.Relay{Host: "<h>"}, network, []string{"192.0.2.1:25", "192.0.2.2:25"}, time.Second},
 		"smarthost by domain": {func(w *world) {
 			w.tables["<t>"] = map[string]string{"d.test": "192.0.2.1:26"}
 			good(w, "192.0.2.1:26")

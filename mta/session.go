@@ -162,7 +162,6 @@ func (s *session) nextTask() *task {
 
 // await waits while the session is idle.
 func (s *session) await() *task {
-	s.w.shrink()
 	linger := s.e.opt.Timeouts.Linger
 	keep := s.limits.SessionKeepalive
 	timer := time.NewTimer(min(linger, keep))
@@ -181,6 +180,7 @@ func (s *session) await() *task {
 			return <-s.next
 		case idleStays:
 			last = false
+			s.w.shrink()
 			timer.Reset(keep - linger)
 		}
 	}

@@ -25,6 +25,7 @@ func tlsConfig(r *relay, host string, trust Trust) (*tls.Config, error) {
 		ServerName:         host,
 		InsecureSkipVerify: true, // see VerifyConnection
 		MinVersion:         tls.VersionTLS12,
+		ClientSessionCache: r.sessions,
 	}
 	if err := setProtocols(c, r.protocols); err != nil {
 		return nil, err

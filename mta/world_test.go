@@ -207,12 +207,67 @@ func (w *world) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (n
 		src = netip.MustParseAddr("192.0.2.200")
 	}
 	a, b := net.Pipe()
-	p := &peer{t: w.t, conn: b, in: bufio.NewReaderSize(b, 1<<20)}
+	buffered := newBufferedConn(b)
+	p := &peer{t: w.t, conn: buffered, in: bufio.NewReaderSize(b, 1<<20)}
 	go func() {
 		serve(p)
 		p.conn.Close()
 	}()
 	return localConn{a, net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 40000))}, nil
+}
+
+// bufferedConn is a pipe's end whose Write does not wait for the reader, as a
+// socket's does not.
+type bufferedConn struct {
+	net.Conn
+	mu     sync.Mutex
+	cond   *sync.Cond
+	out    []byte
+	closed bool
+}
+
+func newBufferedConn(c net.Conn) *bufferedConn {
+	b := &bufferedConn{Conn: c}
+	b.cond = sync.NewCond(&b.mu)
+	go b.pump()
+	return b
+}
+
+func (b *bufferedConn) pump() {
+	for {
+		b.mu.Lock()
+		for len(b.out) == 0 && !b.closed {
+			b.cond.Wait()
+		}
+		out := b.out
+		b.out = nil
+		b.mu.Unlock()
+		if len(out) == 0 {
+			b.Conn.Close()
+			return
+		}
+		b.Conn.Write(out)
+	}
+}
+
+func (b *bufferedConn) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, net.ErrClosed
+	}
+	b.out = append(b.out, p...)
+	b.cond.Signal()
+	return len(p), nil
+}
+
+// Close ends the connection once all is written.
+func (b *bufferedConn) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.cond.Signal()
+	return nil
 }
 
 // peer is the host's end of a connection.

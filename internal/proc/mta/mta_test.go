@@ -27,7 +27,7 @@ const bound = 10 * time.Second
 
 // house is an mta process with its neighbours, all in this process.
 type house struct {
-	t       *testing.T
+	t       testing.TB
 	conf    *config.Config
 	confs   chan *config.Config
 	queue   *ipc.Link // queue's end
@@ -66,7 +66,7 @@ func (l *logBuffer) String() string {
 }
 
 // start runs the process; sink is where the action "out" relays to.
-func start(t *testing.T, sink string) *house {
+func start(t testing.TB, sink string) *house {
 	h := &house{t: t, log: &logBuffer{}, done: make(chan error, 1), changed: make(chan struct{}, 1000),
 		confs: make(chan *config.Config, 1)}
 	c := config.Defaults()
@@ -464,5 +464,61 @@ func TestShow(t *testing.T) {
 	a, err := ipc.Ask[*imsg.Stats](ctx, h.control, &imsg.StatsGet{})
 	if err != nil || !slices.Contains(a.Values, imsg.Stat{Name: "mta.relay", Value: 1}) {
 		t.Errorf("stats: %+v, %v", a, err)
+	}
+}
+
+// BenchmarkProcess relays mails of 4 KB from leases to results.
+func BenchmarkProcess(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go willing(c)
+		}
+	}()
+	h := start(b, ln.Addr().String())
+	h.body = []byte("Subject: x\r\n\r\n" + strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n", 64))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		h.transfer(mail.MessageID(i+1), "out", "d.test", 1, true)
+	}
+	h.until("all results", func() bool { return len(h.results) == b.N })
+}
+
+// willing takes every mail, with as few system calls as can be.
+func willing(c net.Conn) {
+	defer c.Close()
+	in, out := bufio.NewReaderSize(c, 64<<10), bufio.NewWriter(c)
+	fmt.Fprint(c, "220 sink\r\n")
+	data := false
+	for {
+		if in.Buffered() == 0 {
+			out.Flush()
+		}
+		line, err := in.ReadSlice('\n')
+		switch {
+		case err != nil:
+			return
+		case data:
+			if string(line) == ".\r\n" {
+				data = false
+				out.WriteString("250 2.0.0 queued\r\n")
+			}
+		case bytes.HasPrefix(line, []byte("EHLO")):
+			out.WriteString("250-sink\r\n250 PIPELINING\r\n")
+		case bytes.HasPrefix(line, []byte("DATA")):
+			data = true
+			out.WriteString("354 go\r\n")
+		default:
+			out.WriteString("250 2.0.0 ok\r\n")
+		}
 	}
 }
