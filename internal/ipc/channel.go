@@ -5,11 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"smtpd/internal/imsg"
 )
@@ -40,7 +37,7 @@ var (
 // channel is one socketpair end, from Attach until it fails.
 type channel struct {
 	l    *Link
-	conn *net.UnixConn
+	conn wire
 
 	once sync.Once // starting
 
@@ -76,7 +73,7 @@ type outFile struct {
 	f  *os.File
 }
 
-func newChannel(l *Link, conn *net.UnixConn) *channel {
+func newChannel(l *Link, conn wire) *channel {
 	ch := &channel{l: l, conn: conn, calls: map[uint32]*call{}, served: map[uint32]struct{}{}}
 	ch.wcond = sync.NewCond(&ch.wmu)
 	go ch.writer() // ends when the channel fails
@@ -116,7 +113,7 @@ func (ch *channel) fail(err error) {
 	ch.wcond.Broadcast()
 	ch.wmu.Unlock()
 
-	ch.conn.Close()
+	ch.conn.close()
 	for _, c := range calls {
 		ch.finish(c, answer{err: ErrGone})
 	}
@@ -287,7 +284,7 @@ func (ch *channel) write(b []byte, files []outFile) error {
 	for i, o := range files {
 		err := ch.writeAll(b[off:o.at])
 		if err == nil {
-			err = ch.writeFile(b[o.at:o.at+1], o.f)
+			err = ch.conn.writeFile(b[o.at:o.at+1], o.f)
 		}
 		o.f.Close()
 		if err != nil {
@@ -301,35 +298,17 @@ func (ch *channel) write(b []byte, files []outFile) error {
 	return ch.writeAll(b[off:])
 }
 
-// writeFile sends b with the descriptor of f. It keeps clear of f.Fd, which
-// would make the description blocking for everyone who shares it.
-func (ch *channel) writeFile(b []byte, f *os.File) error {
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	cerr := rc.Control(func(fd uintptr) {
-		_, _, err = ch.conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil)
-	})
-	if cerr != nil {
-		return cerr
-	}
-	return err
-}
-
 func (ch *channel) writeAll(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	_, err := ch.conn.Write(b)
-	return err
+	return ch.conn.write(b)
 }
 
 // read serves the peer until the channel ends; what the peer did wrong comes
 // back as a *ProtocolError.
 func (ch *channel) read(h Handler) error {
 	buf := make([]byte, readSize)
-	oob := make([]byte, unix.CmsgSpace(8*4))
 	have := 0
 	var files []*os.File
 	defer func() {
@@ -338,13 +317,12 @@ func (ch *channel) read(h Handler) error {
 		}
 	}()
 	for {
-		n, on, flags, _, err := ch.conn.ReadMsgUnix(buf[have:], oob)
-		if on > 0 {
-			got, ferr := parseFiles(oob[:on])
-			files = append(files, got...)
-			if ferr != nil || flags&unix.MSG_CTRUNC != 0 || len(files) > maxFiles {
-				return &ProtocolError{errFiles}
-			}
+		n, got, err := ch.conn.read(buf[have:])
+		if files = append(files, got...); len(files) > maxFiles {
+			return &ProtocolError{errFiles}
+		}
+		if pe, ok := errors.AsType[*ProtocolError](err); ok {
+			return pe
 		}
 		if err != nil || n == 0 {
 			return io.EOF
@@ -393,25 +371,6 @@ func compact(buf []byte, used, have int) ([]byte, int) {
 		return nb, copy(nb, rest)
 	}
 	return buf, copy(buf, rest)
-}
-
-func parseFiles(oob []byte) ([]*os.File, error) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
-	}
-	var files []*os.File
-	for i := range msgs {
-		fds, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			continue // some other control message
-		}
-		for _, fd := range fds {
-			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "passed"))
-		}
-	}
-	return files, nil
 }
 
 // frame handles one whole frame.

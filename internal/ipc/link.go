@@ -117,7 +117,9 @@ func (e *ProtocolError) Unwrap() error { return e.Err }
 
 // Attach gives the link its channel to a new peer and takes conn over. Calls
 // open on an earlier channel fail with ErrGone.
-func (l *Link) Attach(conn *net.UnixConn) {
+func (l *Link) Attach(conn *net.UnixConn) { l.attach(newSocket(conn)) }
+
+func (l *Link) attach(conn wire) {
 	ch := newChannel(l, conn)
 	l.mu.Lock()
 	old := l.ch
@@ -274,16 +276,31 @@ func closeFile(f *os.File) {
 }
 
 // Async is a Handler that runs h on at most n goroutines at a time and makes
-// the peer's further requests wait in memory, at most maxCalls of them. Wait
-// blocks until the running ones have ended.
+// the peer's further requests wait in memory, at most maxCalls of them. Several
+// links may share it. wait ends it, for a process that is about to end: it
+// blocks until the running ones have ended, and what comes later is dropped.
 func Async(n int, h Handler) (handler Handler, wait func()) {
+	var mu sync.Mutex // orders the Go of wg before its Wait
 	var wg sync.WaitGroup
+	ended := false
 	sem := make(chan struct{}, n)
-	return func(r *Request) {
+	handler = func(r *Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			closeFile(r.File)
+			return
+		}
 		wg.Go(func() {
 			sem <- struct{}{}
 			defer func() { <-sem }()
 			h(r)
 		})
-	}, wg.Wait
+	}
+	return handler, func() {
+		mu.Lock()
+		ended = true
+		mu.Unlock()
+		wg.Wait()
+	}
 }

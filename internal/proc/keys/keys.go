@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"smtpd/internal/config"
@@ -24,15 +23,18 @@ type Peers struct{ SMTP, MTA, Lookup, Control *ipc.Link }
 
 // Run serves until ctx ends and the signatures begun are made.
 func Run(ctx context.Context, env *privsep.Env, p Peers) error {
-	s := &state{log: env.Log, turns: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s := &state{log: env.Log}
 	select {
 	case c := <-env.Config:
 		s.configure(c)
 	case <-ctx.Done():
 		return nil
 	}
+	// As many at a time as there are processors; the channels bound those that
+	// wait.
+	handler, wait := ipc.Async(runtime.GOMAXPROCS(0), s.handle)
 	for _, l := range []*ipc.Link{p.SMTP, p.MTA, p.Lookup} {
-		l.Serve(s.handle, nil, nil)
+		l.Serve(handler, nil, nil)
 	}
 	p.Control.Serve(env.AnswerStats, nil, nil)
 	env.Ready()
@@ -42,7 +44,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 			s.configure(c)
 		case <-env.Switches: // none concerns us
 		case <-ctx.Done():
-			s.working.Wait()
+			wait()
 			return nil
 		}
 	}
@@ -50,10 +52,8 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 
 // state is all that the process has.
 type state struct {
-	log     *log.Logger
-	ring    atomic.Pointer[map[string]signer] // by name of the pki entry
-	turns   chan struct{}                     // a place for each processor
-	working sync.WaitGroup
+	log  *log.Logger
+	ring atomic.Pointer[map[string]signer] // by name of the pki entry
 }
 
 // configure replaces all keys. One that cannot be used is reported and left
@@ -74,18 +74,11 @@ func (s *state) configure(c *config.Config) {
 	s.ring.Store(&ring)
 }
 
-// handle signs on a goroutine of its own. Requests beyond the number of
-// processors wait in memory; the channel bounds how many there are.
+// handle answers with a signature, or with an empty one.
 func (s *state) handle(r *ipc.Request) {
-	m, ok := r.Msg.(*imsg.Sign)
-	if !ok {
-		return
-	}
-	s.working.Go(func() {
-		s.turns <- struct{}{}
-		defer func() { <-s.turns }()
+	if m, ok := r.Msg.(*imsg.Sign); ok {
 		r.Reply(&imsg.Signature{Data: s.sign(m)}, nil)
-	})
+	}
 }
 
 // sign is the signature that m asks for; nil: there is none.

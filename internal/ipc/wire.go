@@ -1,0 +1,81 @@
+package ipc
+
+import (
+	"errors"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// wire is what a channel runs on: octets in order, and descriptors that come
+// with one of them. Reads and writes end when it is closed.
+type wire interface {
+	// read fills at most b; the files, even with an error, belong to the caller.
+	read(b []byte) (n int, files []*os.File, err error)
+	write(b []byte) error
+	// writeFile sends b, not empty, with a descriptor of f.
+	writeFile(b []byte, f *os.File) error
+	close()
+}
+
+// socket is one end of a socketpair. One goroutine reads.
+type socket struct {
+	conn *net.UnixConn
+	oob  []byte
+}
+
+func newSocket(conn *net.UnixConn) *socket {
+	return &socket{conn: conn, oob: make([]byte, unix.CmsgSpace(8*4))}
+}
+
+func (s *socket) close() { s.conn.Close() }
+
+func (s *socket) write(b []byte) error {
+	_, err := s.conn.Write(b)
+	return err
+}
+
+// writeFile keeps clear of f.Fd, which would make the description blocking for
+// everyone who shares it.
+func (s *socket) writeFile(b []byte, f *os.File) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		_, _, err = s.conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil)
+	})
+	return errors.Join(cerr, err)
+}
+
+func (s *socket) read(b []byte) (int, []*os.File, error) {
+	n, on, flags, _, err := s.conn.ReadMsgUnix(b, s.oob)
+	if on == 0 {
+		return n, nil, err
+	}
+	files, ferr := parseFiles(s.oob[:on])
+	if ferr != nil || flags&unix.MSG_CTRUNC != 0 {
+		err = &ProtocolError{errFiles}
+	}
+	return n, files, err
+}
+
+func parseFiles(oob []byte) ([]*os.File, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue // some other control message
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files, nil
+}
