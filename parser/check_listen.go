@@ -172,7 +172,7 @@ func (s *listening) pkiName(o *option) {
 	name := strings.ToLower(o.arg.text)
 	switch {
 	case slices.Contains(l.PKI, name):
-		s.c.errorf(o.pos, "pki %s already specified", o.arg.text)
+		s.c.warnf(o.pos, "pki %s is given twice", o.arg.text)
 	case len(l.PKI) == maxPKI:
 		s.c.errorf(o.pos, "too many pki options, at most %d", maxPKI)
 	default:
@@ -287,6 +287,9 @@ func (c *checker) resolve(ctx context.Context, on *token, family string) []netip
 	if addrs == nil {
 		if a, err := netip.ParseAddr(strings.Trim(on.text, "[]")); err == nil {
 			addrs = []netip.Addr{a.Unmap()}
+			if !a.IsUnspecified() && !a.IsLoopback() && !slices.Contains(c.cfg.LocalAddrs, a.Unmap()) {
+				c.warnf(on.pos, "no interface has the address %s", a)
+			}
 		} else if validName(on.text) {
 			addrs, _ = c.o.System.LookupHost(ctx, on.text) // not found: reported below
 			addrs = c.existing(addrs)
