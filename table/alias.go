@@ -113,7 +113,7 @@ func parseItem(word string) (Item, error) {
 		}
 		return Item{Kind: ItemAddress, Text: text, Addr: a}, nil
 	case userName(text):
-		return Item{Kind: ItemUser, Text: lower(text)}, nil
+		return Item{Kind: ItemUser, Text: Fold(text)}, nil
 	}
 	return Item{}, errItem
 }

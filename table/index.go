@@ -64,7 +64,7 @@ func newIndex(typ config.TableType, size int, o options) *index {
 
 // add enters a key, folded, and its value; of two equal ones the later counts.
 func (ix *index) add(written, value string) {
-	key := lower(written)
+	key := Fold(written)
 	if key != written && strings.Contains(key, `\\`) {
 		if ix.raw == nil {
 			ix.raw = map[string]string{}

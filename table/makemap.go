@@ -67,7 +67,7 @@ func ReadMap(r io.Reader, name string, typ MapType) ([][2]string, error) {
 		if !ok {
 			return nil, &LineError{name, n, errEntry}
 		}
-		entries = append(entries, [2]string{lower(key), value})
+		entries = append(entries, [2]string{Fold(key), value})
 	}
 	if errors.Is(in.Err(), bufio.ErrTooLong) {
 		return nil, &LineError{name, n, errLong}
@@ -148,7 +148,7 @@ func sortEntries(entries iter.Seq2[string, string]) ([][2]string, error) {
 		if err := checkEntry(k, v); err != nil {
 			return nil, fmt.Errorf("entry %q: %w", k[:min(len(k), 64)], err)
 		}
-		all = append(all, [2]string{lower(k), v})
+		all = append(all, [2]string{Fold(k), v})
 	}
 	slices.SortStableFunc(all, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	return all, nil

@@ -11,7 +11,7 @@ import (
 // a.b.example.org. A '*' at the end stands for one octet or more. A pattern
 // that begins with a dot matches every domain below (ours).
 func MatchDomain(domain, pattern string) bool {
-	return matchFolded(lower(domain), lower(pattern))
+	return matchFolded(Fold(domain), Fold(pattern))
 }
 
 func matchFolded(domain, pattern string) bool {
@@ -54,7 +54,7 @@ func matchFolded(domain, pattern string) bool {
 // reverse-path alone). Case does not matter. Unless the entry's user holds the
 // delimiter, the sub-address is cut off the address.
 func MatchMailaddr(addr, entry, delim string) bool {
-	return matchMailFolded(lower(addr), lower(entry), delim)
+	return matchMailFolded(Fold(addr), Fold(entry), delim)
 }
 
 func matchMailFolded(addr, entry, delim string) bool {

@@ -48,7 +48,7 @@ func (t *passwdTable) Update(context.Context) error {
 		if len(f) < 6 || f[0] == "" || hasControl(line) || len(line) > MaxValue {
 			return &LineError{t.path, n, errEntry}
 		}
-		user := lower(f[0])
+		user := Fold(f[0])
 		if _, twice := users[user]; twice {
 			continue // as getpwnam does: the first counts
 		}

@@ -126,7 +126,10 @@ func (p *program) live(ctx context.Context, protocols []func(*child, string) (di
 		if err != nil {
 			return 0, err
 		}
-		stop := context.AfterFunc(ctx, c.hangUp)
+		stop := context.AfterFunc(ctx, func() {
+			c.speak(false) // its last words are about our leaving
+			c.hangUp()
+		})
 		d, err := open(c, p.name)
 		if err == nil {
 			c.speak(true)
@@ -268,7 +271,8 @@ func (p *program) Close() error {
 type child struct {
 	conn net.Conn
 	cmd  *exec.Cmd
-	said sync.WaitGroup  // its error output has been read
+	errs io.Closer       // its error output
+	said sync.WaitGroup  // has been read
 	over context.Context // ends when the conversation is to end, or the program has
 	end  context.CancelFunc
 
@@ -299,8 +303,10 @@ func startChild(path, arg string, warn func(string)) (*child, error) {
 		c.cmd.Args = append(c.cmd.Args, arg)
 	}
 	c.cmd.Dir, c.cmd.Stdin, c.cmd.Stdout = "/", far, far
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := c.cmd.StderrPipe()
 	if err == nil {
+		c.errs = stderr
 		err = c.cmd.Start()
 	}
 	if err != nil {
@@ -365,10 +371,14 @@ func (c *child) hangUp() {
 	c.conn.Close()
 }
 
-// stop ends the program: first its input, then by signal.
+// stop ends the program: first its input, then by signal with all that it
+// started.
 func (c *child) stop() {
 	c.hangUp()
-	kill := time.AfterFunc(stopTime, func() { c.cmd.Process.Kill() })
+	kill := time.AfterFunc(stopTime, func() {
+		syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+		c.errs.Close() // somebody else may hold the other end
+	})
 	c.said.Wait() // before Wait, which closes the pipe
 	c.cmd.Wait()
 	kill.Stop()

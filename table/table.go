@@ -111,7 +111,6 @@ type counted interface{ Len() int }
 type Table struct {
 	name    string
 	kind    string // backend word of smtpd.conf
-	delim   string // of sub-addresses, for senders
 	backend Backend
 
 	lookups, misses, failures atomic.Int64
@@ -121,7 +120,7 @@ type Table struct {
 
 // New makes a table of a backend. kind is the backend's word in smtpd.conf.
 func New(name, kind string, b Backend) *Table {
-	t := &Table{name: name, kind: kind, delim: "+", backend: b}
+	t := &Table{name: name, kind: kind, backend: b}
 	t.loaded.Store(time.Now().Unix())
 	return t
 }
@@ -243,18 +242,18 @@ func foldKey(s Service, key string) (string, error) {
 		return "", ErrKey
 	}
 	if s != Auth {
-		return lower(key), nil
+		return Fold(key), nil
 	}
 	user, password, ok := strings.Cut(key, ":")
 	if !ok {
 		return "", ErrKey
 	}
-	return lower(user) + ":" + password, nil
+	return Fold(user) + ":" + password, nil
 }
 
-// lower folds the letters of ASCII and leaves every other octet as it is, so
-// that no two keys become one that were not the same address.
-func lower(s string) string {
+// Fold makes the letters of ASCII lower case and leaves every other octet as it
+// is, so that no two keys become one that were not the same address.
+func Fold(s string) string {
 	for i := range len(s) {
 		if 'A' <= s[i] && s[i] <= 'Z' {
 			b := []byte(s)

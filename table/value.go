@@ -96,7 +96,7 @@ func parseNet(s string) (netip.Prefix, error) {
 func ParseMailaddrs(value string) ([]string, error) {
 	var list []string
 	for w := range strings.SplitSeq(value, ",") {
-		w = lower(strings.TrimSpace(w))
+		w = Fold(strings.TrimSpace(w))
 		if w == "" {
 			continue
 		}

@@ -202,7 +202,7 @@ func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
 	} else if err == nil && p.action.Virtual != "" {
 		err = e.virtual(p, depth)
 	} else if err == nil {
-		err = e.username(lower(addr.User), node{place: p, depth: depth + 1})
+		err = e.username(table.Fold(addr.User), node{place: p, depth: depth + 1})
 	}
 	e.done[key] = true
 	return err
@@ -323,14 +323,4 @@ func (e *expansion) trouble(why string) error {
 
 func (e *expansion) note(warn bool, text string) {
 	e.result.Notes = append(e.result.Notes, Note{warn, text})
-}
-
-// lower folds the letters of ASCII, as user names are.
-func lower(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
-		}
-		return r
-	}, s)
 }
