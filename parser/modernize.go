@@ -338,69 +338,82 @@ func (t *translator) broken(st *stmt, first, name string) {
 	t.emit(st, &badStmt{first: first, name: name})
 }
 
+// oldListener is what decides how a listener is translated.
+type oldListener struct {
+	now                          *listenStmt
+	tls, port, auth, certificate *option
+}
+
 // listen translates the options of a listener.
 func (t *translator) listen(st *stmt, n *listenStmt) {
-	l := &listenStmt{on: n.on, socket: n.socket}
+	l := &oldListener{now: &listenStmt{on: n.on, socket: n.socket}}
 	if n.socket {
-		l.on = key("socket", n.on.pos)
+		l.now.on = key("socket", n.on.pos)
 	}
-	var before []node
-	var tls, port, auth, certificate *option
-	named := map[string]bool{}
 	for _, o := range n.opts {
-		named[o.key] = true
-		same := *o
-		switch o.key {
-		case "mask-source":
-			same.key = "mask-src"
-		case "enable":
-			same.key = "auth-optional"
-			auth = o
-		case "auth", "auth-optional":
-			auth = o
-		case "tls", "tls-require", "smtps", "secure", "ssl":
-			tls = o
-		case "port":
-			port = o
-		case "certificate":
-			certificate = o
-			continue
-		case "pki":
-			if ca := t.pkiCA[strings.ToLower(o.arg.text)]; ca != "" && !hasOption(n.opts, "ca") {
-				l.opts = append(l.opts, &same, &option{pos: o.pos, key: "ca", arg: word(ca, o.pos)})
-				continue
-			}
+		if !t.listenOption(l, n, o) {
+			return
 		}
-		l.opts = append(l.opts, &same)
 	}
 	if n.socket {
-		t.emit(st, l)
+		t.emit(st, l.now)
 		return
 	}
 	if t.in.dialect.kind == mapForm || t.in.dialect.plain {
 		switch {
-		case tls != nil && tls.key == "ssl":
-			t.diags.errorf(tls.pos, "ssl is not a listener mode, expected tls or smtps")
+		case l.tls != nil && l.tls.key == "ssl":
+			t.errorf(l.tls.pos, "ssl is not a listener mode, expected tls or smtps")
 			return
-		case tls == nil && (certificate != nil || auth != nil):
-			t.diags.errorf(n.on.pos, "must specify tls or smtps")
+		case l.tls == nil && (l.certificate != nil || l.auth != nil):
+			t.errorf(n.on.pos, "must specify tls or smtps")
 			return
 		}
 	}
-	if tls != nil && !named["pki"] {
+	var nodes []node
+	if l.tls != nil && !hasOption(n.opts, "pki") {
 		var ok bool
-		if before, ok = t.listenerPKI(l, n, certificate); !ok {
+		if nodes, ok = t.listenerPKI(l.now, n, l.certificate); !ok {
 			return
 		}
 	}
-	if t.hostname != nil && !named["hostname"] {
-		l.opts = append(l.opts, &option{pos: n.on.pos, key: "hostname", arg: t.hostname})
+	if t.hostname != nil && !hasOption(n.opts, "hostname") {
+		l.now.opts = append(l.now.opts, &option{pos: n.on.pos, key: "hostname", arg: t.hostname})
 	}
-	if t.onTags[n.on.text] && !named["tag"] {
-		l.opts = append(l.opts, &option{pos: n.on.pos, key: "tag", arg: n.on})
+	if t.onTags[n.on.text] && !hasOption(n.opts, "tag") {
+		l.now.opts = append(l.now.opts, &option{pos: n.on.pos, key: "tag", arg: n.on})
 	}
-	nodes := append(before, t.bothModes(l, tls, port)...)
-	t.emit(st, nodes...)
+	t.emit(st, append(nodes, t.bothModes(l.now, l.tls, l.port)...)...)
+}
+
+// listenOption translates one option; false when it has been refused.
+func (t *translator) listenOption(l *oldListener, n *listenStmt, o *option) bool {
+	same := *o
+	switch o.key {
+	case "mask-source":
+		same.key = "mask-src"
+	case "enable":
+		same.key = "auth-optional"
+		l.auth = o
+	case "auth", "auth-optional":
+		l.auth = o
+	case "tls", "tls-require", "smtps", "secure", "ssl":
+		if l.tls != nil {
+			return t.errorf(o.pos, "TLS mode already specified")
+		}
+		l.tls = o
+	case "port":
+		l.port = o
+	case "certificate":
+		l.certificate = o
+		return true
+	case "pki":
+		if ca := t.pkiCA[strings.ToLower(o.arg.text)]; ca != "" && !hasOption(n.opts, "ca") {
+			l.now.opts = append(l.now.opts, &same, &option{pos: o.pos, key: "ca", arg: word(ca, o.pos)})
+			return true
+		}
+	}
+	l.now.opts = append(l.now.opts, &same)
+	return true
 }
 
 func hasOption(opts []*option, key string) bool {
