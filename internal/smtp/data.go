@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"smtpd/internal/config"
-	"smtpd/internal/log"
 	"smtpd/internal/mail"
 	"smtpd/internal/rfc5322"
 )
@@ -264,7 +263,7 @@ func (s *Session) commit(m *message) {
 	if !msg.InFile {
 		msg.Inline = m.store.out
 	}
-	m.store.file, tx.kept = nil, true // it is the queue's from here on, whatever it says
+	m.store.file, m.store.begun, tx.kept = nil, false, true // it is the queue's from here on, whatever it says
 	if err := s.c.Backend.Commit(ctx, msg); err != nil {
 		s.fail(err)
 		s.rollback()
@@ -294,7 +293,7 @@ func (s *Session) logMessage(tx *transaction, size int64) {
 		slog.Int("nrcpt", len(tx.rcpts)), slog.String("proto", proto))
 	for _, r := range tx.rcpts {
 		l.Event(id, "smtp envelope", slog.String("evpid", tx.id.Envelope(uint32(r.last)).String()),
-			log.Raw("from", "<"+tx.sender.String()+">"), log.Raw("to", "<"+r.addr.String()+">"))
+			slog.String("from", "<"+tx.sender.String()+">"), slog.String("to", "<"+r.addr.String()+">"))
 	}
 }
 

@@ -46,6 +46,7 @@ type store struct {
 	out    []byte // what is not in the file
 	size   int64  // octets in the file
 	file   io.WriteCloser
+	begun  bool // a file was asked for
 	refuse string
 	err    error
 }
@@ -326,6 +327,7 @@ func (t *store) head(line []byte) {
 // spill moves what waits in memory to the file.
 func (t *store) spill() {
 	if t.file == nil {
+		t.begun = true
 		if t.file, t.err = t.backend.CreateBody(t.ctx, t.id); t.err != nil {
 			t.file = nil
 			return
@@ -356,6 +358,8 @@ func (t *store) end() {
 func (t *store) abort() {
 	if t.file != nil {
 		t.file.Close() // the file goes away; twice does no harm
+	}
+	if t.begun {
 		t.backend.AbortBody(t.id)
 	}
 }

@@ -144,7 +144,7 @@ func (s *Session) rollback() {
 	}
 	tx := s.tx
 	s.tx = nil
-	begun := tx.msg != nil && tx.msg.store.file != nil
+	begun := tx.msg != nil && tx.msg.store.begun
 	if tx.msg != nil {
 		tx.msg.abort()
 	}

@@ -160,6 +160,7 @@ func (s *server) configure(conf *config.Config) {
 	defer s.mu.Unlock()
 	s.conf, s.byAddr, s.socket = conf, byAddr, s.sessionConfig(conf, conf.Socket)
 	s.max = maxSessions(conf.SMTP.MaxSessions)
+	s.full = s.full && len(s.sessions) >= s.max
 	for a, l := range s.listeners {
 		if byAddr[a] == nil {
 			l.ln.Close()

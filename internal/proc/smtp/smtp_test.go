@@ -678,6 +678,43 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// Behind a proxy the client's address counts, and the table of host names is
+// asked for the address that the client came to.
+func TestProxied(t *testing.T) {
+	w := newWorld(t)
+	w.conf.SMTP.MaxSessionsPerAddr = 1
+	l := w.listen()
+	l.ProxyV2, l.Hostnames = true, "names"
+	w.start()
+	const header = "PROXY TCP4 192.0.2.1 198.51.100.1 1 25"
+	a := w.dial()
+	a.want(header, "220 named.example.org", "HELO c", "250 named.example.org Hello c [192.0.2.1]")
+	w.dial().want(header, "421 4.7.0 Too many connections from your address")
+	a.want("QUIT", "221", "", "")
+	w.waitFor(func() bool {
+		d := w.dial()
+		io.WriteString(d.conn, header+"\r\n")
+		return strings.HasPrefix(d.reply(), "220")
+	})
+}
+
+func TestTrace(t *testing.T) {
+	w := newWorld(t)
+	w.listen()
+	w.start()
+	w.switches <- &imsg.Switches{Trace: []string{"smtp from 127.0.0.0/8", "smtp from nonsense", "mta"}}
+	w.waitFor(func() bool {
+		w.dial().want("", "220", "HELO c", "250", "QUIT", "221")
+		return strings.Contains(w.log.String(), `smtp dialogue client="HELO c"`)
+	})
+	w.switches <- &imsg.Switches{Trace: []string{"smtp from 192.0.2.1"}}
+	w.waitFor(func() bool {
+		before := strings.Count(w.log.String(), "smtp dialogue")
+		w.dial().want("", "220", "HELO c", "250", "QUIT", "221")
+		return strings.Count(w.log.String(), "smtp dialogue") == before
+	})
+}
+
 // selfSigned makes a certificate for name in PEM.
 func selfSigned(t *testing.T, name string, key crypto.Signer) []byte {
 	t.Helper()
