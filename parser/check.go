@@ -74,7 +74,7 @@ func (c *checker) check(ctx context.Context) {
 	if len(c.cfg.Rules) == 0 && !c.unknown["match "] {
 		c.errorf(noPos(), "no rules, nothing to do")
 	}
-	if c.diags.errors == 0 {
+	if c.diags.errors == 0 && c.o.CheckOnly {
 		c.lint()
 	}
 }

@@ -53,7 +53,7 @@ func translate(o *Options, in *input) *tree {
 // show prints what has become of a statement, where its meaning was guessed or
 // changed; asked for more words, wherever its form has changed.
 func (t *translator) show(st *stmt, now []*stmt, guessed bool) {
-	if len(now) == 0 || !guessed && !t.o.Verbose {
+	if len(now) == 0 || !t.o.CheckOnly || !guessed && !t.o.Verbose {
 		return
 	}
 	bare := make([]*stmt, 0, len(now))

@@ -31,8 +31,8 @@ type Options struct {
 	Macros map[string]string // from -D; they win over those of the file
 
 	Unprivileged bool // the daemon runs as an ordinary user: what needs another identity is refused
-	Verbose      bool // report macros that are not used
-	CheckOnly    bool // nothing will be started: keys are not asked for
+	Verbose      bool // report macros that are not used, and show old statements in their present form
+	CheckOnly    bool // for -n: also warn of what is allowed and hardly meant
 
 	Now      func() time.Time // nil: time.Now
 	System   System           // nil: the host
