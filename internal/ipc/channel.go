@@ -87,6 +87,7 @@ func (ch *channel) start(h Handler, onAttach func()) {
 			if onAttach != nil {
 				onAttach()
 			}
+			ch.l.greeted(ch)
 			ch.fail(ch.read(h))
 		}()
 	})

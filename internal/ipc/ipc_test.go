@@ -336,6 +336,49 @@ func TestPeerIsReplaced(t *testing.T) {
 	a.Close()
 }
 
+// What onAttach sends is the first that a new peer hears, whoever waits to call.
+func TestGreetingComesFirst(t *testing.T) {
+	noLeaks(t)
+	a := NewLink(imsg.MTA, imsg.Queue)
+	a.Serve(ignore, func() {
+		for range 3 {
+			if err := a.Send(&imsg.Inflight{}, nil); err != nil {
+				t.Error(err)
+			}
+			runtime.Gosched()
+		}
+	}, nil)
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if _, err := Ask[*imsg.Done](ctx, a, &imsg.Results{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		heard := make(chan imsg.Type, 6)
+		b := NewLink(imsg.Queue, imsg.MTA)
+		b.Serve(func(r *Request) {
+			heard <- r.Msg.Type()
+			r.Reply(&imsg.Done{}, nil)
+		}, nil, nil)
+		if err := Connect(a, b); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "calls", wg.Wait)
+		for range 3 {
+			if n := receive(t, "imsg", heard); n != imsg.TypeInflight {
+				t.Fatalf("type %d came before the greeting was over", n)
+			}
+		}
+		b.Close()
+		eventually(t, "down", func() bool { return !a.Up() })
+		cancel()
+	}
+}
+
 // What one has given up may be answered late, with a descriptor even.
 func TestAbandonedCalls(t *testing.T) {
 	noLeaks(t)

@@ -78,7 +78,7 @@ type Link struct {
 	Violation func(error)
 
 	mu       sync.Mutex
-	up       chan struct{} // closed while a channel is attached
+	up       chan struct{} // closed while a channel is attached and onAttach has run
 	ch       *channel
 	handler  Handler
 	onAttach func()
@@ -93,8 +93,8 @@ func NewLink(self, peer imsg.Role) *Link {
 
 // Serve sets who receives what the peer sends. Nothing is read before; call it
 // once. onAttach, which may be nil, runs each time a new peer is there, before
-// anything from it is handled, on a goroutine that must not be blocked for
-// long. onLost, which may be nil, runs when the channel ends; its error wraps
+// anything from it is handled and before any Call to it, on a goroutine that
+// must not be blocked for long; what it sends comes first. onLost, which may be nil, runs when the channel ends; its error wraps
 // *ProtocolError when the peer broke the protocol.
 func (l *Link) Serve(h Handler, onAttach func(), onLost func(error)) {
 	l.mu.Lock()
@@ -124,12 +124,8 @@ func (l *Link) attach(conn wire) {
 	l.mu.Lock()
 	old := l.ch
 	l.ch = ch
+	l.reopen()
 	h, onAttach := l.handler, l.onAttach
-	select {
-	case <-l.up:
-	default:
-		close(l.up)
-	}
 	l.mu.Unlock()
 	if old != nil {
 		old.fail(ErrGone)
@@ -156,13 +152,31 @@ func (l *Link) Up() bool {
 	return l.ch != nil
 }
 
+// reopen makes those who call from now on wait, with the lock held.
+func (l *Link) reopen() {
+	select {
+	case <-l.up:
+		l.up = make(chan struct{})
+	default:
+	}
+}
+
+// greeted lets calls through to a channel whose onAttach has run.
+func (l *Link) greeted(ch *channel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ch == ch {
+		close(l.up)
+	}
+}
+
 // lost is told by a channel that it has ended.
 func (l *Link) lost(ch *channel, err error) {
 	l.mu.Lock()
 	current := l.ch == ch
 	if current {
 		l.ch = nil
-		l.up = make(chan struct{})
+		l.reopen()
 	}
 	onLost := l.onLost
 	l.mu.Unlock()
@@ -174,12 +188,18 @@ func (l *Link) lost(ch *channel, err error) {
 	}
 }
 
+// channel is the present one; with wait, once it has been greeted.
 func (l *Link) channel(ctx context.Context, wait bool) (*channel, error) {
 	for {
 		l.mu.Lock()
-		ch, up := l.ch, l.up
+		ch, up, ready := l.ch, l.up, false
+		select {
+		case <-up:
+			ready = true
+		default:
+		}
 		l.mu.Unlock()
-		if ch != nil {
+		if ch != nil && (ready || !wait) {
 			return ch, nil
 		}
 		if !wait {
