@@ -27,6 +27,9 @@ func (e *Engine) drain(r *relay) {
 		switch {
 		case r.failed != nil && r.until.After(now) && r.n == 0:
 			e.failTasks(r, *r.failed)
+		case r.notBefore.After(now):
+			e.wakeLater(r, r.notBefore, now)
+			return
 		case r.prepared.IsZero() || now.Sub(r.prepared) > refresh:
 			e.prepare(r)
 		case !e.connect(r, now):
@@ -122,21 +125,20 @@ func (e *Engine) wakeLater(r *relay, at, now time.Time) {
 	})
 }
 
-// wake looks at all relays of a set, and empties it.
-func (e *Engine) wake(set *relaySet) {
-	waiting := *set
-	*set = nil
-	for r := range waiting {
-		e.drain(r)
-	}
-}
-
 // findRoute picks where c connects to next: of the best preference that has
 // anything to offer, the host with the fewest connections. Worse preferences
 // are for when the better ones are out of use, not for when they are busy.
 func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candidate, gate) {
 	g := relayGate(r, c, now)
 	if !g.open() {
+		if g.flags&limitSource != 0 {
+			c.source.waiters.add(r)
+			e.makeRoom(func(s *session) bool { return s.connector.source == c.source })
+		}
+		if g.flags&limitDomain != 0 {
+			r.dom.waiters.add(r)
+			e.makeRoom(func(s *session) bool { return s.relay.dom == r.dom })
+		}
 		return nil, candidate{}, g
 	}
 	if e.blocked(c.source.addr, r.domain) {
@@ -158,9 +160,13 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 		case !rg.open():
 			e.planDrop(rt, now)
 			g.flags |= rg.flags
-			if rg.flags&waits != 0 {
+			if rg.flags&(limitRoute|probing) != 0 {
 				rt.waiters.add(r)
-				e.makeRoom(rt, rg.flags)
+				e.makeRoom(func(s *session) bool { return s.route == rt })
+			}
+			if rg.flags&limitHost != 0 {
+				rt.host.waiters.add(r)
+				e.makeRoom(func(s *session) bool { return s.route.host == rt.host })
 			}
 			if !rg.at.IsZero() && (g.at.IsZero() || rg.at.Before(g.at)) {
 				g.at = rg.at
@@ -176,12 +182,9 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 }
 
 // makeRoom ends one idle connection that stands in the way of another relay.
-func (e *Engine) makeRoom(rt *route, f flags) {
-	if f&(limitHost|limitRoute) == 0 {
-		return
-	}
+func (e *Engine) makeRoom(inTheWay func(*session) bool) {
 	for s := range e.idle {
-		if s.route == rt || (f&limitHost != 0 && s.route.host == rt.host) {
+		if inTheWay(s) {
 			e.unidle(s)
 			e.start(s, nil)
 			return

@@ -50,6 +50,7 @@ type Engine struct {
 	lastRoute   uint64
 	nconnectors int
 	nsessions   int
+	nslow       int
 	nwaiting    int
 	nrunning    int
 	agenda      agenda
@@ -289,13 +290,29 @@ func (e *Engine) open(r *relay, c *connector, rt *route, to candidate, now time.
 	e.nsessions++
 	e.gauge("mta.session", e.nsessions)
 	e.agenda.add(now.Add(slowConnect), func(time.Time) {
-		if !s.isReady && !s.ended && !s.slow {
-			s.slow = true
-			r.slow++
+		if !s.isReady && !s.ended && e.nslow < maxSlow {
+			e.markSlow(s, 1)
 			e.drain(r)
+			e.wake(&c.source.conns)
 		}
 	})
 	e.wg.Go(s.run)
+}
+
+// noRoomPause is the rest after we could not open a connection for want of
+// descriptors or ports. Ours.
+const noRoomPause = 3 * time.Second
+
+// maxSlow bounds the connections that take long to get ready and are not
+// counted against a limit. Ours: each costs a descriptor for a while.
+const maxSlow = 500
+
+// markSlow counts a session as one that takes long, or no longer.
+func (e *Engine) markSlow(s *session, n int) {
+	s.slow = n > 0
+	s.relay.slow += n
+	s.connector.source.slow += n
+	e.nslow += n
 }
 
 // becameReady tells that a session can take tasks; it is idle from then on.
@@ -305,8 +322,7 @@ func (e *Engine) becameReady(s *session) {
 	s.isReady = true
 	s.relay.ready++
 	if s.slow {
-		s.slow = false
-		s.relay.slow--
+		e.markSlow(s, -1)
 	}
 	rt := s.route
 	rt.ready++
@@ -322,7 +338,7 @@ func (e *Engine) becameReady(s *session) {
 	s.relay.idle = append(s.relay.idle, s)
 	e.idle[s] = struct{}{}
 	e.drain(s.relay)
-	e.wake(&rt.waiters)
+	e.wake(&rt.conns)
 }
 
 // ended tells that a session is over; err is why it never got ready, or nil.
@@ -336,7 +352,7 @@ func (e *Engine) ended(s *session, err error) {
 		n.n--
 	}
 	if s.slow {
-		r.slow--
+		e.markSlow(s, -1)
 	}
 	if s.isReady {
 		r.ready--
@@ -349,7 +365,9 @@ func (e *Engine) ended(s *session, err error) {
 		e.setupFailed(s, err, now)
 	}
 	e.planDrop(rt, now)
-	e.wake(&rt.waiters)
+	for _, c := range []*conns{&rt.conns, &rt.host.conns, &s.connector.source.conns, &r.dom.conns} {
+		e.wake(c)
+	}
 	e.drain(r)
 	e.dropIfDone(r, now)
 }
@@ -364,6 +382,7 @@ func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 	why := mail.Clean(err.Error(), mail.MaxStatusText)
 	switch to {
 	case blameUs:
+		r.notBefore = now.Add(noRoomPause)
 	case blameRelay:
 		r.penalty++
 		r.failed = &failure{code: 451, enh: [3]uint8{4, 7, 0}, text: why, other: true}
@@ -430,16 +449,11 @@ func (e *Engine) take(s *session, wait bool) (*task, bool) {
 }
 
 // othersWait reports whether another relay waits for the place of the session.
-// Those that no longer do are forgotten.
 func (s *session) othersWait() bool {
-	for r := range s.route.waiters {
-		if r == s.relay {
-			continue
-		}
-		if r.tasks.n > 0 {
+	for _, c := range []*conns{&s.route.conns, &s.route.host.conns, &s.connector.source.conns, &s.relay.dom.conns} {
+		if r := c.waiters.first(); r != nil && r != s.relay {
 			return true
 		}
-		delete(s.route.waiters, r)
 	}
 	return false
 }

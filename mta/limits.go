@@ -67,7 +67,7 @@ type gate struct {
 
 // check closes the gate when c is at its limit, or was used too short ago.
 func (g *gate) check(c *conns, limit int, f flags, delay time.Duration, now time.Time) {
-	if limit > 0 && c.n >= limit {
+	if limit > 0 && c.n-c.slow >= limit {
 		g.flags |= f
 	}
 	if delay > 0 && !c.last.IsZero() {
@@ -118,6 +118,58 @@ func routeGate(rt *route, l *config.MTALimits, now time.Time) gate {
 		}
 	}
 	return g
+}
+
+// waitList is relays that wait for a place, in the order they came.
+type waitList struct {
+	list []*relay
+	in   map[*relay]struct{}
+}
+
+// maxWoken is how many relays look again when a place becomes free. Ours: some
+// of them may no longer want it.
+const maxWoken = 8
+
+func (l *waitList) add(r *relay) {
+	if _, waits := l.in[r]; waits {
+		return
+	}
+	if l.in == nil {
+		l.in = map[*relay]struct{}{}
+	}
+	l.in[r] = struct{}{}
+	l.list = append(l.list, r)
+}
+
+// first is the first relay that still has something to do; nil: none.
+func (l *waitList) first() *relay {
+	for len(l.list) > 0 && l.list[0].tasks.n == 0 {
+		l.drop()
+	}
+	if len(l.list) == 0 {
+		return nil
+	}
+	return l.list[0]
+}
+
+func (l *waitList) drop() {
+	delete(l.in, l.list[0])
+	l.list[0] = nil
+	if l.list = l.list[1:]; len(l.list) == 0 {
+		*l = waitList{}
+	}
+}
+
+// wake has some of those who wait for a place look again.
+func (e *Engine) wake(c *conns) {
+	for range maxWoken {
+		r := c.waiters.first()
+		if r == nil {
+			return
+		}
+		c.waiters.drop()
+		e.drain(r)
+	}
 }
 
 // familyFits reports whether a source can reach an address, and the limits

@@ -84,6 +84,8 @@ type relay struct {
 	connectors map[netip.Addr]*connector
 	secret     secret
 
+	notBefore time.Time // the next connection: after we had no room for one
+
 	failed  *failure // refused wherever we ask: tasks fail until then
 	until   time.Time
 	penalty int
@@ -164,16 +166,6 @@ func (l *taskList) cut(n int) []*task {
 	last.next = nil
 	l.last, l.n = last, n
 	return off
-}
-
-// relaySet is relays that wait for something, in no order.
-type relaySet map[*relay]struct{}
-
-func (s *relaySet) add(r *relay) {
-	if *s == nil {
-		*s = relaySet{}
-	}
-	(*s)[r] = struct{}{}
 }
 
 // relayName prints a key as listings and the log do.
@@ -430,6 +422,7 @@ func (e *Engine) failTasks(r *relay, f failure) {
 		return
 	}
 	e.waiting(-len(tasks))
+	e.dropIfDone(r, time.Now())
 	key := r.relayKey
 	e.wg.Go(func() {
 		for _, t := range tasks {

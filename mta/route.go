@@ -16,8 +16,10 @@ const (
 
 // conns counts connections and remembers when the last was begun.
 type conns struct {
-	n    int
-	last time.Time // zero: never
+	n       int
+	slow    int       // of them, those that are not counted against a limit
+	last    time.Time // zero: never
+	waiters waitList  // for a place
 }
 
 func (c *conns) open(now time.Time) { c.n++; c.last = now }
@@ -90,7 +92,6 @@ type route struct {
 	lastdisc time.Time
 	dropping bool // on the agenda to be forgotten
 	cause    string
-	waiters  relaySet
 	cap      int // connections the host has shown to bear; 0: not known
 }
 
@@ -186,7 +187,7 @@ func (e *Engine) enable(rt *route, now time.Time) {
 	}
 	e.opt.Observer.Note("smtp-out: Enabling route " + rt.String())
 	e.planDrop(rt, now)
-	e.wake(&rt.waiters)
+	e.wake(&rt.conns)
 }
 
 // planDrop has a route forgotten some time after its last use.
@@ -200,7 +201,7 @@ func (e *Engine) planDrop(rt *route, now time.Time) {
 		if rt.n > 0 || rt.disabled {
 			return
 		}
-		if now.Sub(rt.lastdisc) < routeKeep || len(rt.waiters) > 0 {
+		if now.Sub(rt.lastdisc) < routeKeep {
 			e.planDrop(rt, now)
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"smtpd/internal/config"
@@ -23,7 +24,7 @@ const (
 	// slowConnect is when a connection that is not ready yet is no longer
 	// counted on, so that the next address gets its chance (RFC 8305 in spirit;
 	// ours).
-	slowConnect = 2 * time.Second
+	slowConnect = time.Second
 	// maxRejects ends a session after so many transactions without success.
 	maxRejects = 10
 )
@@ -243,6 +244,10 @@ func (s *session) dial() error {
 	if err != nil {
 		if s.e.soft.Err() != nil {
 			return &setupError{errClosed, blameUs}
+		}
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) {
+			s.e.opt.Observer.Note("warn: smtp-out: " + readError(err).Error())
+			return &setupError{readError(err), blameUs}
 		}
 		return &setupError{readError(err), blameRoute}
 	}
