@@ -431,6 +431,9 @@ func (s *Bolt) Accept(ctx context.Context, m *Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if s.ids.coming(m.ID) {
+		return ErrExists
+	}
 	a, err := s.accepted(m)
 	if err != nil {
 		return err

@@ -298,33 +298,45 @@ func (s *Bolt) Reserve(ctx context.Context, n int) (mail.MessageID, error) {
 		return 0, err
 	}
 	if uint64(p.next)+uint64(n) > uint64(p.limit) {
-		var start uint32
-		err := s.do(&job{apply: func(t *txn) (err error) { start, err = t.moreIDs(p.limit); return err }})
+		var start, end uint32
+		err := s.do(&job{apply: func(t *txn) (err error) { start, end, err = t.moreIDs(p.limit); return err }})
 		if err != nil {
 			return 0, err
 		}
 		if start != p.limit {
 			p.next = start // there is a gap; what was left before it is not used
 		}
-		p.limit = start + idBlock
+		p.limit = end
 	}
 	first := p.next
 	p.next += uint32(n)
 	return mail.MessageID(first), nil
 }
 
-// moreIDs finds idBlock ids from start on that no message has, and takes them.
-func (t *txn) moreIDs(start uint32) (uint32, error) {
-	c := t.msg.Cursor()
-	for {
-		if start == 0 || start > ^uint32(0)-idBlock {
-			start = 1 // the wrap
+// moreIDs finds ids from start on that no message has, and takes them: idBlock
+// of them, or in a crowded spool as many as one Reserve may want.
+func (t *txn) moreIDs(start uint32) (first, end uint32, err error) {
+	for _, n := range []uint32{idBlock, MaxReserve} {
+		c := t.msg.Cursor()
+		for wraps := 0; wraps < 2; {
+			if start == 0 || start > ^uint32(0)-n {
+				start = 1
+				wraps++
+			}
+			k, _ := c.Seek(msgKey(mail.MessageID(start)))
+			if len(k) != 4 || binary.BigEndian.Uint32(k) >= start+n {
+				return start, start + n, t.put(t.meta, metaIDs, binary.BigEndian.AppendUint32(nil, start+n))
+			}
+			start = binary.BigEndian.Uint32(k) + 1
 		}
-		k, _ := c.Seek(msgKey(mail.MessageID(start)))
-		if len(k) != 4 || binary.BigEndian.Uint32(k) >= start+idBlock {
-			break
-		}
-		start = binary.BigEndian.Uint32(k) + 1
 	}
-	return start, t.put(t.meta, metaIDs, binary.BigEndian.AppendUint32(nil, start+idBlock))
+	return 0, 0, statusFailed()
+}
+
+// coming reports whether id is one that Reserve will hand out: nobody can have
+// it yet.
+func (p *idPool) coming(id mail.MessageID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return uint32(id) >= p.next && uint32(id) < p.limit
 }

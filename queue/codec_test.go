@@ -266,3 +266,24 @@ func FuzzPages(f *testing.F) {
 		}
 	})
 }
+
+func FuzzOldEnvelope(f *testing.F) {
+	f.Add([]byte("version: 3\ntype: mda\nctime: 1\nsender: @\n"))
+	f.Add([]byte("version: 2\ntype: bounce\nctime: 1\nbounce-type: warn\nflags: bounce|internal\nesc-class: 5\nesc-code: 999\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := parseOldEnvelope(b)
+		if err != nil {
+			return
+		}
+		if err := checkText(&e); err != nil {
+			t.Fatal(err)
+		}
+		again, err := appendEnvelope(nil, &e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeEnvelope(e.ID, again); err != nil || got != e {
+			t.Fatalf("%+v became %+v, %v", e, got, err)
+		}
+	})
+}

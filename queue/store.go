@@ -124,7 +124,8 @@ type Store interface {
 
 	// Accept stores a message with its envelopes: all or nothing. The same
 	// message once more is no error; another with the same id is ErrExists.
-	// m.Envelopes get their ids.
+	// An id that Reserve has still to give is ErrExists too; one from elsewhere
+	// is not. m.Envelopes get their ids.
 	Accept(ctx context.Context, m *Message) error
 
 	// Apply carries out changes, all in one transaction, and says of each what

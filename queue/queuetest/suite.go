@@ -531,10 +531,14 @@ func testMany(t *testing.T, s queue.Store) {
 
 func testClose(t *testing.T, s queue.Store) {
 	id := put(t, s, "x", 1)
+	next, err := s.Reserve(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Accept(t.Context(), message1(id+1, "x", 1)); !errors.Is(err, queue.ErrClosed) {
+	if err := s.Accept(t.Context(), message1(next, "x", 1)); !errors.Is(err, queue.ErrClosed) {
 		t.Errorf("accept: %v", err)
 	}
 	if _, err := s.Apply(t.Context(), []queue.Change{{ID: id.Envelope(1), Edit: remove}}); !errors.Is(err, queue.ErrClosed) {

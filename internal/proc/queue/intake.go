@@ -99,10 +99,11 @@ func (in *intake) take(m *imsg.Commit) (envs []mail.Envelope, ok bool) {
 	envs = append(in.parts[m.ID], m.Envelopes...)
 	delete(in.parts, m.ID)
 	delete(in.bodies, m.ID)
-	return envs, len(envs) > 0 && len(envs) <= queue.MaxRecipients
+	whole := m.Total == 0 || m.Total == len(envs) // a part may have been dropped, or died with an earlier queue
+	return envs, whole && len(envs) > 0 && len(envs) <= queue.MaxRecipients
 }
 
-var errIncomplete = errors.New("a commit without recipients, or with too many")
+var errIncomplete = errors.New("a commit without recipients, with too many, or with some missing")
 
 func (s *state) commit(r *ipc.Request, m *imsg.Commit, envs []mail.Envelope, ok bool) {
 	err := errIncomplete

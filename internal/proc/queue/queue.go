@@ -58,10 +58,10 @@ type opener func(queue.Options) (queue.Store, error)
 // damaged while in use: it is mended when it is opened again.
 func Run(ctx context.Context, env *privsep.Env, p Peers, dir string) error {
 	open := func(o queue.Options) (queue.Store, error) { return queue.Open(dir, o) }
-	return run(ctx, env, p, open, gatherTime)
+	return run(ctx, env, p, dir, open, gatherTime)
 }
 
-func run(ctx context.Context, env *privsep.Env, p Peers, open opener, gather time.Duration) error {
+func run(ctx context.Context, env *privsep.Env, p Peers, dir string, open opener, gather time.Duration) error {
 	var c *config.Config
 	select {
 	case c = <-env.Config:
@@ -71,7 +71,7 @@ func run(ctx context.Context, env *privsep.Env, p Peers, open opener, gather tim
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := newState(ctx, env, p, c)
-	s.notices.wait = gather
+	s.dir, s.notices.wait = dir, gather
 	if err := s.open(open, c); err != nil {
 		env.Parent.Send(&imsg.Fatal{Text: mail.Clean(err.Error(), imsg.MaxText)}, nil)
 		return err
@@ -115,6 +115,7 @@ type state struct {
 	now    func() time.Time
 	peers  Peers
 	config atomic.Pointer[config.Config]
+	dir    string // of the spool
 	store  queue.Store
 
 	out     *outbox

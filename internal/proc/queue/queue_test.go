@@ -122,6 +122,18 @@ func testConfig() *config.Config {
 	return c
 }
 
+// opener opens the store of the house: the one in memory, or one on disk.
+func (h *house) opener(o queue.Options) (queue.Store, error) {
+	if h.store != nil {
+		return keep{h.store}, nil
+	}
+	b, err := queue.Open(h.dir, o)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
 // build makes a house around a store in memory that outlives the process.
 func build(t *testing.T) *house {
 	h := &house{t: t, dir: t.TempDir(), store: queuetest.NewMemory(t.TempDir(), time.Now)}
@@ -154,7 +166,7 @@ func (h *house) open() {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, h.env, h.peers, func(queue.Options) (queue.Store, error) { return keep{h.store}, nil }, time.Millisecond)
+		ended <- run(ctx, h.env, h.peers, h.dir, h.opener, time.Millisecond)
 	}()
 	h.stop = sync.OnceValue(func() error {
 		cancel()
