@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"smtpd/internal/mail"
 )
@@ -171,13 +173,19 @@ func isAlnum(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// all reports that s is 1 to limit octets, letters, digits or one of extra.
+// all reports that s is 1 to limit octets: letters and digits of ASCII, octets of
+// extra, and what else UTF-8 can print (RFC 6531 section 3.3).
 func all(s, extra string, limit int) bool {
 	if s == "" || len(s) > limit {
 		return false
 	}
-	for i := range len(s) {
-		if !isAlnum(s[i]) && strings.IndexByte(extra, s[i]) < 0 {
+	for _, r := range s {
+		switch {
+		case r >= utf8.RuneSelf:
+			if r == utf8.RuneError || !unicode.IsPrint(r) {
+				return false
+			}
+		case !isAlnum(byte(r)) && strings.IndexByte(extra, byte(r)) < 0:
 			return false
 		}
 	}

@@ -51,9 +51,9 @@ func sniffMap(path string) (mapKind, error) {
 	return kindUnknown, nil
 }
 
-// IsMapFile reports whether the file is a map, ours or one of Berkeley DB,
+// isMapFile reports whether the file is a map, ours or one of Berkeley DB,
 // rather than text.
-func IsMapFile(path string) (bool, error) {
+func isMapFile(path string) (bool, error) {
 	kind, err := sniffMap(path)
 	return kind != kindUnknown, err
 }

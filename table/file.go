@@ -106,28 +106,6 @@ func loadMap(path string, o options) (*index, error) {
 	return ix, nil
 }
 
-// CheckFile reads a table file as the daemon would and tells its shape; a
-// mistake comes as a *LineError. each, which may be nil, is called for every
-// entry. A map file is told by its first octets, whatever its name.
-func CheckFile(path string, each func(key, value string)) (config.TableType, error) {
-	if each == nil {
-		each = func(string, string) {}
-	}
-	isMap, err := IsMapFile(path)
-	if err != nil {
-		return "", err
-	}
-	if isMap {
-		err := readMapFile(path, func(k, v string) error { each(k, v); return nil })
-		return config.TableDynamic, err
-	}
-	text, err := readText(path)
-	if err != nil {
-		return "", err
-	}
-	return parseText(path, text, each)
-}
-
 // watch tells whether a file has changed since it was read. It is safe for
 // concurrent use.
 type watch struct {

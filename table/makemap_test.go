@@ -215,7 +215,7 @@ func TestMapFileKinds(t *testing.T) {
 	os.WriteFile(text, []byte("a b\nc d but long enough to look at\n"), 0o644)
 	tests := map[string]bool{ours: true, text: false, filepath.Join("testdata", "db", "map.hash.db"): true}
 	for path, want := range tests {
-		if got, err := IsMapFile(path); got != want || err != nil {
+		if got, err := isMapFile(path); got != want || err != nil {
 			t.Errorf("%s: got %v, %v, want %v", path, got, err, want)
 		}
 	}

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// MatchDomain reports whether a domain matches a pattern; case does not
+// matchDomain reports whether a domain matches a pattern; case does not
 // matter. A '*' skips to the next place where the octet after it stands, across
 // dots, and never looks back: "*.example.org" matches a.example.org but not
 // a.b.example.org. A '*' at the end stands for one octet or more. A pattern
 // that begins with a dot matches every domain below (ours).
-func MatchDomain(domain, pattern string) bool {
+func matchDomain(domain, pattern string) bool {
 	return matchFolded(Fold(domain), Fold(pattern))
 }
 

@@ -90,7 +90,7 @@ func newInline(c *config.Table, o options) Backend {
 // openFile opens a file by what it is: a map is not read as text.
 func openFile(path string, o options) (Backend, error) {
 	return newFileTable(path, o, func(path string, o options) (*index, error) {
-		if isMap, err := IsMapFile(path); err == nil && isMap {
+		if isMap, err := isMapFile(path); err == nil && isMap {
 			return loadMap(path, o)
 		}
 		return loadText(path, o)

@@ -45,7 +45,7 @@ func TestMatchDomain(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := MatchDomain(tt.domain, tt.pattern); got != tt.want {
+			if got := matchDomain(tt.domain, tt.pattern); got != tt.want {
 				t.Errorf("%s against %s: got %v", tt.domain, tt.pattern, got)
 			}
 		})
@@ -241,6 +241,9 @@ func TestParseItems(t *testing.T) {
 		"users":             {" a ,b,, c ,", "user:a user:b user:c"},
 		"address":           {"A.b+c@Example.org", "address:A.b+c@Example.org"},
 		"odd address":       {"!#$%*/?|^{}`~&'+-=_.@d.org", "address:!#$%*/?|^{}`~&'+-=_.@d.org"},
+		"international":     {"J\u00fcrgen@b\u00fccher.example", "address:J\u00fcrgen@b\u00fccher.example"},
+		"not utf-8":         {"a\xff@b.org", "!"},
+		"c1 control":        {"a\u0085@b.org", "!"},
 		"command":           {"|/bin/cat -n", "command:/bin/cat -n"},
 		"quoted command":    {`"|a, \"b\" # c"`, `command:a, "b" # c`},
 		"bar, quoted":       {`|"/bin/a b"`, `command:"/bin/a b"`},
@@ -614,7 +617,7 @@ func FuzzMatchDomain(f *testing.F) {
 		if hasControl(pattern) || isPattern(domain) {
 			return
 		}
-		want := MatchDomain(domain, pattern)
+		want := matchDomain(domain, pattern)
 		ix := newIndex(config.TableList, 1, options{})
 		ix.add(pattern, "")
 		if got := ix.check(Domain, Fold(domain)); got != want {

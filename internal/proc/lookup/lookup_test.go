@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -94,15 +95,14 @@ func (l *logged) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (l *logged) has(text string) bool {
+func (l *logged) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, line := range l.lines {
-		if strings.Contains(line, text) {
-			return true
-		}
-	}
-	return false
+	return slices.Clone(l.lines)
+}
+
+func (l *logged) has(text string) bool {
+	return slices.ContainsFunc(l.all(), func(line string) bool { return strings.Contains(line, text) })
 }
 
 // wait waits for a line of the log.
@@ -113,7 +113,7 @@ func (l *logged) wait(t *testing.T, text string) {
 		select {
 		case <-l.more:
 		case <-deadline:
-			t.Fatalf("no line %q in the log: %q", text, l.lines)
+			t.Fatalf("no line %q in the log: %q", text, l.all())
 		}
 	}
 }
@@ -263,13 +263,15 @@ func TestRcptCheck(t *testing.T) {
 		})
 	}
 	if !h.log.has("warn: smtpd: /home/bob/.forward: insecure file") {
-		t.Errorf("the log says nothing of the insecure file: %q", h.log.lines)
+		t.Errorf("the log says nothing of the insecure file: %q", h.log.all())
 	}
 	m := rcpt("x@else.test")
 	m.Envelope.Client = "192.0.2.1"
 	if got, want := show(ask[*imsg.RcptAnswer](t, h.smtp, m)), "550 5.7.1 Invalid recipient: <x@else.test> []"; got != want {
 		t.Errorf("relaying: got %s\nwant %s", got, want)
 	}
+	h.parent.mu.Lock()
+	defer h.parent.mu.Unlock()
 	if h.parent.asked != 4 {
 		t.Errorf("got %d questions for users, want one each", h.parent.asked)
 	}
@@ -352,7 +354,7 @@ func TestAuth(t *testing.T) {
 			}
 		})
 	}
-	for _, line := range h.log.lines {
+	for _, line := range h.log.all() {
 		if strings.Contains(line, "clear") || strings.Contains(line, "secret") {
 			t.Errorf("the log holds a password: %s", line)
 		}
@@ -486,7 +488,10 @@ func TestReload(t *testing.T) {
 	next.Tables["aliases"].Pairs = nil
 	next.Tables["new"] = &config.Table{Name: "new", Backend: "static", Type: config.TableList, List: []string{"x"}}
 	h.config <- next
-	for !ask[*imsg.TableAnswer](t, h.smtp, &imsg.TableQuery{Table: "new", Service: "string", Key: "x"}).Found {
+	for began := time.Now(); !ask[*imsg.TableAnswer](t, h.smtp, &imsg.TableQuery{Table: "new", Service: "string", Key: "x"}).Found; {
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("the new configuration does not come into force")
+		}
 	}
 	// A static question does not wait behind the one that does.
 	if got := show(ask[*imsg.RcptAnswer](t, h.smtp, rcpt("alice@example.org"))); !strings.HasPrefix(got, accepted+"[smtpd.conf:3] mta:out") {
