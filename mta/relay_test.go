@@ -503,7 +503,7 @@ func TestPenalty(t *testing.T) {
 		if n := len(w.dialed); n != 1 {
 			t.Errorf("%d connections, want 1", n)
 		}
-		time.Sleep(16 * time.Second)
+		w.pass(16 * time.Second)
 		w.mu.Lock()
 		w.hosts["192.0.2.1:25"] = h.serve
 		w.mu.Unlock()
@@ -576,11 +576,11 @@ func TestKeepalive(t *testing.T) {
 	w.run(func(e *Engine) {
 		w.many(e, &config.Relay{}, 1, "d.test")
 		w.wait(1)
-		time.Sleep(9 * time.Second)
+		w.pass(9 * time.Second)
 		if strings.Contains(w.text(), "disconnected") {
 			t.Error("left before its time")
 		}
-		time.Sleep(2 * time.Second)
+		w.pass(2 * time.Second)
 		if !strings.Contains(w.text(), "mta disconnected reason=quit messages=1\n") {
 			t.Errorf("still there after 11 s:\n%s", w.text())
 		}
@@ -644,7 +644,7 @@ func TestHold(t *testing.T) {
 		if strings.Contains(w.text(), "hold") {
 			t.Error("given back before it was known to be slow")
 		}
-		time.Sleep(3 * time.Second)
+		w.pass(3 * time.Second)
 		if n := w.count("^hold 15$"); n != 1 {
 			t.Errorf("what is too much was not given back:\n%s", w.text())
 		}
@@ -756,7 +756,7 @@ func TestStop(t *testing.T) {
 	w.mx("e.test", "10 mx.e.test 192.0.2.2")
 	w.cfg.MTA.Default.MaxConnPerRoute = 1
 	var took time.Duration
-	slow := &goodHost{data: func(string) string { time.Sleep(2 * time.Second); return "250 2.0.0 slow" }}
+	slow := &goodHost{data: func(string) string { w.pass(2 * time.Second); return "250 2.0.0 slow" }}
 	w.hosts["192.0.2.1:25"] = slow.serve
 	w.hosts["192.0.2.2:25"] = func(p *peer) {
 		h := &goodHost{data: func(string) string { io.Copy(io.Discard, p.in); return "250 never" }}

@@ -45,7 +45,7 @@ func TestManyDestinations(t *testing.T) {
 		w.hosts[addr(0)+":25"] = h.serve
 		w.hosts[addr(1)+":25"] = h.serve
 		w.mu.Unlock()
-		time.Sleep(penaltyBase + time.Second)
+		w.pass(penaltyBase + time.Second)
 		e.Submit(context.Background(), w.message(&config.Relay{}, "u@d0.test"))
 		e.Submit(context.Background(), w.message(&config.Relay{}, "u@d1.test"))
 		w.wait(2)
@@ -55,7 +55,7 @@ func TestManyDestinations(t *testing.T) {
 		w.mu.Lock()
 		w.reports = nil
 		w.mu.Unlock()
-		time.Sleep(time.Hour)
+		w.pass(time.Hour)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if len(e.relays)+len(e.routes)+len(e.hosts)+len(e.sources)+len(e.domains) != 0 {

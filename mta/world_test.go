@@ -486,6 +486,9 @@ func (w *world) wait(n int) {
 	}
 }
 
+// pass lets time go by. It is called in the bubble, where that takes none.
+func (w *world) pass(d time.Duration) { time.Sleep(d) }
+
 // results are the reports as "recipient: code stat", in order of envelopes.
 func (w *world) results() string {
 	w.mu.Lock()
