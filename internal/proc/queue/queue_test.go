@@ -619,6 +619,12 @@ func TestLarge(t *testing.T) {
 	if got, code := read(h.mta); code != 250 || got != queuetest.Large() {
 		t.Errorf("lent: %d", code)
 	}
+	// A commit whose part did not arrive is refused, not cut short.
+	short := ask[*imsg.ReservedIDs](h.smtp, &imsg.ReserveIDs{Count: 1}).First
+	if c := ask[*imsg.Committed](h.smtp, &imsg.Commit{ID: short, Size: 1, Inline: []byte("\n"), Total: 3,
+		Envelopes: []mail.Envelope{envelope(mail.KindMTA, "c@example.net")}}); c.Status.Code != 451 {
+		t.Errorf("a commit with envelopes missing: %s", c.Status.String())
+	}
 	// Given up.
 	next := ask[*imsg.ReservedIDs](h.smtp, &imsg.ReserveIDs{Count: 1}).First
 	for range 2 {
