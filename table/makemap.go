@@ -37,11 +37,15 @@ const (
 	MapSet     MapType = "set"     // keys alone
 )
 
-// ParseMapType is the type that a word of `makemap -t` names.
+// ParseMapType is the type that a word of `makemap -t` names. The words of -d
+// are taken for the plain type: people who know sendmail's makemap write them
+// here.
 func ParseMapType(word string) (MapType, bool) {
 	switch t := MapType(word); t {
 	case MapPlain, MapAliases, MapSet:
 		return t, true
+	case "hash", "btree":
+		return MapPlain, true
 	}
 	return "", false
 }
