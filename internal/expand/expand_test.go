@@ -124,7 +124,8 @@ func world(aliases map[string]string) (*Expander, *host) {
 			"a@virt.test": "alice", "tag+x@virt.test": "bob", "tag@virt.test": "alice", "short": "carol", "short+y": "bob",
 			"two@virt.test": "short, alice", "far@virt.test": "x@remote.test", "self": "self", "vu@virt.test": "alice",
 			"@catch.virt.test": "dave", "f@virt.test": "/var/mail/f", "err@virt.test": "error:550 5.7.1 go away",
-			"a@user.test": "vmail", "b@user.test": "alice", "bad@virt.test": "a b", "vmail@user.test": "vmail"})),
+			"a@user.test": "vmail", "b@user.test": "alice", "bad@virt.test": "a b", "vmail@user.test": "vmail",
+			"c@user.test": "|/bin/x"})),
 		"users": table.New("users", "static", table.NewStatic(map[string]string{"virt": "5000:5000:/home/virt", "odd": "x"})),
 		"down":  table.New("down", "static", broken{}),
 	}
@@ -255,6 +256,7 @@ func TestExpand(t *testing.T) {
 		"virtual, bad":           {"bad@virt.test", problem},
 		"user U":                 {"a@user.test", "mda:user.test:a@user.test:vmail"},
 		"user U, other":          {"b@user.test", "mda:user.test:b@user.test:vmail"},
+		"user U, command":        {"c@user.test", "mda:user.test:c@user.test:vmail:|/bin/x"},
 		"userbase":               {"virt@base.test", "mda:base.test:virt@base.test:virt"},
 		"userbase, missing":      {"alice@base.test", invalid},
 		"userbase, bad value":    {"odd@base.test", troubles},
@@ -446,6 +448,7 @@ func TestUnprivileged(t *testing.T) {
 		"cmd@example.org":  "mda:example.org:cmd@example.org:alice:|/bin/x",
 		"bob@lmtp.test":    "mda:lmtp.test:bob@lmtp.test:bob",
 		"a@user.test":      invalid,
+		"c@user.test":      invalid,
 		"alice@as.test":    invalid,
 		"x@remote.test":    "mta:out:x@remote.test",
 	}

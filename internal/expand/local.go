@@ -182,11 +182,13 @@ func (e *expansion) external(it table.Item, n node) error {
 			e.note(true, "warn: .forward of "+user.Name+": a system account runs no commands and writes no files")
 			return e.trouble("a system account runs no commands and writes no files")
 		}
+	case n.action.User != "": // as all that the action delivers
+		user.Name = n.action.User
 	case it.Kind == table.ItemCommand:
 		e.note(false, "commands executed from aliases run with "+user.Name+" privileges")
 	}
-	if e.Unprivileged && user.UID != e.Daemon.UID {
-		return e.unknown("running unprivileged: cannot deliver as " + user.Name)
+	if err := e.identity(user, user.Name, n.action); err != nil {
+		return err
 	}
 	e.say(it.Kind.String() + " " + it.Text + " as " + user.Name)
 	return e.submit(n.place, mail.KindMDA, user.Name, exec)
@@ -272,21 +274,23 @@ func (e *expansion) deliver(u User, n node) error {
 	if a.User != "" {
 		as = a.User
 	}
-	if err := e.identity(u, as, a); err != nil {
-		return err
+	if a.Method != config.MethodLMTP { // which needs no identity
+		if err := e.identity(u, as, a); err != nil {
+			return err
+		}
 	}
 	e.say("deliver to " + as + " by action " + a.Name + " (" + string(a.Method) + ")")
 	return e.submit(n.place, mail.KindMDA, as, "")
 }
 
 // identity refuses, when the daemon runs unprivileged, a delivery as anyone
-// else; LMTP needs no identity.
+// else; the user of an action is looked up, u is known.
 func (e *expansion) identity(u User, as string, a *config.Action) error {
-	if !e.Unprivileged || a.Method == config.MethodLMTP {
+	if !e.Unprivileged {
 		return nil
 	}
 	var err error
-	if as != u.Name {
+	if as == a.User {
 		u, err = e.System.User(e.ctx, as)
 	}
 	if err != nil && !errors.Is(err, table.ErrNotFound) {

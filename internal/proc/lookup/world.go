@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"smtpd/internal/config"
@@ -66,9 +67,7 @@ func (s *server) newWorld(c *config.Config) (*world, error) {
 	set, err := table.OpenSet(c.Tables, table.Options{
 		Delim:    c.SMTP.SubAddrDelim,
 		Accounts: s.system.account,
-		Warn: func(name, text string) {
-			s.env.Log.Warn("warn: table " + name + ": " + mail.Clean(text, mail.MaxStatusText))
-		},
+		Warn:     s.tableSays,
 	})
 	if err != nil {
 		return nil, err
@@ -77,6 +76,20 @@ func (s *server) newWorld(c *config.Config) (*world, error) {
 		Config: c, Tables: set, System: s.system, Now: s.env.Now,
 		Daemon: s.daemon, Unprivileged: s.env.Unprivileged,
 	}}, nil
+}
+
+// tableSays writes to the log what a table has to say. Programs of
+// opensmtpd-extras put the severity into their lines.
+func (s *server) tableSays(name, text string) {
+	line := "table " + name + ": " + mail.Clean(text, mail.MaxStatusText)
+	switch {
+	case strings.Contains(text, ": debug: "):
+		s.env.Log.Debug("debug: " + line)
+	case strings.Contains(text, ": info: "):
+		s.env.Log.Info("info: " + line)
+	default:
+		s.env.Log.Warn("warn: " + line)
+	}
 }
 
 // watch reads the tables again whose files have changed. A broken file leaves
