@@ -14,6 +14,7 @@ import (
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/log"
+	"smtpd/internal/mail"
 	"smtpd/internal/stat"
 )
 
@@ -41,10 +42,26 @@ func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role
 	c.parent.Serve(c.fromParent, nil, func(error) { os.Exit(1) })
 	c.parent.Attach(conn)
 	if err := run(ctx, c.env, func(r imsg.Role) *ipc.Link { return c.links[r] }); err != nil {
-		logger.Fatal(fmt.Sprintf("fatal: %s: %v", role, err))
-		return 1
+		return c.lastWord(err)
 	}
 	return 0
+}
+
+// lastWordTime is how long a process that cannot work waits for the parent to
+// hear why and end it. Ours.
+const lastWordTime = 2 * time.Second
+
+// lastWord tells the parent, which tells the operator, why the process ends;
+// without a parent the log has to do.
+func (c *child) lastWord(err error) int {
+	text := mail.Clean(err.Error(), imsg.MaxText)
+	if c.parent.Send(&imsg.Fatal{Text: text}, nil) != nil {
+		c.env.Log.Fatal(fmt.Sprintf("fatal: %s: %s", c.role, text))
+		return 1
+	}
+	// The end of the channel ends the process before this does.
+	<-time.After(lastWordTime)
+	return 1
 }
 
 // Worker is the life of a delivery worker: it was started as the user it

@@ -2,6 +2,7 @@ package parent
 
 import (
 	"os/exec"
+	"strings"
 	"sync/atomic"
 
 	"smtpd/internal/imsg"
@@ -23,7 +24,7 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 	case *imsg.Ready:
 		p.do(func() { p.isReady(c) })
 	case *imsg.Fatal:
-		p.do(func() { p.childFatal(c, m.Text) })
+		p.do(func() { p.childFatal(c, cmd, m.Text) })
 	case *imsg.Violation:
 		p.do(func() { p.reported(c, cmd, m) })
 	case *imsg.Reload:
@@ -51,11 +52,19 @@ func done(err error) *imsg.Done {
 }
 
 // childFatal: at start the daemon ends with the child's words; later the child
-// is tried again like one that died.
-func (p *parent) childFatal(c *child, text string) {
+// is ended, and tried again like one that died.
+func (p *parent) childFatal(c *child, cmd *exec.Cmd, text string) {
+	if c.cmd != cmd || !c.running || c.fatal != "" {
+		return
+	}
+	if c.role == imsg.Queue && !p.o.Unprivileged {
+		// It knows its folder as the root folder; the operator does not.
+		text = strings.Replace(text, "spool /: ", "spool "+queueDir(p.o.Spool)+": ", 1)
+	}
 	if c.fatal = text; !p.started {
 		p.fail(text)
 		return
 	}
 	p.log.Warn("warn: " + c.role.String() + ": " + text)
+	_ = cmd.Process.Kill() // it may have ended by itself
 }
