@@ -18,10 +18,14 @@ type connector struct {
 // what the relay can do.
 func (e *Engine) drain(r *relay) {
 	now := time.Now()
-	for r.tasks.n > 0 && len(r.idle) > 0 {
+	for len(r.idle) > 0 {
+		t := e.popTask(r)
+		if t == nil {
+			break
+		}
 		s := r.idle[len(r.idle)-1]
 		r.idle = r.idle[:len(r.idle)-1]
-		e.start(s, r.tasks.pop())
+		e.start(s, t)
 	}
 	for !e.stopping && r.wantsConnection() && !r.preparing {
 		switch {
@@ -29,6 +33,9 @@ func (e *Engine) drain(r *relay) {
 			e.failTasks(r, *r.failed)
 		case r.notBefore.After(now):
 			e.wakeLater(r, r.notBefore, now)
+			return
+		case r.mayMail(now).After(now.Add(slowConnect)):
+			e.wakeLater(r, r.mayMail(now), now)
 			return
 		case r.prepared.IsZero() || now.Sub(r.prepared) > refresh:
 			e.prepare(r)
@@ -45,8 +52,8 @@ func (e *Engine) drain(r *relay) {
 // are tasks that no connection, ready or on its way, is there for. From the
 // third on, a connection is worth it for two tasks.
 func (r *relay) wantsConnection() bool {
-	starting := r.n - r.ready - r.slow
-	return r.tasks.n > starting && (r.n <= 2 || r.tasks.n/2 > r.n)
+	free := r.n - r.ready - r.slow + len(r.idle)
+	return r.tasks.n > free && (r.n <= 2 || r.tasks.n/2 > r.n)
 }
 
 // connect opens one connection, from the source that has the fewest. When there
@@ -135,6 +142,10 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 			c.source.waiters.add(r)
 			e.makeRoom(func(s *session) bool { return s.connector.source == c.source })
 		}
+		if g.flags&limitGroup != 0 {
+			r.group.waiters.add(r)
+			e.makeRoom(func(s *session) bool { return s.group == r.group })
+		}
 		if g.flags&limitDomain != 0 {
 			r.dom.waiters.add(r)
 			e.makeRoom(func(s *session) bool { return s.relay.dom == r.dom })
@@ -147,7 +158,7 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 	var best *route
 	var to candidate
 	for i, cand := range r.candidates {
-		if i > 0 && cand.pref != r.candidates[i-1].pref && (best != nil || g.flags&waits != 0) {
+		if i > 0 && cand.rank != r.candidates[i-1].rank && (best != nil || g.flags&waits != 0) {
 			break
 		}
 		if !familyFits(c.source.addr, cand.addr, r.limits.Family) {

@@ -43,6 +43,7 @@ type Engine struct {
 	hosts       map[netip.Addr]*host
 	sources     map[netip.Addr]*source
 	domains     map[string]*domain
+	groups      map[string]*group
 	blocks      map[block]struct{}
 	stats       map[string]hoststat
 	idle        map[*session]struct{}
@@ -68,9 +69,11 @@ func New(cfg *config.Config, opt Options) *Engine {
 		opt: opt, cfg: cfg, questions: make(chan struct{}, maxLookups),
 		relays: map[relayKey]*relay{}, routes: map[routeKey]*route{},
 		hosts: map[netip.Addr]*host{}, sources: map[netip.Addr]*source{},
-		domains: map[string]*domain{}, blocks: map[block]struct{}{},
+		domains: map[string]*domain{}, groups: map[string]*group{}, blocks: map[block]struct{}{},
 		stats: map[string]hoststat{}, idle: map[*session]struct{}{},
-		lastRelay: rand.Uint64(), // keys of an earlier engine must not be met again
+		// Keys of an earlier engine must not be met again; the top bit is not ours
+		// (imsg.Hold).
+		lastRelay: rand.Uint64() >> 2,
 	}
 	e.agenda.changed = make(chan struct{}, 1)
 	e.soft, e.endSoft = context.WithCancel(context.Background())
@@ -85,7 +88,7 @@ func (e *Engine) SetConfig(cfg *config.Config) {
 	defer e.mu.Unlock()
 	e.cfg = cfg
 	for _, r := range e.relays {
-		r.limits = cfg.MTA.For(r.domain)
+		r.limits = e.limitsOf(r)
 		e.drain(r)
 	}
 }
@@ -178,7 +181,7 @@ func addTo(tasks []*task, m *Message, sender mail.Address, env *mail.Envelope) [
 // target finds the relay for an envelope.
 func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope) (relayKey, *failure) {
 	k := relayKey{domain: lower(env.Dest.Domain), helo: a.Helo, heloTable: a.HeloSrc, srcTable: a.Src,
-		pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
+		prefer: a.Prefer, pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
 		requireTLS: env.Flags&mail.FlagRequireTLS != 0, port: 25}
 	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: k.requireTLS}
 	if a.Host != "" || a.Domain != "" {
@@ -284,7 +287,7 @@ func (e *Engine) isSelf(a netip.Addr, port uint16) bool {
 // open begins one connection.
 func (e *Engine) open(r *relay, c *connector, rt *route, to candidate, now time.Time) {
 	s := newSession(e, r, c, rt, to)
-	for _, n := range []*conns{&r.conns, &r.dom.conns, &c.conns, &c.source.conns, &rt.conns, &rt.host.conns} {
+	for _, n := range s.counted() {
 		n.open(now)
 	}
 	e.nsessions++
@@ -348,7 +351,7 @@ func (e *Engine) ended(s *session, err error) {
 	defer e.mu.Unlock()
 	s.ended = true
 	r, rt := s.relay, s.route
-	for _, n := range []*conns{&r.conns, &r.dom.conns, &s.connector.conns, &s.connector.source.conns, &rt.conns, &rt.host.conns} {
+	for _, n := range s.counted() {
 		n.n--
 	}
 	if s.slow {
@@ -365,9 +368,10 @@ func (e *Engine) ended(s *session, err error) {
 		e.setupFailed(s, err, now)
 	}
 	e.planDrop(rt, now)
-	for _, c := range []*conns{&rt.conns, &rt.host.conns, &s.connector.source.conns, &r.dom.conns} {
+	for _, c := range s.counted() {
 		e.wake(c)
 	}
+	e.releaseGroup(s.group)
 	e.drain(r)
 	e.dropIfDone(r, now)
 }
@@ -404,11 +408,6 @@ func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 // start hands a task to a session that waits for one; nil: it shall end.
 func (e *Engine) start(s *session, t *task) {
 	delete(e.idle, s)
-	if t != nil {
-		e.waiting(-1)
-		e.running(1)
-		e.release(s.relay)
-	}
 	s.next <- t // has room: the session is idle
 }
 
@@ -429,14 +428,12 @@ func (e *Engine) take(s *session, wait bool) (*task, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := s.relay
-	switch {
-	case e.stopping, s.spent(r.limits.SessionMailMax):
+	if e.stopping || s.spent(r.limits.SessionMailMax) {
 		return nil, false
-	case r.tasks.n > 0:
-		t := r.tasks.pop()
-		e.waiting(-1)
-		e.running(1)
-		e.release(r)
+	}
+	t := e.popTask(r)
+	switch {
+	case t != nil:
 		return t, true
 	case !wait:
 		return nil, true
@@ -448,9 +445,19 @@ func (e *Engine) take(s *session, wait bool) (*task, bool) {
 	return nil, true
 }
 
+// counted is all that counts the session as one of its connections.
+func (s *session) counted() []*conns {
+	all := []*conns{&s.route.conns, &s.route.host.conns, &s.connector.source.conns, &s.connector.conns,
+		&s.relay.conns, &s.relay.dom.conns}
+	if s.group != nil {
+		all = append(all, &s.group.conns)
+	}
+	return all
+}
+
 // othersWait reports whether another relay waits for the place of the session.
 func (s *session) othersWait() bool {
-	for _, c := range []*conns{&s.route.conns, &s.route.host.conns, &s.connector.source.conns, &s.relay.dom.conns} {
+	for _, c := range s.counted() {
 		if r := c.waiters.first(); r != nil && r != s.relay {
 			return true
 		}

@@ -28,12 +28,13 @@ const (
 	limitRelay
 	limitConn
 	limitDomain
+	limitGroup
 	delayed // a minimum gap has not passed yet
 	probing // a new route has its one connection
 )
 
 // waits are the flags that pass by themselves: a relay with one of them waits.
-const waits = limitHost | limitRoute | limitSource | limitRelay | limitConn | limitDomain | delayed | probing
+const waits = limitHost | limitRoute | limitSource | limitRelay | limitConn | limitDomain | limitGroup | delayed | probing
 
 var flagNames = []struct {
 	f    flags
@@ -43,7 +44,7 @@ var flagNames = []struct {
 	{errMX, "ERROR_MX"}, {errRouteNet, "ERROR_ROUTE_NET"}, {errRouteSMTP, "ERROR_ROUTE_SMTP"},
 	{errBlocked, "ERROR_BLOCKED"}, {limitHost, "LIMIT_HOST"}, {limitRoute, "LIMIT_ROUTE"},
 	{limitSource, "LIMIT_SOURCE"}, {limitRelay, "LIMIT_RELAY"}, {limitConn, "LIMIT_CONN"},
-	{limitDomain, "LIMIT_DOMAIN"},
+	{limitDomain, "LIMIT_DOMAIN"}, {limitGroup, "LIMIT_GROUP"},
 }
 
 func (f flags) String() string {
@@ -90,6 +91,9 @@ func relayGate(r *relay, c *connector, now time.Time) gate {
 	g.check(&r.dom.conns, l.MaxConnPerDomain, limitDomain, l.ConnDelayDomain, now)
 	g.check(&c.conns, l.MaxConnPerConnector, limitConn, l.ConnDelayConnector, now)
 	g.check(&c.source.conns, l.MaxConnPerSource, limitSource, l.ConnDelaySource, now)
+	if r.group != nil {
+		g.check(&r.group.conns, l.MaxConnPerGroup, limitGroup, 0, now)
+	}
 	return g
 }
 

@@ -1,6 +1,7 @@
 package mta
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net/netip"
@@ -24,6 +25,7 @@ type candidate struct {
 	name string // of the MX or the host given; the address for a literal
 	pref int    // smaller is better
 	addr netip.Addr
+	rank int // those of one rank are tried by fewest connections; see rank
 }
 
 // destination is what is looked up.
@@ -38,7 +40,7 @@ type destination struct {
 // random order (RFC 5321 section 5.1), or why there are none.
 func resolve(ctx context.Context, dns DNS, d destination) ([]candidate, *failure) {
 	if addr, ok := literal(d.name); ok {
-		return []candidate{{addr.String(), 0, addr}}, nil
+		return []candidate{{name: addr.String(), addr: addr}}, nil
 	}
 	name, ok := hostName(d.name)
 	if !ok {
@@ -179,9 +181,29 @@ func addresses(ctx context.Context, dns DNS, name string) ([]netip.Addr, Result)
 func candidates(name string, pref int, addrs []netip.Addr) []candidate {
 	cs := make([]candidate, len(addrs))
 	for i, a := range addrs {
-		cs[i] = candidate{name, pref, a}
+		cs[i] = candidate{name: name, pref: pref, addr: a}
 	}
 	return cs
+}
+
+// rank gives each preference a rank, and in it each family when one of them
+// ("inet4" or "inet6") shall come first.
+func rank(found []candidate, family string) {
+	other := func(c candidate) int {
+		if family != "" && c.addr.Is4() != (family == "inet4") {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(found, func(a, b candidate) int {
+		return cmp.Or(a.pref-b.pref, other(a)-other(b))
+	})
+	for i := 1; i < len(found); i++ {
+		found[i].rank = found[i-1].rank
+		if found[i].pref != found[i-1].pref || other(found[i]) != other(found[i-1]) {
+			found[i].rank++
+		}
+	}
 }
 
 // better keeps what is preferred to the exchanger of that name: we are a backup

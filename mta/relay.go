@@ -1,6 +1,7 @@
 package mta
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -46,6 +47,7 @@ type relayKey struct {
 	helo       string
 	heloTable  string
 	backup     string
+	prefer     string
 	pki, ca    string
 	ciphers    string
 	protocols  string
@@ -63,6 +65,7 @@ type relay struct {
 	id       uint64 // names it to who holds envelopes back
 	limits   *config.MTALimits
 	dom      *domain
+	group    *group // nil: not known, or a host that the action names
 	conns
 
 	tasks taskList
@@ -101,7 +104,8 @@ type secret struct{ user, password string }
 // domain counts the connections to a destination domain.
 type domain struct {
 	conns
-	refs int
+	mails ration
+	refs  int
 }
 
 // task is a message for a relay: envelopes that travel in one transaction.
@@ -203,8 +207,9 @@ func (e *Engine) relay(k relayKey) *relay {
 	}
 	e.lastRelay++
 	r = &relay{relayKey: k, name: relayName(&k), id: e.lastRelay,
-		limits: e.cfg.MTA.For(k.domain), connectors: map[netip.Addr]*connector{},
-		sessions: tls.NewLRUClientSessionCache(tlsSessions)}
+		connectors: map[netip.Addr]*connector{},
+		sessions:   tls.NewLRUClientSessionCache(tlsSessions)}
+	r.limits = e.limitsOf(r)
 	r.dom = e.domains[k.domain]
 	if r.dom == nil {
 		r.dom = &domain{}
@@ -215,6 +220,19 @@ func (e *Engine) relay(k relayKey) *relay {
 	e.gauge("mta.relay", len(e.relays))
 	e.gauge("mta.domain", len(e.domains))
 	return r
+}
+
+// limitsOf are the limits of a relay: of its domain, else of where its group
+// is, or above, else those for all.
+func (e *Engine) limitsOf(r *relay) *config.MTALimits {
+	l := e.cfg.MTA.Domain[r.domain]
+	if r.group == nil {
+		return cmp.Or(l, &e.cfg.MTA.Default)
+	}
+	for name := r.group.name; l == nil && name != ""; _, name, _ = strings.Cut(name, ".") {
+		l = e.cfg.MTA.Domain[name]
+	}
+	return cmp.Or(l, &e.cfg.MTA.Default)
 }
 
 // dropIfDone forgets a relay that has nothing to do and nothing to remember.
@@ -240,6 +258,7 @@ func (e *Engine) dropIfDone(r *relay, now time.Time) {
 
 func (e *Engine) drop(r *relay) {
 	e.forget(r)
+	e.releaseGroup(r.group)
 	delete(e.relays, r.relayKey)
 	if r.dom.refs--; r.dom.refs == 0 {
 		delete(e.domains, r.domain)
@@ -275,10 +294,11 @@ type prepared struct {
 // prepare asks for all of it, on a goroutine of its own.
 func (e *Engine) prepare(r *relay) {
 	r.preparing = true
+	family := r.limits.Prefer
 	e.wg.Go(func() {
 		e.questions <- struct{}{}
 		ctx, cancel := context.WithTimeout(e.soft, prepareTime)
-		p := e.lookUp(ctx, r)
+		p := e.lookUp(ctx, r, family)
 		cancel()
 		<-e.questions
 		e.mu.Lock()
@@ -291,8 +311,9 @@ func (e *Engine) prepare(r *relay) {
 	})
 }
 
-// lookUp needs no lock: it reads what never changes in a relay.
-func (e *Engine) lookUp(ctx context.Context, r *relay) prepared {
+// lookUp needs no lock: it reads what never changes in a relay. family is what
+// the limits prefer.
+func (e *Engine) lookUp(ctx context.Context, r *relay, family string) prepared {
 	var p prepared
 	if r.authLabel != "" {
 		if p.secret, p.fail = e.credentials(ctx, r); p.fail != nil {
@@ -305,6 +326,7 @@ func (e *Engine) lookUp(ctx context.Context, r *relay) prepared {
 	d := destination{name: r.domain, isHost: r.isHost, backup: r.backup,
 		isSelf: func(a netip.Addr) bool { return e.isSelf(a, r.port) }}
 	p.candidates, p.fail = resolve(ctx, e.opt.DNS, d)
+	rank(p.candidates, cmp.Or(r.prefer, family))
 	return p
 }
 
@@ -386,6 +408,10 @@ func (e *Engine) apply(r *relay, p prepared, now time.Time) {
 	}
 	e.forget(r)
 	r.prepared, r.candidates, r.secret = now, p.candidates, p.secret
+	if !r.isHost && len(p.candidates) > 0 {
+		e.joinGroup(r, groupName(p.candidates[0].name))
+		r.limits = e.limitsOf(r)
+	}
 	for _, c := range p.candidates {
 		h := e.host(c.addr)
 		if !slices.Contains(r.hosts, h) {
@@ -562,8 +588,7 @@ func (r *relay) scaled(limit int) int {
 
 // release asks for envelopes that were given back, once there is room. It is
 // called for each task taken.
-func (e *Engine) release(r *relay) {
-	now := time.Now()
+func (e *Engine) release(r *relay, now time.Time) {
 	r.pace.count(now)
 	lowat := r.scaled(r.limits.TaskLowat)
 	if r.held == 0 || r.tasks.n > lowat {

@@ -40,6 +40,7 @@ type session struct {
 	id        mail.SessionID
 	limits    *config.MTALimits // as they were at the start, as is secret
 	secret    secret
+	group     *group
 
 	// Under the engine's lock.
 	isReady, slow, ended bool
@@ -73,7 +74,10 @@ type extensions struct {
 }
 
 func newSession(e *Engine, r *relay, c *connector, rt *route, to candidate) *session {
-	return &session{e: e, relay: r, connector: c, route: rt, to: to, next: make(chan *task, 1),
+	if r.group != nil {
+		r.group.refs++
+	}
+	return &session{e: e, relay: r, connector: c, route: rt, to: to, group: r.group, next: make(chan *task, 1),
 		id: mail.SessionID(rand.Uint64()), limits: r.limits, secret: r.secret, source: "-", tracing: e.opt.Observer.Tracing()}
 }
 

@@ -112,6 +112,13 @@ type MTALimits struct {
 	SessionMailMax                                           int
 	SessionTransactionDelay, SessionKeepalive                time.Duration
 	MaxFailuresPerSession, TaskHiwat, TaskLowat, TaskRelease int
+
+	// A group is the domains whose best MX are in one place: those of a
+	// provider. Zero means no bound.
+	MaxConnPerGroup                     int
+	MaxMailsPerDomain, MaxMailsPerGroup int           // in a minute
+	MailDelayDomain, MailDelayGroup     time.Duration // between two mails
+	Prefer                              string        // "", "inet4" or "inet6": tried first
 }
 
 // SRS holds the srs directives.

@@ -60,6 +60,7 @@ type Relay struct {
 	Auth      string // table of credentials
 	Filter    []string
 	SRS       bool
+	Prefer    string // "", "inet4" or "inet6": addresses tried first
 }
 
 // Filter is one `filter` line.
@@ -77,6 +78,10 @@ type Filter struct {
 	Text     string // argument of the decision
 }
 
+// FilterTimeout is how long a filter program may take for an answer unless the
+// configuration says otherwise.
+const FilterTimeout = time.Minute
+
 // Proc is a filter program.
 type Proc struct {
 	Pos     Pos
@@ -85,4 +90,6 @@ type Proc struct {
 	User    string
 	Group   string
 	Chroot  string
+	Timeout time.Duration // for each answer; 0: FilterTimeout
+	Pass    bool          // sessions go on without it when it fails; else they are told to come back
 }
