@@ -69,10 +69,16 @@ func (m *model) add(now time.Time, e Entry) {
 		m.warn(n)
 	case old.state == "trying" || old.state == "expiring" && old.sent:
 		n.lapses = old.lapses + 1
-		n.next = now.Add(time.Second << min(old.lapses, 8))
+		soon := now.Add(time.Second << min(old.lapses, 8))
+		n.next = soon
+		if e.Retry > 0 {
+			if at := m.formula(n, m.base(n), e.LastTry); at.After(soon) {
+				n.next = at
+			}
+		}
 		n.DelayNotices = max(n.DelayNotices, old.DelayNotices)
-		if old.state == "expiring" && n.expires.Before(n.next) {
-			n.expires = n.next
+		if old.state == "expiring" && n.expires.Before(soon) {
+			n.expires = soon
 		}
 	default:
 		m.suspend(e.ID, e.Suspended)

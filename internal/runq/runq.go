@@ -202,7 +202,8 @@ const (
 
 // Add takes what the queue says about an envelope: a new one, one after its
 // attempt, one that is already known. An attempt that is over counted when Retry
-// has grown; if not, the envelope is tried again soon, later each time.
+// has grown; if not, the envelope is tried again soon, later each time, unless a
+// later time is set.
 func (q *Queue) Add(now time.Time, e Entry) Outcome {
 	if !valid(e.Kind) || e.ID == 0 {
 		return Refused
@@ -247,10 +248,13 @@ func (q *Queue) update(i uint32, now int64, e *Entry) Outcome {
 		q.warn(n)
 		return Tempfail
 	case over:
-		n.at = now + int64(lapseDelay<<n.lapses)
+		// Not before the time that is set, either: perhaps the attempt did count, and
+		// this is the second that is heard of it.
+		soon := now + int64(lapseDelay<<n.lapses)
+		n.at = max(soon, firstTry(n, e.LastTry))
 		n.lapses = min(n.lapses+1, maxLapses)
 		if gaveUp { // the queue could not: not again at once
-			n.expires = max(n.expires, n.at)
+			n.expires = max(n.expires, soon)
 		}
 	case !e.Inflight:
 		n.at = firstTry(n, e.LastTry)
