@@ -110,3 +110,20 @@ func BenchmarkDelete(b *testing.B) {
 	}
 	wg.Wait()
 }
+
+func BenchmarkList(b *testing.B) {
+	s := openBench(b)
+	accept(b, s, 50)
+	b.ReportAllocs()
+	b.ResetTimer()
+	var after mail.EnvelopeID
+	for end := false; !end; {
+		l, last, err := s.List(after, 500)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if end = last; len(l) > 0 {
+			after = l[len(l)-1].ID
+		}
+	}
+}

@@ -75,6 +75,7 @@ type Bolt struct {
 
 	swap sync.RWMutex // held shared by readers, whole while db is replaced
 	db   *bbolt.DB
+	file *os.File // db's, which has the lock
 
 	commits committer
 	leases  LeaseTable
@@ -83,6 +84,7 @@ type Bolt struct {
 	reserve bool // the loop's, and Open's
 	mended  bool // Open had to mend the database
 	reads   atomic.Uint64
+	looked  atomic.Int64 // octets mapped since the last trim, about
 
 	dead atomic.Pointer[error]
 	gone chan struct{} // closed when dead is set
@@ -160,8 +162,15 @@ func (s *Bolt) open() error {
 	}
 	s.makeReserve()
 	s.trim()
+	if s.size() > largeDB {
+		debug.FreeOSMemory() // what looking at every page took
+	}
 	return nil
 }
+
+// largeDB is the size of a database from which opening it leaves much garbage,
+// in octets. Ours.
+const largeDB = 32 << 20
 
 // checkOwner refuses a spool that somebody else could change.
 func (s *Bolt) checkOwner() error {
@@ -225,6 +234,7 @@ func (s *Bolt) openDB() error {
 	if f, err = s.mendIfDamaged(f); err != nil {
 		return err
 	}
+	s.file = f
 	s.db, err = s.fs.OpenDB(f, s.options())
 	if err != nil {
 		return s.refusal("%s: %w", dbName, plain(err))
@@ -250,7 +260,7 @@ func (s *Bolt) createDB() error {
 	if err != nil {
 		return s.refusal("%s: %w", newName, plain(err))
 	}
-	s.db = db
+	s.db, s.file = db, f
 	if err := s.fs.Rename(s.path(newName), s.path(dbName)); err != nil {
 		return s.refusal("%w", err)
 	}
@@ -411,8 +421,10 @@ func (s *Bolt) Close() error {
 	<-c.ended
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	if s.broken() != nil {
-		return s.broken() // a lock inside may be held for ever
+	if err := s.broken(); err != nil {
+		// The database may hold a lock inside for ever, and its map stays: the
+		// lock of the file would stay with it.
+		return errors.Join(err, unix.Flock(int(s.file.Fd()), unix.LOCK_UN), s.file.Close())
 	}
 	return s.db.Close()
 }
@@ -423,6 +435,7 @@ func (s *Bolt) view(f func(*bbolt.Tx) error) (err error) {
 	defer s.swap.RUnlock()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard("read", &err)
+	s.looked.Add(lookedAt)
 	return s.db.View(f)
 }
 

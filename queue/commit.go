@@ -17,14 +17,15 @@ import (
 
 // Bounds of one commit group.
 const (
-	maxGroup      = 4096         // ours: jobs in one transaction
-	maxGroupBytes = 16 << 20     // ours: octets that one transaction takes in
-	fullGroup     = 16           // ours: jobs at a time while the disk is full
-	fullPause     = time.Second  // ours: how long new mail is refused untried then
-	trimEvery     = 64 << 20     // ours: octets taken in between two trims of the map
-	fillPercent   = 0.9          // of a page: ids grow, so pages fill from one side
-	maxUndo       = 4 * maxGroup // ours: accepted messages of failed groups to take back
-	deadText      = "spool is out of order"
+	maxGroup      = 4096            // ours: jobs in one transaction
+	maxGroupBytes = 16 << 20        // ours: octets that one transaction takes in
+	fullGroup     = 16              // ours: jobs at a time while the disk is full
+	fullPause     = time.Second     // ours: how long new mail is refused untried then
+	trimEvery     = 16 << 20        // ours: octets looked at between two trims of the map
+	trimIdle      = 2 * time.Second // ours: how long nothing happens before it is trimmed
+	lookedAt      = 16 << 10        // ours: octets that a job or a reader maps, about
+	fillPercent   = 0.9             // of a page: ids grow, so pages fill from one side
+	maxUndo       = 4 * maxGroup    // ours: accepted messages of failed groups to take back
 	fullText      = "Insufficient system storage"
 	failText      = "Temporary failure"
 )
@@ -75,7 +76,6 @@ type committer struct {
 	// Below: the loop's own.
 	undo      []mail.MessageID
 	fullUntil time.Time
-	taken     int // octets since the last trim
 }
 
 func (c *committer) init() {
@@ -127,11 +127,27 @@ func (s *Bolt) commitLoop() {
 			if closed {
 				return
 			}
-			<-c.wake
+			s.idle()
 			continue
 		}
 		s.group(jobs[:n:n])
 	}
+}
+
+// idle waits for something to do, and trims the map when nothing comes.
+func (s *Bolt) idle() {
+	c := &s.commits
+	if s.looked.Load() > 0 {
+		t := time.NewTimer(trimIdle)
+		defer t.Stop()
+		select {
+		case <-c.wake:
+			return
+		case <-t.C:
+			s.trim()
+		}
+	}
+	<-c.wake
 }
 
 // groupSize is how many of the jobs fit one transaction.
@@ -161,8 +177,9 @@ func (s *Bolt) group(jobs []*job) {
 			err = s.commitAll(jobs)
 		}
 	}
+	looked := int64(0)
 	for _, j := range jobs {
-		c.taken += j.size
+		looked += int64(j.size + lookedAt)
 		if !j.ended {
 			j.err = err
 		}
@@ -170,8 +187,7 @@ func (s *Bolt) group(jobs []*job) {
 			close(j.done)
 		}
 	}
-	if c.taken > trimEvery {
-		c.taken = 0
+	if s.looked.Add(looked) > trimEvery {
 		s.trim()
 	}
 }

@@ -474,3 +474,52 @@ func TestDeep(t *testing.T) {
 	}
 	t.Logf("%d envelopes listed in %v", len(all), time.Since(start))
 }
+
+// TestBroken: a database that turns out to be damaged while it is open ends the
+// store, and nothing else; what can be saved is there when it is opened again.
+func TestBroken(t *testing.T) {
+	dir := t.TempDir()
+	s, err := queue.Open(dir, queue.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if _, err := put(t, s, strings.Repeat("x", 2000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "queue.db"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for page := int64(2); page < 20; page++ {
+		f.WriteAt(bytes.Repeat([]byte{0xff}, 4096), page*4096)
+	}
+	for range 5 {
+		_, err := put(t, s, "one more")
+		if err == nil {
+			_, err = queuetest.All(s, 10)
+		}
+		if err != nil && code(err) != 451 {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-s.Gone():
+	default:
+		t.Fatal("nobody noticed")
+	}
+	if err := s.Close(); err == nil {
+		t.Error("closed as if nothing had been")
+	}
+	moved := 0
+	s, err = queue.Open(dir, queue.Options{Moved: func(queue.Moved) { moved++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := put(t, s, "one more"); err != nil || moved == 0 {
+		t.Errorf("%v, moved %d", err, moved)
+	}
+}

@@ -19,9 +19,14 @@ const compactTx = 4 << 20
 
 // mostlyFree reports whether more than half of the database is free.
 func (s *Bolt) mostlyFree() bool {
-	var size int64
-	s.view(func(tx *bbolt.Tx) error { size = tx.Size(); return nil })
+	size := s.size()
 	return size > minCompact && int64(s.db.Stats().FreeAlloc) > size/2
+}
+
+// size is how much of the file is in use or free inside, in octets.
+func (s *Bolt) size() (n int64) {
+	s.view(func(tx *bbolt.Tx) error { n = tx.Size(); return nil })
+	return n
 }
 
 // Compact writes the database anew without its free pages. Nothing else is read
@@ -30,13 +35,9 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, 0, err
 	}
-	size := func() (n int64) {
-		s.view(func(tx *bbolt.Tx) error { n = tx.Size(); return nil })
-		return n
-	}
-	before = size()
+	before = s.size()
 	err = s.do(&job{apply: func(*txn) error { return nil }, alone: s.compact})
-	return before, size(), err
+	return before, s.size(), err
 }
 
 // compact replaces the database by a copy. It runs on the loop, or in Open.
@@ -66,7 +67,7 @@ func (s *Bolt) compact() (err error) {
 		return errors.Join(err, fresh.Close(), s.fs.Remove(name))
 	}
 	old := s.db
-	s.db = fresh
+	s.db, s.file = fresh, f
 	// Should the new name be lost in a crash, the old file is there, and what
 	// was committed since is not: so nothing is before this.
 	if err := s.fs.SyncDir(s.dir); err != nil {
@@ -118,4 +119,5 @@ func (s *Bolt) trim() {
 		unmapPages(s.db.Info().Data, uintptr(tx.Size()))
 		return nil
 	})
+	s.looked.Store(0)
 }

@@ -59,6 +59,9 @@ func (s *state) createBody(r *ipc.Request, m *imsg.BodyCreate) {
 	}
 	s.intake.bodies[m.ID] = true
 	s.intake.mu.Unlock()
+	if !s.peers.SMTP.Up() { // it went meanwhile: nobody writes this body
+		s.abortBody(m.ID)
+	}
 	r.Reply(&imsg.BodyCreated{Status: mail.Status{Code: 250}}, f)
 }
 

@@ -210,7 +210,7 @@ func (n *noticer) settle(key groupKey, envs []mail.Envelope, st *mail.Status) {
 	})
 	s.store.EndLeases(noticeOwner, ids)
 	if out == nil {
-		s.unleased(ids)
+		s.stay(ids)
 		return
 	}
 	why := mail.GoneDelivered

@@ -210,7 +210,7 @@ func (s *state) apply(ids []mail.EnvelopeID, edit func(*mail.Envelope) queue.Ver
 func (s *state) remove(ids []mail.EnvelopeID) {
 	out := s.apply(ids, func(*mail.Envelope) queue.Verdict { return queue.Verdict{Delete: true} })
 	if out == nil {
-		s.unleased(ids) // they stay
+		s.stay(ids)
 		return
 	}
 	for i := range out {
@@ -219,6 +219,22 @@ func (s *state) remove(ids []mail.EnvelopeID) {
 		s.settled(e.ID)
 		s.out.gone(mail.GoneRemoved, e.ID)
 	}
+}
+
+// diskPause is how long the scheduler hears nothing of envelopes that could not
+// be changed: it would only try again at once. Ours.
+const diskPause = time.Second
+
+// stay tells the scheduler, a little later, of envelopes that could not be
+// changed.
+func (s *state) stay(ids []mail.EnvelopeID) {
+	t := time.NewTimer(diskPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+	s.unleased(ids)
 }
 
 // settled frees what the transfer of an envelope holds.
@@ -251,7 +267,7 @@ func (s *state) expire(ids []mail.EnvelopeID) {
 		return queue.Verdict{Delete: true, Add: notice(&n, mail.NoticeFailed, now)}
 	})
 	if out == nil {
-		s.unleased(free)
+		s.stay(free)
 		return
 	}
 	for i := range out {
