@@ -310,6 +310,7 @@ func TestValues(t *testing.T) {
 	}{
 		"credentials":           {Credentials, "label", "user:pass:word", "user:pass:word"},
 		"credentials, key":      {Credentials, "label", "password", "label:password"},
+		"credentials, scram":    {Credentials, "u", "SCRAM-SHA-256$4096:c2E=$YQ==:Yg==", "u:SCRAM-SHA-256$4096:c2E=$YQ==:Yg=="},
 		"credentials, first":    {Credentials, "label", ":password", "!"},
 		"credentials, last":     {Credentials, "label", "user:", "!"},
 		"userinfo":              {Userinfo, "u", "1001:100:/home/u", "1001:100:/home/u"},

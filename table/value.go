@@ -37,10 +37,11 @@ func ParseAccount(value string) (Account, error) {
 }
 
 // ParseCredentials reads user:secret. Without a colon the key is the user and
-// the value the secret; a colon at either end is a mistake.
+// the value the secret, and so when the value begins as a verifier for SCRAM
+// (RFC 5803), which has colons of its own; a colon at either end is a mistake.
 func ParseCredentials(key, value string) (user, secret string, err error) {
 	user, secret, ok := strings.Cut(value, ":")
-	if !ok {
+	if !ok || strings.HasPrefix(value, "SCRAM-") {
 		user, secret = key, value
 	}
 	if user == "" || secret == "" {

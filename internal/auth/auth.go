@@ -1,4 +1,5 @@
-// Package auth makes and checks password hashes in the forms of crypt(3). It
+// Package auth makes and checks password hashes in the forms of crypt(3), and
+// checks passwords by what SCRAM-SHA-256 keeps of them. It
 // owns a bounded number of goroutines' worth of work, no more: checking a
 // password is made to be slow, and strangers may ask for it. It never logs,
 // keeps or returns a password.
@@ -115,6 +116,18 @@ func (p *Pool) run(ctx context.Context, hash, password string) (bool, error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
+	ok, err := p.matches(hash, password)
+	if err == nil && hash != defaultModel {
+		p.model.Store(&hash)
+	}
+	return ok, err
+}
+
+// matches does the work.
+func (p *Pool) matches(hash, password string) (bool, error) {
+	if v, ok := ParseVerifier(hash); ok {
+		return v.fits(password), nil
+	}
 	digest, err := p.decoder.Decode(hash)
 	if err != nil {
 		return false, ErrForm
@@ -125,9 +138,6 @@ func (p *Pool) run(ctx context.Context, hash, password string) (bool, error) {
 	ok, err := digest.MatchAdvanced(password)
 	if err != nil {
 		return false, ErrForm
-	}
-	if hash != defaultModel {
-		p.model.Store(&hash)
 	}
 	return ok, nil
 }
@@ -144,6 +154,9 @@ func Check(hash string) error {
 		return nil
 	}
 	f := strings.Split(hash, "$")
+	if strings.HasPrefix(hash, scramForm) {
+		return checkScram(hash, f)
+	}
 	if len(f) < 4 || f[0] != "" {
 		return ErrForm
 	}
@@ -197,6 +210,17 @@ func checkBcrypt(form, params string) error {
 		params = parameter(params, "r")
 	}
 	return checkMax(params, maxBcrypt)
+}
+
+func checkScram(hash string, f []string) error {
+	rounds, _, _ := strings.Cut(f[1], ":")
+	if err := checkMax(rounds, maxRounds); err != nil {
+		return err
+	}
+	if _, ok := ParseVerifier(hash); !ok {
+		return ErrForm
+	}
+	return nil
 }
 
 func checkYescrypt(params string) error {

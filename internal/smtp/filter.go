@@ -13,8 +13,8 @@ const (
 	PhaseEhlo     Phase = "ehlo"    // argument
 	PhaseStartTLS Phase = "starttls"
 	PhaseAuth     Phase = "auth"      // argument in clear
-	PhaseMailFrom Phase = "mail-from" // address without brackets, and options
-	PhaseRcptTo   Phase = "rcpt-to"   // address without brackets, and options
+	PhaseMailFrom Phase = "mail-from" // address without brackets
+	PhaseRcptTo   Phase = "rcpt-to"   // address without brackets
 	PhaseData     Phase = "data"
 	PhaseRset     Phase = "rset"
 	PhaseQuit     Phase = "quit"
@@ -75,6 +75,9 @@ type Filter interface {
 
 	// Report tells an event; it does not wait.
 	Report(e Event, fields ...string)
+
+	// Idle says that the session waits for the client now.
+	Idle()
 
 	// Lines opens the way of one message through the filters that asked for its
 	// lines; nil: none did. What comes out is given to out, one call at a time,

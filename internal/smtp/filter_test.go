@@ -33,6 +33,8 @@ func (f *recorder) Report(e Event, fields ...string) {
 	f.note("%s", strings.Join(append([]string{string(e)}, fields...), "|"))
 }
 
+func (f *recorder) Idle() {}
+
 func (f *recorder) Close() { f.closed = true }
 
 func (f *recorder) Lines(_ context.Context, out func([]byte)) Lines {
@@ -94,7 +96,7 @@ protocol-client|HELO c
 link-identify|HELO|c
 protocol-server|250 mx.example.org Hello c [127.0.0.1], pleased to meet you
 protocol-client|MAIL FROM:<a@b.org> SIZE=10
-? mail-from a@b.org SIZE=10
+? mail-from a@b.org
 protocol-server|250 2.0.0 Ok
 tx-begin|102118e0
 tx-mail|102118e0|ok|a@b.org

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
@@ -49,7 +50,7 @@ type fake struct {
 	deaf      bool // lookup is
 	sender    string
 	hostname  string
-	verifiers map[string]*Verifier
+	verifiers map[string]*auth.Verifier
 	inside    int // clients behind a proxy
 	filter    func(*Client) Filter
 }
@@ -84,7 +85,7 @@ func (f *fake) Authenticate(_ context.Context, user, password string) error {
 	return ErrCredentials
 }
 
-func (f *fake) Verifier(_ context.Context, user string) (*Verifier, error) {
+func (f *fake) Verifier(_ context.Context, user string) (*auth.Verifier, error) {
 	if f.deaf {
 		return nil, errors.New("deaf")
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/mail"
 )
 
@@ -19,56 +20,21 @@ import (
 const (
 	scramNonce      = 18  // octets of our part of the nonce
 	maxScramNonce   = 256 // octets of the client's part
-	minIterations   = 4096
-	maxIterations   = 10_000_000 // what a client may be asked to compute
-	maxScramSalt    = 256
-	scramSaltOctets = 16 // of a user who does not exist
+	scramSaltOctets = 16  // of a user who does not exist
 )
-
-// Verifier is what a server keeps of a password for SCRAM-SHA-256 (RFC 5802
-// section 3, RFC 7677): enough to check it, not to use it elsewhere.
-type Verifier struct {
-	Salt       []byte
-	Iterations int
-	StoredKey  [sha256.Size]byte
-	ServerKey  [sha256.Size]byte
-}
-
-// ParseVerifier reads "SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey", the
-// form of RFC 5803 and of PostgreSQL, with base64 for all but the number.
-func ParseVerifier(s string) (*Verifier, bool) {
-	rest, ok := strings.CutPrefix(s, "SCRAM-SHA-256$")
-	params, keys, ok2 := strings.Cut(rest, "$")
-	count, salt, ok3 := strings.Cut(params, ":")
-	stored, server, ok4 := strings.Cut(keys, ":")
-	n, err := strconv.ParseUint(count, 10, 32)
-	if !ok || !ok2 || !ok3 || !ok4 || err != nil || n < minIterations || n > maxIterations {
-		return nil, false
-	}
-	v := &Verifier{Iterations: int(n)}
-	if v.Salt, err = base64.StdEncoding.DecodeString(salt); err != nil || len(v.Salt) == 0 || len(v.Salt) > maxScramSalt {
-		return nil, false
-	}
-	return v, decodeKey(&v.StoredKey, stored) && decodeKey(&v.ServerKey, server)
-}
-
-func decodeKey(key *[sha256.Size]byte, s string) bool {
-	b, err := base64.StdEncoding.DecodeString(s)
-	return err == nil && copy(key[:], b) == len(key) && len(b) == len(key)
-}
 
 // scramServer is the server's part of SCRAM-SHA-256 without channel binding, as
 // a mechanism of go-sasl. A user who does not exist gets salt and nonce like
 // any other and fails at the end.
 type scramServer struct {
-	verifier func(user string) (*Verifier, error) // ErrCredentials: there is none
-	secret   []byte                               // makes the salt of unknown users
-	nonce    string                               // our part
+	verifier func(user string) (*auth.Verifier, error) // ErrCredentials: there is none
+	secret   []byte                                    // makes the salt of unknown users
+	nonce    string                                    // our part
 	step     int
 	gs2      string // header of the client's first message
 	bare     string // the rest of it
 	first    string // our first message
-	v        *Verifier
+	v        *auth.Verifier
 	unknown  bool
 }
 
@@ -108,7 +74,7 @@ func (t *scramServer) begin(msg string) ([]byte, error) {
 		t.unknown = true
 		mac := hmac.New(sha256.New, t.secret)
 		mac.Write([]byte(name))
-		v = &Verifier{Salt: mac.Sum(nil)[:scramSaltOctets], Iterations: minIterations}
+		v = &auth.Verifier{Salt: mac.Sum(nil)[:scramSaltOctets], Iterations: auth.MinIterations}
 	case err != nil:
 		return nil, err
 	}
@@ -142,14 +108,14 @@ func (t *scramServer) check(msg []byte) ([]byte, error) {
 	if err != nil || n != sha256.Size || (bare != binding+","+t.nonce && !strings.HasPrefix(bare, binding+","+t.nonce+",")) {
 		return nil, errSASL
 	}
-	auth := []byte(t.bare + "," + t.first + "," + bare)
-	key := sum(t.v.StoredKey[:], auth)
+	said := []byte(t.bare + "," + t.first + "," + bare)
+	key := sum(t.v.StoredKey[:], said)
 	subtle.XORBytes(key[:], key[:], proof[:n])
 	stored := sha256.Sum256(key[:])
 	if subtle.ConstantTimeCompare(stored[:], t.v.StoredKey[:]) != 1 || t.unknown {
 		return nil, ErrCredentials
 	}
-	signature := sum(t.v.ServerKey[:], auth)
+	signature := sum(t.v.ServerKey[:], said)
 	return []byte("v=" + base64.StdEncoding.EncodeToString(signature[:])), nil
 }
 
@@ -163,7 +129,7 @@ func sum(key, text []byte) (out [sha256.Size]byte) {
 // scram makes the mechanism ready for one attempt.
 func (l *login) scram() *scramServer {
 	return &scramServer{secret: l.s.c.ScramSecret, nonce: rand.Text()[:scramNonce],
-		verifier: func(user string) (*Verifier, error) {
+		verifier: func(user string) (*auth.Verifier, error) {
 			l.user = user
 			ctx, cancel := context.WithTimeout(l.s.ctx, lookupTimeout)
 			defer cancel()

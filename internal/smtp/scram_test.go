@@ -9,18 +9,19 @@ import (
 	"strings"
 	"testing"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 )
 
 // verifier makes what a server keeps of a password.
-func verifier(t testing.TB, password, salt string, n int) *Verifier {
+func verifier(t testing.TB, password, salt string, n int) *auth.Verifier {
 	t.Helper()
 	salted, err := pbkdf2.Key(sha256.New, password, []byte(salt), n, sha256.Size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := sum(salted, []byte("Client Key"))
-	return &Verifier{Salt: []byte(salt), Iterations: n, StoredKey: sha256.Sum256(client[:]), ServerKey: sum(salted, []byte("Server Key"))}
+	return &auth.Verifier{Salt: []byte(salt), Iterations: n, StoredKey: sha256.Sum256(client[:]), ServerKey: sum(salted, []byte("Server Key"))}
 }
 
 func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
@@ -37,7 +38,7 @@ func unb64(t testing.TB, s string) string {
 // The example of RFC 7677 section 3.
 func TestScramExample(t *testing.T) {
 	v := verifier(t, "pencil", unb64(t, "W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
-	s := &scramServer{nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", verifier: func(user string) (*Verifier, error) {
+	s := &scramServer{nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", verifier: func(user string) (*auth.Verifier, error) {
 		if user != "user" {
 			return nil, ErrCredentials
 		}
@@ -93,7 +94,7 @@ func TestScramSession(t *testing.T) {
 			u := newSetup().withTLS(t, config.TLSImplicit)
 			u.l.Auth, u.c.ScramSecret = true, []byte("x")
 			v := verifier(t, "secret", "salt", 4096)
-			u.b.verifiers = map[string]*Verifier{"alice": v, "a,b=c": v}
+			u.b.verifiers = map[string]*auth.Verifier{"alice": v, "a,b=c": v}
 			c := u.dial(t)
 			c.startTLS()
 			c.reply()
@@ -118,7 +119,7 @@ func TestScramSession(t *testing.T) {
 
 func TestScramMalformed(t *testing.T) {
 	v := verifier(t, "secret", "salt", 4096)
-	ok := func(string) (*Verifier, error) { return v, nil }
+	ok := func(string) (*auth.Verifier, error) { return v, nil }
 	for _, msg := range []string{"", "n,,", "n,,n=a", "n,,n=,r=x", "n,,n=a,r=", "p=tls-unique,,n=a,r=x", "x,,n=a,r=x", "n,b=c,n=a,r=x", "n,,n=a=b,r=x", "n,,n=a\n,r=x", "n,,m=x,n=a,r=x", "n,,n=a,r=" + strings.Repeat("x", 300)} {
 		s := &scramServer{nonce: "n", verifier: ok}
 		if got, done, err := s.Next([]byte(msg)); !errors.Is(err, errSASL) || done {
@@ -139,11 +140,11 @@ func TestScramMalformed(t *testing.T) {
 func TestParseVerifier(t *testing.T) {
 	key := b64(strings.Repeat("k", 32))
 	good := "SCRAM-SHA-256$4096:" + b64("salt") + "$" + key + ":" + key
-	if v, ok := ParseVerifier(good); !ok || v.Iterations != 4096 || string(v.Salt) != "salt" || v.ServerKey[31] != 'k' {
+	if v, ok := auth.ParseVerifier(good); !ok || v.Iterations != 4096 || string(v.Salt) != "salt" || v.ServerKey[31] != 'k' {
 		t.Errorf("got %+v, %v", v, ok)
 	}
 	for _, s := range []string{"", "$6$x$y", "SCRAM-SHA-256$", strings.Replace(good, "4096", "1", 1), strings.Replace(good, "4096", "99999999", 1), good + "x", strings.Replace(good, b64("salt"), "", 1), strings.TrimSuffix(good, key)} {
-		if _, ok := ParseVerifier(s); ok {
+		if _, ok := auth.ParseVerifier(s); ok {
 			t.Errorf("%q is accepted", s)
 		}
 	}
@@ -153,7 +154,7 @@ func FuzzScram(f *testing.F) {
 	f.Add("n,,n=user,r=abc", "c=biws,r=abcn,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
 	v := verifier(f, "secret", "salt", 4096)
 	f.Fuzz(func(t *testing.T, a, b string) {
-		s := &scramServer{nonce: "n", verifier: func(string) (*Verifier, error) { return v, nil }}
+		s := &scramServer{nonce: "n", verifier: func(string) (*auth.Verifier, error) { return v, nil }}
 		if _, _, err := s.Next([]byte(a)); err != nil {
 			return
 		}

@@ -274,6 +274,9 @@ func (s *Session) fill(until time.Time, stop int64) error {
 	if s.wire.err != nil {
 		return s.wire.err
 	}
+	if s.filter != nil {
+		s.filter.Idle()
+	}
 	if err := s.raw.SetReadDeadline(until); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"time"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
@@ -65,7 +66,7 @@ type Backend interface {
 
 	// Verifier is what SCRAM-SHA-256 needs of a login. ErrCredentials: there is
 	// no such login, or it cannot be used that way.
-	Verifier(ctx context.Context, user string) (*Verifier, error)
+	Verifier(ctx context.Context, user string) (*auth.Verifier, error)
 
 	// CheckSender asks whether a login may use a reverse-path; nil: it may.
 	CheckSender(ctx context.Context, user string, sender mail.Address) error

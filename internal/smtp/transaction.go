@@ -72,11 +72,13 @@ func (s *Session) mail(text string) {
 	s.begin(sender, shown, p, v.Action == Junk)
 }
 
-// argument is a path with its options as filters see it: without brackets.
+// argument is the address of a path as filters see it: without brackets, route
+// and options.
 func argument(text string) string {
-	text = strings.TrimPrefix(text, "<")
-	if i := strings.LastIndexByte(text, '>'); i >= 0 {
-		text = text[:i] + text[i+1:]
+	if strings.HasPrefix(text, "<") {
+		if a, _, err := parsePath(text, true); err == nil {
+			return a.String()
+		}
 	}
 	return text
 }

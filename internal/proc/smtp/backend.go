@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
 	"smtpd/internal/mail"
@@ -72,7 +73,7 @@ func (b *backend) Authenticate(ctx context.Context, user, password string) error
 }
 
 // Verifier implements engine.Backend.
-func (b *backend) Verifier(ctx context.Context, user string) (*engine.Verifier, error) {
+func (b *backend) Verifier(ctx context.Context, user string) (*auth.Verifier, error) {
 	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
 		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user)})
 	switch {
@@ -83,12 +84,21 @@ func (b *backend) Verifier(ctx context.Context, user string) (*engine.Verifier, 
 	case !a.Found:
 		return nil, engine.ErrCredentials
 	}
-	_, secret, _ := strings.Cut(a.Value, ":")
-	v, ok := engine.ParseVerifier(secret)
+	v, ok := parseVerifier(a.Value)
 	if !ok {
 		return nil, engine.ErrCredentials
 	}
 	return v, nil
+}
+
+// parseVerifier reads a verifier as an entry of a table holds it, with the user
+// in front or without.
+func parseVerifier(value string) (*auth.Verifier, bool) {
+	if v, ok := auth.ParseVerifier(value); ok {
+		return v, true
+	}
+	_, secret, _ := strings.Cut(value, ":")
+	return auth.ParseVerifier(secret)
 }
 
 // scramTable reports whether a table holds what SCRAM needs for every login. Of
@@ -99,7 +109,7 @@ func scramTable(t *config.Table) bool {
 		return false
 	}
 	for _, p := range t.Pairs {
-		if _, ok := engine.ParseVerifier(p[1]); !ok {
+		if _, ok := parseVerifier(p[1]); !ok {
 			return false
 		}
 	}
