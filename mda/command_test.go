@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"smtpd/internal/mail"
@@ -189,5 +191,61 @@ func TestInjection(t *testing.T) {
 		if _, err := os.Stat(v.Home + "/hacked"); err == nil {
 			t.Fatalf("a value was run: %q %q %q", v.Sender, v.Rcpt, v.Dest)
 		}
+	}
+}
+
+// TestWrapper has wrappers stand around the methods that are no commands: what
+// they get is the program of that name with its arguments as single words.
+func TestWrapper(t *testing.T) {
+	libexec := t.TempDir()
+	for _, name := range []string{"mail.maildir", "mail.lmtp", "mail.mboxfile"} {
+		script := "#!/bin/sh\nfor a in " + name + ` "$@"; do printf '<%s>' "$a"; done >args; cat >text; echo "$WRAPPED" >wrapped`
+		if err := os.WriteFile(libexec+"/"+name, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := map[Method]struct {
+		change func(*Delivery)
+		want   string
+	}{
+		Maildir: {func(v *Delivery) { v.Junk, v.Path, v.Rcpt.User = true, "~/it's $HOME/%{rcpt.user}", "a;b$(c)" }, "<mail.maildir><-j><HOME/it's $HOME/a;b:(c)>"},
+		LMTP:    {func(v *Delivery) { v.Path, v.RcptTo = "/run/lmtp", true }, "<mail.lmtp><-d></run/lmtp><-r>"},
+		File:    {func(v *Delivery) { v.Path = "/x y" }, "<mail.mboxfile><-f><a@b.org></x y>"},
+	}
+	for m, tt := range tests {
+		d, v := newDeliverer(t, func(o *Options) { o.Libexec = []string{"/nonexistent", libexec} }), example(t, m)
+		v.Wrapper = "WRAPPED=%{dest.user} %{mda}"
+		tt.change(v)
+		mustDeliver(t, d, v)
+		if got, want := content(t, v.Home, "args"), strings.ReplaceAll(tt.want, "HOME/it", v.Home+"/it"); got != want {
+			t.Errorf("%s: got %s; want %s", m, got, want)
+		}
+		if got := content(t, v.Home, "text") + content(t, v.Home, "wrapped"); !strings.HasSuffix(got, exampleText+"alice\n") || !strings.HasPrefix(got, "Return-Path: ") {
+			t.Errorf("%s: got %q", m, got)
+		}
+	}
+	d, v := newDeliverer(t, func(o *Options) { o.Libexec = []string{"/nonexistent"} }), example(t, LMTP)
+	v.Path, v.Wrapper = "/run/lmtp", "%{mda}"
+	mustFail(t, d, v, 451, "mail.lmtp is not in /nonexistent")
+	d, v = newDeliverer(t, nil), example(t, Mbox)
+	v.Wrapper = "exit 1" // mailboxes of the system have none
+	mustDeliver(t, d, v)
+}
+
+func TestProgram(t *testing.T) {
+	for _, size := range []int{0, 100, maxKept - 1, maxKept, maxKept + 1, 3 * maxKept} {
+		text := bytes.Repeat([]byte("x"), size)
+		got, done, err := ReadText(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(got.open())
+		if err != nil || !bytes.Equal(b, text) || got.size() != int64(size) {
+			t.Errorf("%d octets: got %d, size %d, %v", size, len(b), got.size(), err)
+		}
+		done()
+	}
+	if _, _, err := ReadText(iotest.ErrReader(io.ErrUnexpectedEOF)); err == nil {
+		t.Error("no error of the reader")
 	}
 }

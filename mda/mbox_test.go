@@ -19,10 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain lets the test binary be the other program that locks a mailbox.
+// TestMain lets the test binary be the other program that locks a mailbox, or
+// the other user of a race.
 func TestMain(m *testing.M) {
 	if how := os.Getenv("MDA_TEST_LOCK"); how != "" {
 		os.Exit(holdLock(how, os.Args[1]))
+	}
+	if d := os.Getenv("MDA_TEST_RACE"); d != "" {
+		os.Exit(raceMain(d))
 	}
 	os.Exit(m.Run())
 }
