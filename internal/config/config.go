@@ -52,7 +52,20 @@ type Queue struct {
 	Compression   bool
 	EncryptionKey Secret // 32 octets, or empty: not encrypted
 	AskKey        string // "stdin" or "prompt": the key is still to be read at start
+
+	RetryMDA, RetryMTA Retry // when failed attempts are repeated
 }
+
+// Retry is when failed attempts are repeated: the n-th after the n-th of Delays
+// or, without any, at creation + Base*n². The zero value is the default for the
+// kind: 10 s for mda, 400 s for mta, quadratic.
+type Retry struct {
+	Base   time.Duration   // 0: the default; else 1 s at least
+	Delays []time.Duration // since the attempt before; the last one repeats; each 1 s at least
+}
+
+// IsZero reports whether nothing is set.
+func (r Retry) IsZero() bool { return r.Base == 0 && len(r.Delays) == 0 }
 
 // SMTP holds the smtp directives.
 type SMTP struct {

@@ -22,6 +22,7 @@ type Action struct {
 	Name   string
 	Method Method
 	TTL    time.Duration // 0: Queue.TTL
+	Retry  Retry         // zero: Queue.RetryMDA or RetryMTA
 
 	// Local methods.
 	Path     string // maildir; empty: ~/Maildir

@@ -28,15 +28,37 @@ const (
 	// maxNotices is how many delay notices go out in a second. Ours: each is a
 	// message of its own, and an outage makes many at once.
 	maxNotices = 1000
+	// minDelay bounds what is configured. Ours: less is an endless loop.
+	minDelay = time.Second
 	// maxAge bounds base*step², so that no time overflows.
 	maxAge = 100 * 365 * 24 * time.Hour
 )
 
-func base(k mail.Kind) time.Duration {
-	if k == mail.KindMTA {
-		return baseRelay
+// backoff is what holds for an envelope.
+func (q *Queue) backoff(n *node) Backoff {
+	var b Backoff
+	if q.policy.Backoff != nil {
+		b = q.policy.Backoff(n.kind, q.dispatchers[n.dispatcher].name)
 	}
-	return baseLocal
+	switch {
+	case b.Base > 0:
+		b.Base = max(b.Base, minDelay)
+	case n.kind == mail.KindMTA:
+		b.Base = baseRelay
+	default:
+		b.Base = baseLocal
+	}
+	return b
+}
+
+// after is the next try of an envelope whose last one ended at a time.
+func (q *Queue) after(n *node, last int64) int64 {
+	b := q.backoff(n)
+	if len(b.Delays) == 0 || n.retry == 0 {
+		return nextTry(n.created, b.Base, n.retry, last)
+	}
+	d := b.Delays[min(int(n.retry), len(b.Delays))-1]
+	return last + int64(min(max(d, minDelay), maxAge))
 }
 
 // nextTry is created + base*step², where step begins at retry and is raised
@@ -60,15 +82,15 @@ func nextTry(created int64, base time.Duration, retry uint16, after int64) int64
 // firstTry is when an envelope is next tried that the queue has just named: at
 // once when it is new; otherwise at the time that was set when its last attempt
 // ended, which may have passed.
-func firstTry(n *node, last time.Time) int64 {
+func (q *Queue) firstTry(n *node, last time.Time) int64 {
 	if n.retry == 0 {
 		return n.created
 	}
-	after := n.created - 1
+	ended := n.created - 1
 	if !last.IsZero() {
-		after = last.UnixNano()
+		ended = min(max(last.UnixNano(), 0), math.MaxInt64/2)
 	}
-	return nextTry(n.created, base(n.kind), n.retry, after)
+	return q.after(n, ended)
 }
 
 // warn plans the delay notices that n has come to deserve: for each interval in

@@ -23,9 +23,21 @@ type Policy struct {
 	MaxList     int // envelopes of one Expire or Remove
 	// Warn are the ages after which the sender is told of a delay.
 	Warn []time.Duration
+	// Backoff says when failed attempts at envelopes of a kind and dispatcher are
+	// repeated. nil: as by default.
+	Backoff func(k mail.Kind, dispatcher string) Backoff
 	// Known says whether a dispatcher exists; envelopes of others wait until one
 	// of that name does, or they expire. nil: all exist.
 	Known func(dispatcher string) bool
+}
+
+// Backoff is when failed attempts are repeated: with Delays, the n-th comes the
+// n-th of them after the attempt before, and the last of them repeats; without,
+// at creation + Base*step². The zero value is the default for the kind: 10 s
+// for mda and bounce, 400 s for mta.
+type Backoff struct {
+	Base   time.Duration
+	Delays []time.Duration
 }
 
 // Entry is an envelope as the queue reports it.
@@ -213,7 +225,7 @@ func (q *Queue) Add(now time.Time, e Entry) Outcome {
 		i = q.insert(e.ID)
 		n := q.pool.at(i)
 		q.fill(n, now.UnixNano(), &e)
-		n.at = firstTry(n, e.LastTry)
+		n.at = q.firstTry(n, e.LastTry)
 		q.settle(i, now.UnixNano(), &e)
 		q.warn(n)
 		return Added
@@ -243,7 +255,7 @@ func (q *Queue) update(i uint32, now int64, e *Entry) Outcome {
 	q.fill(n, now, e)
 	switch {
 	case over && e.Retry > retry:
-		n.at, n.lapses = nextTry(n.created, base(n.kind), n.retry, now), 0
+		n.at, n.lapses = q.after(n, now), 0
 		q.settle(i, now, e)
 		q.warn(n)
 		return Tempfail
@@ -251,13 +263,13 @@ func (q *Queue) update(i uint32, now int64, e *Entry) Outcome {
 		// Not before the time that is set, either: perhaps the attempt did count, and
 		// this is the second that is heard of it.
 		soon := now + int64(lapseDelay<<n.lapses)
-		n.at = max(soon, firstTry(n, e.LastTry))
+		n.at = max(soon, q.firstTry(n, e.LastTry))
 		n.lapses = min(n.lapses+1, maxLapses)
 		if gaveUp { // the queue could not: not again at once
 			n.expires = max(n.expires, soon)
 		}
 	case !e.Inflight:
-		n.at = firstTry(n, e.LastTry)
+		n.at = q.firstTry(n, e.LastTry)
 	}
 	q.settle(i, now, e)
 	return Updated

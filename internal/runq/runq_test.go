@@ -125,6 +125,53 @@ func TestNextTryDoesNotOverflow(t *testing.T) {
 	}
 }
 
+func TestBackoff(t *testing.T) {
+	tests := map[string]struct {
+		b    Backoff
+		want []time.Duration // of the tries that follow, each after a failure at once
+	}{
+		"by default":          {Backoff{}, []time.Duration{400 * time.Second, 1600 * time.Second, time.Hour}},
+		"another base":        {Backoff{Base: time.Minute}, []time.Duration{time.Minute, 4 * time.Minute, 9 * time.Minute}},
+		"delays":              {Backoff{Delays: []time.Duration{time.Minute, time.Hour}}, []time.Duration{time.Minute, time.Hour + time.Minute, 2*time.Hour + time.Minute}},
+		"delays beat base":    {Backoff{Base: time.Hour, Delays: []time.Duration{time.Minute}}, []time.Duration{time.Minute, 2 * time.Minute}},
+		"a base too small":    {Backoff{Base: 1}, []time.Duration{time.Second, 4 * time.Second}},
+		"a delay of nothing":  {Backoff{Delays: []time.Duration{0}}, []time.Duration{time.Second, 2 * time.Second}},
+		"a delay of ages":     {Backoff{Delays: []time.Duration{1<<63 - 1}}, []time.Duration{maxAge}},
+		"a delay before zero": {Backoff{Delays: []time.Duration{-time.Hour}}, []time.Duration{time.Second}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := policy()
+			p.Backoff = func(k mail.Kind, d string) Backoff {
+				if k != mail.KindMTA || d != "d" {
+					t.Errorf("asked for %v %q", k, d)
+				}
+				return tt.b
+			}
+			q := New(p)
+			e := env(1, 1, mail.KindMTA)
+			e.TTL = 1 << 62
+			now := at(0)
+			q.Add(now, e)
+			for i, want := range tt.want {
+				expect(t, q, now, "attempt 1.1; ")
+				e.Retry, e.LastTry = uint16(i+1), now
+				q.Add(now, e)
+				w, _ := q.Wake()
+				if got := w.Sub(epoch); got != want {
+					t.Fatalf("try %d: got %v; want %v", i+1, got, want)
+				}
+				q.Reset() // a restart changes nothing
+				q.Add(now.Add(time.Millisecond), e)
+				if w2, _ := q.Wake(); !w2.Equal(w) {
+					t.Fatalf("after a restart: %v; want %v", w2.Sub(epoch), want)
+				}
+				now = w
+			}
+		})
+	}
+}
+
 func TestLifeOfAnEnvelope(t *testing.T) {
 	p := policy()
 	p.Warn = []time.Duration{4 * time.Hour, 20 * time.Second}

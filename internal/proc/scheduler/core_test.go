@@ -203,6 +203,39 @@ func TestRetries(t *testing.T) {
 	})
 }
 
+func TestBackoff(t *testing.T) {
+	c := testConfig()
+	minute, hour := config.Retry{Base: time.Minute}, config.Retry{Delays: []time.Duration{time.Hour}}
+	c.Queue.RetryMTA = minute
+	c.Actions["slow"] = &config.Action{Name: "slow", Retry: hour}
+	tests := []struct {
+		k    mail.Kind
+		name string
+		want config.Retry
+	}{
+		{mail.KindMTA, "out", minute}, {mail.KindMDA, "in", config.Retry{}}, {mail.KindMTA, "slow", hour},
+		{mail.KindMDA, "slow", hour}, {mail.KindBounce, "slow", config.Retry{}}, {mail.KindMTA, "gone", minute},
+	}
+	for _, tt := range tests {
+		if got := backoff(c, tt.k, tt.name); !reflect.DeepEqual(config.Retry(got), tt.want) {
+			t.Errorf("%v %s: got %+v; want %+v", tt.k, tt.name, got, tt.want)
+		}
+	}
+	withCore(t, func(b *bench) {
+		b.configs <- c
+		e := sched(1, 1, mail.KindMTA)
+		e.Dispatcher = "slow"
+		b.hear(scheduled(e))
+		b.expect("Attempt 1.1; ")
+		e.Retry = 1
+		b.hear(scheduled(e))
+		time.Sleep(time.Hour - 1)
+		b.expect("")
+		time.Sleep(time.Nanosecond)
+		b.expect("Attempt 1.1; ")
+	})
+}
+
 func TestExpiryAndNotices(t *testing.T) {
 	tests := map[string]struct {
 		change func(*imsg.Sched)

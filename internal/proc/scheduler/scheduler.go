@@ -100,7 +100,26 @@ func (s *state) configure(c *config.Config) {
 		MaxList:     s.maxList,
 		Warn:        c.Warn,
 		Known:       func(name string) bool { return c.Actions[name] != nil },
+		Backoff:     func(k mail.Kind, name string) runq.Backoff { return backoff(c, k, name) },
 	})
+}
+
+// backoff is what the configuration says about retries: of the action, else of
+// the kind.
+func backoff(c *config.Config, k mail.Kind, name string) runq.Backoff {
+	var r config.Retry
+	switch k {
+	case mail.KindMDA:
+		r = c.Queue.RetryMDA
+	case mail.KindMTA:
+		r = c.Queue.RetryMTA
+	default:
+		return runq.Backoff{} // notices are no concern of the action
+	}
+	if a := c.Actions[name]; a != nil && !a.Retry.IsZero() {
+		r = a.Retry
+	}
+	return runq.Backoff{Base: r.Base, Delays: r.Delays}
 }
 
 // switched follows what the operator paused.
