@@ -14,13 +14,28 @@ type Set struct {
 }
 
 // Counter is one counter or gauge, to be kept by who counts often.
-type Counter struct{ v atomic.Int64 }
+type Counter struct {
+	v    atomic.Int64
+	used atomic.Bool // it was something else than 0 once
+}
 
 // Add changes the counter by n, which may be negative for a gauge.
-func (c *Counter) Add(n int64) { c.v.Add(n) }
+func (c *Counter) Add(n int64) {
+	c.v.Add(n)
+	c.use(n)
+}
 
 // Set replaces the value of a gauge.
-func (c *Counter) Set(n int64) { c.v.Store(n) }
+func (c *Counter) Set(n int64) {
+	c.v.Store(n)
+	c.use(n)
+}
+
+func (c *Counter) use(n int64) {
+	if n != 0 && !c.used.Load() {
+		c.used.Store(true)
+	}
+}
 
 // Value is the counter's present value.
 func (c *Counter) Value() int64 { return c.v.Load() }
@@ -41,9 +56,15 @@ func (s *Set) Add(name string, n int64) { s.Counter(name).Add(n) }
 // Set replaces the value of the named gauge.
 func (s *Set) Set(name string, n int64) { s.Counter(name).Set(n) }
 
-// All is a copy of every counter touched so far.
+// All is a copy of every counter that was ever something else than 0:
+// `smtpctl show stats` shows what has happened, not what could.
 func (s *Set) All() map[string]int64 {
 	all := map[string]int64{}
-	s.m.Range(func(k, v any) bool { all[k.(string)] = v.(*Counter).Value(); return true })
+	s.m.Range(func(k, v any) bool {
+		if c := v.(*Counter); c.used.Load() {
+			all[k.(string)] = c.Value()
+		}
+		return true
+	})
 	return all
 }
