@@ -56,7 +56,10 @@ func (s *Set) Add(name string, n int64) { s.Counter(name).Add(n) }
 // Set replaces the value of the named gauge.
 func (s *Set) Set(name string, n int64) { s.Counter(name).Set(n) }
 
-// All is a copy of every counter that was ever something else than 0:
+// Show has the named counter shown although it was never anything but 0.
+func (s *Set) Show(name string) { s.Counter(name).used.Store(true) }
+
+// All is a copy of every counter that was ever something else than 0, or Shown:
 // `smtpctl show stats` shows what has happened, not what could.
 func (s *Set) All() map[string]int64 {
 	all := map[string]int64{}

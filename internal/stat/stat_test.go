@@ -18,9 +18,10 @@ func TestSet(t *testing.T) {
 	c.Add(1)
 	c.Set(9)
 	s.Counter("untouched").Set(0) // as a gauge is at start
+	s.Show("shown")
 	s.Add("back", 1)
 	s.Add("back", -1)
-	want := map[string]int64{"a": -3, "b": 7, "c": 9, "back": 0}
+	want := map[string]int64{"a": -3, "b": 7, "c": 9, "back": 0, "shown": 0}
 	if got := s.All(); !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %v; want %v", got, want)
 	}

@@ -144,11 +144,11 @@ func (s *state) gauges() {
 	}
 	c := s.runq.Counts()
 	s.stat.Set("scheduler.envelope", int64(c.Envelopes))
-	s.stat.Set("scheduler.envelope.incoming", 0) // one is known here once it is committed
+	s.stat.Show("scheduler.envelope.incoming") // one is known here once it is committed
 	s.stat.Set("scheduler.envelope.inflight", int64(c.Inflight))
 	s.stat.Set("scheduler.ramqueue.envelope", int64(c.Envelopes))
 	s.stat.Set("scheduler.ramqueue.message", int64(c.Messages))
 	s.stat.Set("scheduler.ramqueue.hold", int64(c.Held))
 	s.stat.Set("scheduler.ramqueue.holdq", int64(c.Holds))
-	s.stat.Set("scheduler.ramqueue.update", 0) // changes take effect at once
+	s.stat.Show("scheduler.ramqueue.update") // changes take effect at once
 }
