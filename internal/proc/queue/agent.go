@@ -28,6 +28,7 @@ type agent struct {
 	lent   map[mail.EnvelopeID]*transfer
 	bodies map[mail.MessageID]int // envelopes lent, by message
 	inline int                    // octets of bodies that travel with transfers
+	held   bool                   // it holds envelopes back
 	wake   chan struct{}
 }
 
@@ -255,9 +256,10 @@ func (a *agent) giveBack(ids []mail.EnvelopeID) {
 // attached waits for what a new agent says that it holds.
 func (a *agent) attached() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.gen++
 	a.ready, a.named = false, nil
+	a.mu.Unlock()
+	a.s.begin(a.releaseAll)
 }
 
 // lost lets all leases of an agent that is gone lapse: they do not count as
@@ -276,7 +278,10 @@ func (a *agent) lost() {
 	for id := range lent {
 		ids = append(ids, id)
 	}
-	a.s.begin(func() { a.giveBack(ids) })
+	a.s.begin(func() {
+		a.giveBack(ids)
+		a.releaseAll()
+	})
 }
 
 // forget drops what a scheduler ordered that is gone.
@@ -295,10 +300,10 @@ func (a *agent) receive(r *ipc.Request) {
 		a.s.begin(func() { a.results(r, m.Results) })
 	case *imsg.BodyOpen:
 		a.s.begin(func() { a.openBody(r, m.Message) })
-	case *imsg.Hold:
-		a.s.begin(func() { a.hold(m) })
+	case *imsg.Hold: // these two keep their order; they wait for the scheduler only
+		a.hold(m)
 	case *imsg.Release:
-		a.s.begin(func() { a.s.out.send(&imsg.Released{Key: m.Key, Count: m.Count}) })
+		a.release(m)
 	}
 }
 
@@ -378,7 +383,29 @@ func (a *agent) hold(m *imsg.Hold) {
 		a.settled(id)
 	}
 	if len(ended) > 0 {
+		a.mu.Lock()
+		a.held = true
+		a.mu.Unlock()
 		a.s.out.send(&imsg.Held{IDs: ended, Key: m.Key})
+	}
+}
+
+func (a *agent) release(m *imsg.Release) {
+	if m.Key == 0 && m.Count == 0 {
+		m.Count = 1<<31 - 1 // both zero would be all keys
+	}
+	a.s.out.send(&imsg.Released{Key: m.Key, Count: m.Count})
+}
+
+// releaseAll has what the agent held back tried again, once it has gone: nobody
+// else knows its keys.
+func (a *agent) releaseAll() {
+	a.mu.Lock()
+	held := a.held
+	a.held = false
+	a.mu.Unlock()
+	if held {
+		a.s.out.send(&imsg.Released{})
 	}
 }
 

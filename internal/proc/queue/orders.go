@@ -113,8 +113,7 @@ func (s *state) loadAll(gen int) {
 			}
 			sched := make([]imsg.Sched, len(l))
 			for i := range l {
-				_, leased := s.store.LeaseOf(l[i].ID)
-				sched[i] = schedOf(&l[i], leased)
+				sched[i] = schedOf(&l[i], s.leased(&l[i]))
 				after = l[i].ID
 			}
 			end = last
@@ -157,9 +156,15 @@ func (s *state) unleased(ids []mail.EnvelopeID) {
 			s.out.gone(mail.GoneRemoved, id)
 			continue
 		}
-		_, leased := s.store.LeaseOf(id)
-		s.out.scheduled(schedOf(&e, leased))
+		s.out.scheduled(schedOf(&e, s.leased(&e)))
 	}
+}
+
+// leased reports whether an attempt at e is under way. A lease on an earlier one
+// is over, and about to be ended.
+func (s *state) leased(e *mail.Envelope) bool {
+	l, ok := s.store.LeaseOf(e.ID)
+	return ok && l.Attempt == e.Retry
 }
 
 // ttl is how long an envelope of an action is kept.
@@ -283,8 +288,7 @@ func (s *state) tell(o *queue.Outcome, why mail.GoneReason) {
 	if o.Deleted {
 		s.out.gone(why, o.Envelope.ID)
 	} else {
-		_, leased := s.store.LeaseOf(o.Envelope.ID)
-		s.out.scheduled(schedOf(&o.Envelope, leased))
+		s.out.scheduled(schedOf(&o.Envelope, s.leased(&o.Envelope)))
 	}
 	s.added(o)
 }

@@ -138,6 +138,11 @@ func TestHold(t *testing.T) {
 	if _, ok := h.store.LeaseOf(id); ok {
 		t.Error("held and leased")
 	}
+	// Who held them back goes: they are all wanted.
+	h.mta.link.Close()
+	if m, _ := next[*imsg.Released](h.sched); m.Key != 0 || m.Count != 0 {
+		t.Errorf("released %+v", m)
+	}
 }
 
 // TestOthersResults: mda cannot end what mta was lent.

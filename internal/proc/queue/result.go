@@ -90,8 +90,7 @@ func (a *agent) settle(o *queue.Outcome, r *imsg.Result) {
 		s.out.gone(mail.GoneRemoved, r.ID)
 		return
 	case o.Err != nil: // told twice, and tried again since, perhaps
-		_, leased := s.store.LeaseOf(r.ID)
-		if o.Envelope.ID == r.ID && !leased {
+		if o.Envelope.ID == r.ID && !s.leased(&o.Envelope) {
 			s.out.scheduled(schedOf(&o.Envelope, false))
 		}
 		return
