@@ -69,6 +69,8 @@ func TestGroupConnections(t *testing.T) {
 		w.wait(100)
 		took = time.Since(begin)
 		w.pass(time.Hour)
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		if len(e.groups) != 0 {
 			t.Errorf("%d groups left", len(e.groups))
 		}

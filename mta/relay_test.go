@@ -729,7 +729,7 @@ func (f *brokenFile) Close() error { f.closed = true; return nil }
 func TestTextBreaksOff(t *testing.T) {
 	w := newWorld(t)
 	w.mx("d.test", "10 mx.d.test 192.0.2.1")
-	h := &goodHost{}
+	h := &goodHost{ext: []string{"8BITMIME"}}
 	w.hosts["192.0.2.1:25"] = h.serve
 	f := &brokenFile{}
 	w.run(func(e *Engine) {
