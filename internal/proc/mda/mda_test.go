@@ -28,7 +28,7 @@ var now = time.Now
 
 // house is the process under test with neighbours played by the test.
 type house struct {
-	t     *testing.T
+	t     testing.TB
 	state *state
 	env   *privsep.Env
 	confs chan *config.Config
@@ -72,7 +72,7 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-func newHouse(t *testing.T, change func(*config.Config, *house)) *house {
+func newHouse(t testing.TB, change func(*config.Config, *house)) *house {
 	t.Helper()
 	h := &house{t: t, confs: make(chan *config.Config, 1), log: &buffer{}, results: map[mail.EnvelopeID]imsg.Result{},
 		users: map[string]imsg.UserInfo{}, bodies: map[mail.MessageID][]byte{}}
