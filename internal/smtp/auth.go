@@ -141,7 +141,7 @@ func (s *Session) endAuth(user string, err error) {
 		s.authed, s.user = true, user
 		s.logAuth(user, "ok")
 		s.report(EventAuth, "pass", user)
-		s.say("235 2.0.0 Authentication succeeded")
+		s.say(replyAuthOK)
 	case errors.Is(err, ErrCredentials):
 		s.logAuth(user, "permfail")
 		s.report(EventAuth, "fail", user)

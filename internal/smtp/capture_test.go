@@ -49,6 +49,7 @@ var deviations = map[string]string{
 	"550 Invalid recipient: <nosuch@example.org>":                               "550 5.1.1 Invalid recipient: <nosuch@example.org>",
 	"550 Invalid recipient: <alice@unknown.test>":                               "550 5.7.1 Invalid recipient: <alice@unknown.test>",
 	"550 Invalid recipient: <x@rejected.test>":                                  "550 5.7.1 Invalid recipient: <x@rejected.test>",
+	"235 2.0.0 Authentication succeeded":                                        replyAuthOK,
 	"535 Authentication failed":                                                 replyAuthFailed,
 	"530 Sender rejected":                                                       replySenderRejected,
 	"530 5.5.1 Invalid command: Must issue a STARTTLS command first":            replyNeedTLS,

@@ -5,7 +5,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,8 +121,33 @@ func (c *script) Read(b []byte) (int, error) {
 
 func (c *script) Write(b []byte) (int, error) { return c.out.Write(b) }
 
-// TestMutations plays broken sessions and looks for goroutines that stay.
-// -count raises the number.
+// mutationsVar raises the number of sessions that TestMutations plays.
+const mutationsVar = "SMTPD_MUTATIONS"
+
+// mutations is that number; 1,000,000 take some minutes.
+func mutations(t *testing.T) int {
+	text := os.Getenv(mutationsVar)
+	if text == "" {
+		return 20000
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", mutationsVar, err)
+	}
+	return n
+}
+
+// openFiles counts the descriptors of this process, where that can be told.
+func openFiles() int {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(files)
+}
+
+// TestMutations plays broken sessions and looks for goroutines and descriptors
+// that stay.
 func TestMutations(t *testing.T) {
 	seeds := []string{
 		"EHLO c\r\nMAIL FROM:<a@b.org> SIZE=1 ENVID=x\r\nRCPT TO:<alice@md.test> NOTIFY=NEVER ORCPT=rfc822;a\r\nDATA\r\nTo: a, <b>\r\nBcc: x\r\n\r\n..x\r\n.\r\nQUIT\r\n",
@@ -129,14 +156,17 @@ func TestMutations(t *testing.T) {
 		"EHLO [IPv6:::1]\r\nAUTH LOGIN\r\nx\r\nSTARTTLS\r\nMAIL FROM:<\"a b\"@b> SMTPUTF8\r\nRCPT TO:<postmaster>\r\nDATA\r\nA: b\r\n.\r\n",
 	}
 	r := rand.New(rand.NewPCG(1, 2))
-	before := runtime.NumGoroutine()
-	for range 20000 {
+	before, files := runtime.NumGoroutine(), openFiles()
+	for range mutations(t) {
 		oneSession(t, mutate(r, seeds[r.IntN(len(seeds))]), r.IntN(2) == 0)
 	}
 	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines; before %d", runtime.NumGoroutine(), before)
 		}
+	}
+	if now := openFiles(); now > files {
+		t.Errorf("%d descriptors; before %d", now, files)
 	}
 }
 

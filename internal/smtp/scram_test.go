@@ -84,8 +84,8 @@ func TestScramSession(t *testing.T) {
 		user, password string
 		want           string
 	}{
-		"right":          {"alice", "secret", "235 2.0.0 Authentication succeeded"},
-		"odd name":       {"a=2Cb=3Dc", "secret", "235 2.0.0 Authentication succeeded"},
+		"right":          {"alice", "secret", "235 2.7.0 Authentication succeeded"},
+		"odd name":       {"a=2Cb=3Dc", "secret", "235 2.7.0 Authentication succeeded"},
 		"wrong password": {"alice", "wrong", replyAuthFailed},
 		"unknown user":   {"nobody", "secret", replyAuthFailed},
 	}
