@@ -23,6 +23,7 @@ const (
 	fullPause     = time.Second     // ours: how long new mail is refused untried then
 	trimEvery     = 16 << 20        // ours: octets looked at between two trims of the map
 	trimIdle      = 2 * time.Second // ours: how long nothing happens before it is trimmed
+	reserveEvery  = time.Minute     // ours: how often the reserve is tried to be filled
 	lookedAt      = 16 << 10        // ours: octets that a job or a reader maps, about
 	fillPercent   = 0.9             // of a page: ids grow, so pages fill from one side
 	maxUndo       = 4 * maxGroup    // ours: accepted messages of failed groups to take back
@@ -76,6 +77,7 @@ type committer struct {
 	// Below: the loop's own.
 	undo      []mail.MessageID
 	fullUntil time.Time
+	reserveAt time.Time // when the reserve is tried to be filled again
 }
 
 func (c *committer) init() {
@@ -174,6 +176,7 @@ func (s *Bolt) group(jobs []*job) {
 		c.fullUntil = s.o.Now().Add(fullPause)
 		refuseNew(jobs)
 		if err = s.commitAll(jobs); isFull(err) && s.dropReserve() {
+			c.reserveAt = s.o.Now().Add(reserveEvery)
 			err = s.commitAll(jobs)
 		}
 	}
@@ -189,6 +192,10 @@ func (s *Bolt) group(jobs []*job) {
 	}
 	if s.looked.Add(looked) > trimEvery {
 		s.trim()
+	}
+	if now := s.o.Now(); err == nil && !s.reserve && now.After(c.reserveAt) && now.After(c.fullUntil) {
+		c.reserveAt = now.Add(reserveEvery)
+		s.makeReserve()
 	}
 }
 

@@ -2,6 +2,8 @@ package queue_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -105,6 +107,19 @@ func TestFull(t *testing.T) {
 	all, err := queuetest.All(s, 100)
 	if err != nil || len(all) != 21 {
 		t.Errorf("%d envelopes, %v", len(all), err)
+	}
+	reserve := filepath.Join(disk.Root(), "reserve")
+	if _, err := os.Stat(reserve); err == nil {
+		t.Error("the reserve was not given up")
+	}
+	c.advance(2 * time.Minute)
+	for range 2 { // the second is behind the first's group
+		if _, err := put(t, s, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(reserve); err != nil || info.Size() == 0 {
+		t.Errorf("no new reserve: %v", err)
 	}
 }
 
