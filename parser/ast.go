@@ -165,6 +165,11 @@ func optSub(key, sub *token) *option {
 	return &option{pos: key.pos, key: key.text, sub: sub.text}
 }
 
+// optWords is an option with a list of words, or one of them without braces.
+func optWords(key *token, sub string, list []*token) *option {
+	return &option{pos: key.pos, key: key.text, sub: sub, list: list}
+}
+
 func optTable(key *token, t *tableExpr) *option {
 	return &option{pos: key.pos, key: key.text, table: t}
 }

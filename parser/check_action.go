@@ -172,6 +172,8 @@ func (s *relaying) option(o *option) {
 		s.auth(o)
 	case "filter":
 		r.Filter = c.filterNames(o)
+	case "prefer":
+		r.Prefer = o.sub
 	case "srs":
 		r.SRS = true
 		if c.cfg.SRS.Key == "" {

@@ -21,7 +21,17 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 		if !c.once(seen, o.key, o.pos, " for this processor") {
 			continue
 		}
-		switch v := o.arg.text; o.key {
+		v := ""
+		if o.arg != nil {
+			v = o.arg.text
+		}
+		switch o.key {
+		case "timeout":
+			p.Timeout, _ = c.delay(o.arg, "invalid timeout: %s")
+			continue
+		case "pass-on-failure":
+			p.Pass = true
+			continue
 		case "user":
 			p.User = v
 			if !c.o.System.HasUser(v) {

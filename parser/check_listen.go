@@ -164,7 +164,51 @@ func (s *listening) option(o *option) {
 		l.DSN = false
 	case "proxy-v2":
 		l.ProxyV2 = true
+		l.ProxyFrom = s.networks(o.list)
+	case "repair-newlines":
+		l.Repair = true
+	case "log-conversation":
+		l.LogConversation = true
+	case "without":
+		l.Without = s.extensions(o.list)
 	}
+}
+
+// networks are those whose clients may speak for others.
+func (s *listening) networks(list []*token) []netip.Prefix {
+	var out []netip.Prefix
+	for _, t := range list {
+		text := strings.NewReplacer("[", "", "]", "").Replace(t.text)
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = a.Prefix(a.BitLen())
+		}
+		if err != nil {
+			s.c.errorf(t.pos, "invalid address or network: %s", t.text)
+			continue
+		}
+		out = append(out, p.Masked())
+	}
+	return out
+}
+
+// canLeaveOut are the extensions that a listener may do without.
+var canLeaveOut = []string{"8BITMIME", "SIZE", "DSN", "PIPELINING", "CHUNKING", "BINARYMIME",
+	"SMTPUTF8", "REQUIRETLS", "LIMITS"}
+
+func (s *listening) extensions(list []*token) []string {
+	var out []string
+	for _, t := range list {
+		name := strings.ToUpper(t.text)
+		switch {
+		case !slices.Contains(canLeaveOut, name):
+			s.c.errorf(t.pos, "unknown extension %q%s, expected one of %s", t.text,
+				suggestion(name, canLeaveOut), strings.Join(canLeaveOut, ", "))
+		case !slices.Contains(out, name):
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func (s *listening) pkiName(o *option) {

@@ -1,7 +1,9 @@
 package parser
 
 import (
+	"errors"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +52,8 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		c.messageSize(arg)
 	case "smtp sub-addr-delim":
 		c.delimiter(arg)
+	case "resolver":
+		c.resolvers(s.args)
 	case "srs key":
 		cfg.SRS.Key = config.Secret(arg.text)
 		c.secretInFile(arg.pos)
@@ -211,6 +215,44 @@ func (c *checker) srsTTL(t *token) {
 	}
 }
 
+// Bounds of the resolvers: resolv.conf knows three, and more are no help.
+const (
+	maxResolvers = 8
+	dnsPort      = 53
+)
+
+// resolvers are the DNS servers to ask, with their ports.
+func (c *checker) resolvers(args []*token) {
+	c.cfg.Resolvers = nil
+	for i, a := range args {
+		at, err := parseServer(a.text)
+		switch {
+		case err != nil:
+			c.errorf(a.pos, "invalid resolver: %s, expected an address, or address:port, such as \"[::1]:53\"", a.text)
+		case i == maxResolvers:
+			c.errorf(a.pos, "too many resolvers, at most %d", maxResolvers)
+		default:
+			c.cfg.Resolvers = append(c.cfg.Resolvers, at.String())
+		}
+	}
+}
+
+// parseServer reads address, [address], address:port or [address]:port.
+func parseServer(s string) (netip.AddrPort, error) {
+	bare := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		bare = s[1 : len(s)-1]
+	}
+	if a, err := netip.ParseAddr(bare); err == nil {
+		return netip.AddrPortFrom(a, dnsPort), nil
+	}
+	at, err := netip.ParseAddrPort(s)
+	if err == nil && at.Port() == 0 {
+		err = errors.New("port 0")
+	}
+	return at, err
+}
+
 // queueKey takes the key, or notes that it is to be asked for.
 func (c *checker) queueKey(st *stmt, key *token) {
 	q := &c.cfg.Queue
@@ -256,6 +298,10 @@ func (c *checker) limits(s *settingStmt, l *config.MTALimits) {
 			continue
 		}
 		i++
+		if word.kind == tokWord && word.text == "prefer" && l != nil {
+			l.Prefer = s.limits[i].text
+			continue
+		}
 		switch value := s.limits[i]; {
 		case ints[word.text] != nil:
 			*ints[word.text] = c.count(value)
@@ -328,6 +374,8 @@ func mtaIntLimits(l *config.MTALimits) map[string]*int {
 		"max-conn-per-relay": &l.MaxConnPerRelay, "max-conn-per-domain": &l.MaxConnPerDomain,
 		"session-mail-max": &l.SessionMailMax, "max-failures-per-session": &l.MaxFailuresPerSession,
 		"task-hiwat": &l.TaskHiwat, "task-lowat": &l.TaskLowat, "task-release": &l.TaskRelease,
+		"max-conn-per-group": &l.MaxConnPerGroup, "max-mails-per-domain": &l.MaxMailsPerDomain,
+		"max-mails-per-group": &l.MaxMailsPerGroup,
 	}
 }
 
@@ -338,5 +386,6 @@ func mtaDelays(l *config.MTALimits) map[string]*time.Duration {
 		"conn-delay-relay": &l.ConnDelayRelay, "conn-delay-domain": &l.ConnDelayDomain,
 		"reconn-delay-route": &l.ReconnDelayRoute, "session-transaction-delay": &l.SessionTransactionDelay,
 		"session-keepalive": &l.SessionKeepalive,
+		"mail-delay-domain": &l.MailDelayDomain, "mail-delay-group": &l.MailDelayGroup,
 	}
 }

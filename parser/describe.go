@@ -23,6 +23,9 @@ func Describe(w io.Writer, c *config.Config) {
 		addrs[i] = a.String()
 	}
 	fmt.Fprintf(w, "local addresses: %s\n", strings.Join(addrs, ", "))
+	if len(c.Resolvers) > 0 {
+		fmt.Fprintf(w, "resolvers: %s\n", strings.Join(c.Resolvers, ", "))
+	}
 	for _, l := range c.Listeners {
 		fmt.Fprintf(w, "listen %s%s\n", l.Addr, listenerFacts(l))
 	}
@@ -58,6 +61,12 @@ func listenerFacts(l *config.Listener) string {
 	fact(l.ReceivedAuth, "received-auth")
 	fact(!l.DSN, "no-dsn")
 	fact(l.ProxyV2, "proxy-v2")
+	if len(l.ProxyFrom) > 0 {
+		fact(true, "from %v", l.ProxyFrom)
+	}
+	fact(l.Repair, "repair-newlines")
+	fact(l.LogConversation, "log-conversation")
+	fact(len(l.Without) > 0, "without %s", strings.Join(l.Without, ","))
 	return b.String()
 }
 
@@ -110,6 +119,7 @@ func actionText(c *config.Config, a *config.Action) string {
 		add("mail-from", r.MailFrom)
 		add("pki", r.PKI)
 		add("ca", r.CA)
+		add("prefer", r.Prefer)
 		if r.SRS {
 			b.WriteString(" srs")
 		}

@@ -174,31 +174,31 @@ func (d dialect) firstWords() []string {
 
 // contextual takes a word for a key word only where a statement of an older
 // generation can ask for it, and never where only a name can stand.
-func contextual(g *grammar, before []token, t *token) (int, bool) {
-	id, ok := g.words[t.text]
+func contextual(g *grammar, w *place) (int, bool) {
+	id, ok := g.words[w.text]
 	if !ok {
 		return 0, false
 	}
-	if len(before) == 0 {
+	if len(w.before) == 0 {
 		return id, true
 	}
-	set := wordsOf[before[0].text]
-	if !wordIn(set, t.text) || isNamePosition(before, t) {
+	set := wordsOf[w.before[0].text]
+	if !wordIn(set, w.text) || isNamePosition(w.before, w.text) || w.isLaterName() {
 		return 0, false
 	}
 	return id, true
 }
 
 // macroName refuses the words that begin statements as names of macros.
-func macroName(_ *grammar, before []token, t *token) (int, bool) {
-	if len(before) == 0 && wordsOf[t.text] != "" {
+func macroName(_ *grammar, w *place) (int, bool) {
+	if len(w.before) == 0 && wordsOf[w.text] != "" {
 		return badToken, true
 	}
 	return 0, false
 }
 
 // isNamePosition reports whether the word behind these can only be a name.
-func isNamePosition(before []token, t *token) bool {
+func isNamePosition(before []token, text string) bool {
 	last := &before[len(before)-1]
 	if last.kind == tokOp {
 		return last.text == "<"
@@ -211,7 +211,7 @@ func isNamePosition(before []token, t *token) bool {
 	case "map", "table", "alias", "tag", "tagged", "certificate", "user", "pki":
 		return true
 	case "virtual":
-		return rule && t.text != "map"
+		return rule && text != "map"
 	case "auth":
 		return rule && !has(before, len(before)-2, "enable")
 	case "on":

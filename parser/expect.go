@@ -130,9 +130,10 @@ func (g *grammar) expected(before []token) (words, other []string) {
 		g.run(f)
 		return f.failed == nil
 	}
+	inside := opened(before)
 	for _, w := range slices.Sorted(maps.Keys(g.words)) {
 		t := token{text: w, kind: tokWord}
-		if id, ok := g.keyword(g, before, &t); ok && id != g.str && try(t) {
+		if id, ok := g.keyword(g, &place{w, before, inside}); ok && id != g.str && try(t) {
 			words = append(words, w)
 		}
 	}
@@ -187,7 +188,8 @@ var nouns = map[string]string{
 	"disconnect": "a message such as \"550 no\"", "max-message-size": "a size such as 35M",
 	"alias": "a list", "virtual": "a list", "userbase": "a list", "auth": "a list",
 	"for": "a domain", "from": "an address", "rewrite": "an address", "report": "a text",
-	"wrapper": "a name", "map": "a name", "maildir": "a path",
+	"wrapper": "a name", "map": "a name", "maildir": "a path", "timeout": "a delay such as 30s",
+	"resolver": "an address", "without": "an extension such as CHUNKING",
 }
 
 func nounAfter(before []token) string {

@@ -125,6 +125,13 @@ const mVERIFY = 57447
 const mVIRTUAL = 57448
 const mWARNINTERVAL = 57449
 const mWRAPPER = 57450
+const mLOGCONVERSATION = 57451
+const mPASSONFAILURE = 57452
+const mPREFER = 57453
+const mREPAIRNEWLINES = 57454
+const mRESOLVER = 57455
+const mTIMEOUT = 57456
+const mWITHOUT = 57457
 
 var modernToknames = [...]string{
 	"$end",
@@ -235,6 +242,13 @@ var modernToknames = [...]string{
 	"mVIRTUAL",
 	"mWARNINTERVAL",
 	"mWRAPPER",
+	"mLOGCONVERSATION",
+	"mPASSONFAILURE",
+	"mPREFER",
+	"mREPAIRNEWLINES",
+	"mRESOLVER",
+	"mTIMEOUT",
+	"mWITHOUT",
 	"'='",
 	"','",
 	"'{'",
@@ -259,252 +273,266 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 449
+const modernLast = 509
 
 var modernAct = [...]int16{
-	235, 111, 233, 255, 318, 188, 62, 95, 89, 110,
-	161, 87, 114, 90, 178, 179, 339, 338, 155, 177,
-	239, 134, 341, 174, 254, 252, 158, 361, 101, 236,
-	35, 28, 236, 33, 158, 361, 165, 147, 236, 236,
-	267, 266, 259, 75, 181, 182, 240, 168, 169, 236,
-	201, 49, 257, 46, 236, 146, 301, 184, 298, 37,
-	41, 246, 328, 198, 63, 78, 186, 153, 36, 108,
-	116, 176, 170, 56, 72, 175, 187, 70, 69, 158,
-	376, 185, 220, 73, 216, 86, 97, 211, 152, 34,
-	183, 212, 165, 115, 171, 99, 120, 121, 61, 218,
-	180, 26, 172, 173, 165, 368, 192, 47, 366, 208,
-	209, 217, 117, 162, 308, 306, 98, 383, 90, 373,
-	145, 196, 163, 215, 167, 234, 203, 204, 205, 197,
-	199, 200, 202, 207, 384, 237, 245, 238, 237, 210,
-	238, 244, 362, 213, 237, 237, 238, 238, 260, 76,
-	241, 242, 243, 77, 256, 237, 164, 238, 251, 253,
-	237, 250, 238, 43, 214, 221, 158, 319, 364, 38,
-	219, 223, 190, 93, 262, 265, 105, 39, 158, 359,
-	331, 272, 273, 276, 277, 326, 1, 60, 313, 224,
-	297, 42, 295, 280, 281, 282, 294, 345, 190, 191,
-	194, 44, 193, 284, 195, 286, 287, 293, 289, 347,
-	291, 285, 222, 292, 288, 296, 106, 107, 299, 300,
-	290, 302, 94, 158, 357, 91, 92, 283, 344, 66,
-	67, 279, 305, 307, 278, 311, 275, 225, 45, 274,
-	314, 271, 315, 316, 317, 303, 304, 312, 40, 158,
-	324, 270, 309, 310, 323, 321, 325, 269, 263, 268,
-	127, 264, 327, 346, 258, 349, 348, 4, 249, 157,
-	23, 13, 158, 322, 158, 159, 352, 14, 248, 12,
-	247, 154, 151, 124, 150, 125, 149, 128, 148, 133,
-	132, 329, 156, 123, 330, 119, 25, 350, 227, 229,
-	118, 129, 109, 354, 332, 333, 3, 334, 103, 335,
-	336, 337, 22, 102, 100, 74, 71, 355, 68, 24,
-	340, 65, 64, 15, 16, 130, 59, 58, 358, 54,
-	53, 11, 360, 10, 52, 50, 48, 17, 32, 226,
-	232, 356, 351, 363, 31, 30, 131, 29, 126, 18,
-	27, 19, 55, 122, 365, 367, 112, 20, 353, 21,
-	84, 113, 375, 374, 83, 230, 51, 377, 320, 378,
-	379, 380, 381, 382, 369, 370, 371, 372, 96, 81,
-	228, 231, 80, 139, 144, 206, 189, 160, 79, 82,
-	166, 88, 57, 143, 104, 136, 142, 261, 343, 342,
-	135, 138, 5, 6, 9, 8, 7, 2, 0, 0,
-	137, 85, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 140, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 141,
+	247, 117, 245, 336, 268, 199, 292, 116, 109, 94,
+	67, 101, 120, 95, 92, 359, 248, 358, 163, 186,
+	187, 251, 140, 169, 185, 361, 248, 293, 182, 166,
+	382, 267, 272, 248, 248, 166, 382, 265, 166, 382,
+	59, 173, 80, 29, 37, 270, 280, 248, 248, 189,
+	190, 279, 176, 177, 39, 252, 212, 32, 50, 53,
+	318, 315, 192, 110, 41, 258, 173, 45, 83, 346,
+	209, 194, 291, 40, 68, 122, 184, 178, 112, 113,
+	183, 195, 153, 31, 114, 203, 193, 170, 91, 62,
+	75, 74, 389, 166, 398, 191, 171, 160, 121, 179,
+	152, 126, 127, 112, 113, 188, 42, 180, 181, 387,
+	326, 159, 51, 38, 43, 66, 197, 123, 405, 196,
+	161, 63, 198, 324, 246, 275, 278, 207, 95, 249,
+	172, 250, 214, 215, 216, 208, 210, 211, 213, 249,
+	294, 250, 257, 175, 407, 273, 249, 249, 250, 250,
+	406, 256, 218, 383, 269, 81, 82, 253, 254, 255,
+	249, 249, 250, 250, 65, 151, 264, 266, 30, 111,
+	394, 98, 155, 263, 133, 47, 154, 201, 202, 205,
+	385, 204, 351, 206, 77, 44, 166, 337, 27, 285,
+	286, 289, 290, 78, 239, 241, 344, 130, 331, 131,
+	1, 134, 314, 46, 297, 298, 299, 372, 312, 276,
+	71, 72, 277, 48, 301, 135, 303, 304, 311, 306,
+	99, 308, 302, 96, 97, 305, 313, 165, 370, 316,
+	317, 310, 319, 309, 374, 238, 244, 166, 379, 136,
+	103, 307, 320, 300, 323, 325, 296, 329, 375, 105,
+	49, 365, 332, 295, 333, 334, 335, 330, 321, 322,
+	137, 242, 132, 367, 288, 327, 328, 341, 339, 343,
+	104, 287, 376, 371, 145, 345, 240, 243, 166, 377,
+	284, 89, 364, 283, 149, 88, 142, 148, 164, 373,
+	166, 342, 144, 282, 235, 281, 348, 271, 347, 262,
+	86, 143, 261, 85, 166, 340, 166, 167, 349, 84,
+	87, 350, 236, 260, 259, 146, 162, 366, 158, 369,
+	368, 157, 352, 353, 156, 354, 139, 355, 356, 357,
+	138, 129, 90, 125, 124, 234, 115, 108, 360, 147,
+	107, 106, 100, 79, 76, 73, 70, 378, 69, 380,
+	64, 32, 381, 60, 58, 57, 56, 54, 52, 36,
+	237, 35, 34, 384, 33, 28, 61, 128, 118, 119,
+	55, 338, 102, 150, 386, 388, 217, 4, 200, 168,
+	24, 14, 396, 397, 395, 174, 93, 15, 399, 13,
+	400, 401, 402, 403, 404, 390, 391, 392, 393, 274,
+	363, 362, 141, 6, 7, 10, 26, 9, 8, 231,
+	2, 227, 0, 0, 222, 0, 3, 0, 223, 0,
+	0, 0, 23, 0, 0, 0, 229, 0, 0, 25,
+	0, 173, 0, 16, 17, 0, 219, 220, 228, 0,
+	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
+	226, 0, 0, 0, 0, 0, 0, 0, 0, 19,
+	0, 20, 0, 0, 0, 0, 221, 21, 0, 22,
+	224, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 0, 5, 0, 0, 0, 0,
+	0, 225, 232, 0, 0, 0, 0, 230, 0, 201,
+	0, 0, 0, 0, 0, 0, 0, 0, 233,
 }
 
 var modernPact = [...]int16{
-	262, -32768, 97, 345, -78, -32768, -32768, -32768, -32768, -32768,
-	342, 340, 339, 333, -74, -19, 10, 146, 11, 142,
-	5, 331, -16, 330, -32768, 329, -32768, -32768, 325, 324,
-	-32768, 55, -32768, 322, 321, -32768, 92, 29, -32768, 317,
-	316, -32768, -32768, 313, 72, 311, 69, 310, 38, 60,
-	328, 3, 154, -32768, -32768, 68, 309, -82, -32768, 308,
-	303, -32768, 171, 40, -32768, -32768, 303, 303, -32768, -32768,
-	-32768, -32768, -32768, 297, -32768, -32768, -32768, -32768, -32768, -32768,
-	65, 295, 290, -32768, -32768, -32768, -32768, 288, -32768, 248,
-	-32768, 285, 284, -90, 371, 17, -32768, 283, 281, 279,
-	-32768, 277, -32768, 82, -32768, 61, -32768, -32768, 276, -32768,
-	-94, 270, 58, 2, 96, 96, 16, -32768, -27, -32768,
-	96, 96, 70, -32768, 160, 287, -32768, 44, -35, -35,
-	-35, -35, -32768, -32768, -32768, 4, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 275, 273, 263, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -85, -86, -32768, 45,
-	-32768, -32768, -32768, -32768, 259, 37, -32768, -32768, -32768, -32768,
-	169, -64, -32768, -65, 254, 252, 246, 236, 49, 49,
-	234, 231, 49, 49, -32768, -32768, -32768, -32768, -32768, -32768,
-	229, 226, 49, 49, 49, 222, -32768, 96, -32768, 96,
-	96, -32768, 96, -32768, -32768, -32768, -32768, -32768, 215, 49,
-	208, 202, 191, 187, 49, 185, -5, 49, 49, -9,
-	49, -32768, -32768, -32768, -35, -35, -32768, -32768, -32768, 34,
-	33, -35, -35, -32768, 49, -32768, -32768, -32768, 183, 49,
-	-32768, 49, 49, 49, 17, 162, -102, -32768, -32768, -32768,
-	171, 268, -32768, 245, -32768, 180, -32768, -32768, -32768, -32768,
+	372, -32768, 184, 360, -73, 52, -32768, -32768, -32768, -32768,
+	-32768, 359, 357, 356, 354, -63, 5, 15, 83, 18,
+	154, 10, 353, -8, 352, -32768, 351, -32768, -32768, 350,
+	349, -77, -32768, 348, -32768, 71, -32768, 346, 345, -32768,
+	109, 39, -32768, 343, 341, -32768, -32768, 340, 85, 339,
+	179, 338, 37, 63, 249, 6, 152, -32768, -32768, 337,
+	-32768, 222, 336, -77, 335, 332, -32768, 58, 55, -32768,
+	-32768, 332, 332, -32768, -32768, -32768, -32768, -32768, 331, -32768,
+	-32768, -32768, -32768, -32768, -32768, 70, 329, 328, -32768, -32768,
+	-32768, -32768, 326, -32768, 162, -32768, 325, 321, -96, 262,
+	-32768, 62, -32768, 319, 316, 313, -32768, -32768, 105, -32768,
+	91, 33, -32768, -32768, 311, -32768, -101, 302, 32, 7,
+	75, 75, 23, -32768, -21, -32768, 75, 75, 397, -32768,
+	283, 183, -32768, 43, -26, -26, -26, -26, -32768, -32768,
+	-32768, 8, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, 309, 308, 297, 294, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -80, -86, -32768, 38, -32768, -32768,
+	-32768, -32768, 292, 27, -32768, -32768, -32768, -32768, 120, -54,
+	-32768, -59, 290, 288, 278, 275, 21, 21, 266, 259,
+	21, 21, -32768, -32768, -32768, 35, -32768, -32768, 22, -32768,
+	-32768, 248, 241, 21, 21, 21, 238, -32768, 75, -32768,
+	75, 75, -32768, 75, -32768, -32768, -32768, -32768, -32768, 236,
+	21, 228, 226, 213, 203, 21, 197, -2, 21, 21,
+	-5, 21, -32768, 33, -32768, -32768, -26, -26, -32768, -32768,
+	-32768, 42, 29, -26, -26, -32768, 21, -32768, -32768, -32768,
+	193, 21, -32768, 21, 21, 21, 62, 182, -109, -32768,
+	-32768, -32768, -32768, 58, 300, -32768, 286, -32768, 191, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 6, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 96, -32768, -32768, 96, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 175, -32768,
-	-32768, -32768, -32768, 49, 49, -32768, 49, -32768, 49, 49,
-	49, -32768, -95, -98, -32768, -32768, -32768, -32768, -88, -32768,
-	181, 264, -32768, 219, 45, 174, -32768, 162, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	30, -32768, -32768, 163, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, 27, 24, -35, -35, -35, -35, -32768, 114, 45,
-	-88, -32768, -32768, 75, -32768, -32768, 49, -32768, 49, 49,
-	49, 49, 49, -32768, 112, 22, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768,
+	13, 22, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, 75, -32768, -32768, 75, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, 177, -32768, -32768, -32768, -32768,
+	-32768, 21, 21, -32768, 21, -32768, 21, 21, 21, -32768,
+	-102, -106, -32768, -32768, -32768, -32768, -92, -32768, 235, 195,
+	-32768, 274, 38, 233, -32768, 182, -32768, -32768, 182, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	34, -32768, -32768, 175, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, 28, 11, -26, -26, -26, -26, -32768, 165, 38,
+	-92, -92, -32768, -32768, 89, -32768, -32768, 21, -32768, 21,
+	21, 21, 21, 21, -32768, 113, 31, 25, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 407, 406, 405, 404, 403, 402, 5, 400, 399,
-	398, 397, 394, 392, 4, 6, 187, 391, 390, 387,
-	10, 386, 385, 384, 378, 368, 366, 361, 356, 12,
-	353, 7, 352, 0, 2, 9, 292, 269, 8, 20,
-	186, 1, 3,
+	0, 410, 408, 407, 405, 404, 403, 5, 402, 401,
+	400, 399, 8, 83, 3, 10, 164, 6, 386, 385,
+	379, 23, 378, 376, 373, 372, 371, 370, 369, 368,
+	12, 367, 11, 366, 0, 2, 7, 288, 227, 9,
+	21, 200, 1, 4,
 }
 
 var modernR1 = [...]int8{
-	0, 40, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 41, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 13, 13, 15, 15, 15, 12, 12, 16,
-	16, 31, 31, 23, 23, 23, 32, 32, 24, 24,
-	24, 6, 6, 35, 35, 36, 36, 36, 37, 37,
-	37, 42, 42, 41, 41, 33, 33, 33, 34, 34,
-	14, 14, 14, 20, 20, 5, 5, 28, 28, 19,
-	19, 19, 19, 27, 27, 18, 18, 18, 18, 18,
+	1, 1, 1, 1, 13, 13, 15, 15, 15, 15,
+	12, 12, 16, 16, 32, 32, 24, 24, 24, 24,
+	24, 33, 33, 25, 25, 25, 6, 6, 36, 36,
+	37, 37, 37, 38, 38, 38, 43, 43, 42, 42,
+	34, 34, 34, 35, 35, 14, 14, 14, 21, 21,
+	17, 17, 5, 5, 29, 29, 20, 20, 20, 20,
+	28, 28, 19, 19, 19, 19, 19, 19, 19, 19,
+	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
+	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
+	11, 11, 11, 11, 2, 2, 2, 2, 2, 2,
+	2, 2, 2, 2, 2, 7, 7, 30, 30, 22,
+	22, 22, 22, 22, 31, 31, 23, 23, 23, 23,
+	23, 23, 23, 23, 23, 23, 23, 23, 23, 23,
+	23, 23, 23, 23, 3, 3, 27, 27, 39, 39,
+	40, 40, 18, 18, 18, 18, 18, 18, 18, 18,
 	18, 18, 18, 18, 18, 18, 18, 18, 18, 18,
-	18, 18, 18, 18, 18, 18, 18, 18, 18, 11,
-	11, 11, 11, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 2, 2, 7, 7, 29, 29, 21, 21,
-	21, 21, 21, 30, 30, 22, 22, 22, 22, 22,
-	22, 22, 22, 22, 22, 22, 22, 22, 22, 22,
-	22, 22, 3, 3, 26, 26, 38, 38, 39, 39,
-	17, 17, 17, 17, 17, 17, 17, 17, 17, 17,
-	17, 17, 17, 17, 17, 17, 17, 17, 17, 17,
-	4, 4, 4, 4, 4, 8, 8, 8, 8, 8,
-	8, 8, 8, 9, 9, 10, 10, 10, 10, 25,
-	25, 25, 25, 25, 25, 25, 25, 25,
+	18, 18, 4, 4, 4, 4, 4, 8, 8, 8,
+	8, 8, 8, 8, 8, 9, 9, 10, 10, 10,
+	10, 26, 26, 26, 26, 26, 26, 26, 26, 26,
 }
 
 var modernR2 = [...]int8{
-	0, 2, 2, 3, 1, 1, 1, 1, 1, 4,
-	3, 4, 2, 3, 4, 3, 3, 3, 6, 2,
-	2, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	4, 3, 1, 3, 0, 2, 3, 1, 1, 0,
-	3, 0, 2, 2, 2, 2, 0, 2, 2, 2,
-	2, 3, 5, 3, 3, 1, 3, 4, 3, 5,
-	6, 1, 1, 0, 2, 1, 3, 3, 0, 1,
-	1, 3, 4, 2, 6, 4, 4, 0, 2, 1,
-	1, 1, 2, 0, 2, 1, 1, 1, 2, 1,
-	2, 1, 1, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 2, 2, 3, 1, 1, 1, 1, 1,
-	1, 1, 1, 5, 5, 6, 6, 7, 6, 7,
-	6, 5, 5, 5, 0, 2, 0, 2, 2, 2,
-	2, 2, 2, 0, 2, 1, 2, 2, 2, 2,
-	2, 2, 2, 2, 1, 3, 2, 2, 1, 2,
-	2, 1, 3, 4, 0, 2, 0, 1, 0, 1,
-	3, 3, 5, 5, 3, 3, 3, 4, 5, 4,
-	5, 5, 5, 2, 3, 4, 4, 4, 4, 4,
-	4, 5, 8, 7, 8, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 1, 1, 1, 1, 1, 2,
-	3, 4, 3, 4, 4, 4, 4, 4,
+	0, 2, 2, 3, 3, 1, 1, 1, 1, 1,
+	4, 3, 4, 2, 3, 4, 3, 3, 3, 6,
+	2, 2, 2, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 4, 3, 1, 3, 0, 2, 3, 3,
+	1, 1, 0, 3, 0, 2, 2, 2, 2, 2,
+	1, 0, 2, 2, 2, 2, 3, 5, 3, 3,
+	1, 3, 4, 3, 5, 6, 1, 1, 0, 2,
+	1, 3, 3, 0, 1, 1, 3, 4, 2, 6,
+	1, 5, 4, 4, 0, 2, 1, 1, 1, 2,
+	0, 2, 1, 1, 1, 2, 1, 2, 1, 1,
+	2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
+	2, 3, 1, 1, 1, 1, 3, 1, 1, 2,
+	1, 1, 1, 1, 5, 5, 6, 6, 7, 6,
+	7, 6, 5, 5, 5, 0, 2, 0, 2, 2,
+	2, 2, 2, 2, 0, 2, 1, 2, 2, 2,
+	2, 2, 2, 2, 2, 1, 3, 2, 2, 1,
+	2, 2, 1, 2, 3, 4, 0, 2, 0, 1,
+	0, 1, 3, 3, 5, 5, 3, 3, 3, 4,
+	5, 4, 5, 5, 5, 2, 3, 4, 4, 4,
+	4, 4, 4, 5, 8, 7, 8, 1, 1, 1,
+	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+	1, 2, 3, 4, 3, 4, 4, 4, 4, 4,
 }
 
 var modernChk = [...]int16{
-	-32768, -40, -1, 44, 5, -6, -5, -2, -3, -4,
-	71, 69, 17, 9, 15, 61, 62, 75, 87, 89,
-	95, 97, 50, 8, 57, 34, 4, 5, 109, 5,
-	5, 5, 5, 107, 108, 49, 58, 49, 23, 31,
-	102, 49, 49, 21, 59, 96, 48, 102, 5, 67,
-	5, -26, 5, 5, 5, -32, 18, -13, 5, 5,
-	-16, 6, -15, 35, 5, 5, -16, -16, 5, 6,
-	5, 5, 5, 14, 5, 5, 111, 93, 5, 60,
-	54, 51, 61, 36, 32, 83, 82, 8, -17, -38,
-	115, 71, 72, 19, 68, -31, -24, 18, 48, 27,
-	5, 110, 5, 5, -12, 5, 45, 46, 29, 5,
-	-35, -41, -28, -27, -29, -29, 5, 47, 5, 5,
-	-29, -29, -30, 5, 35, 37, 100, 12, 39, 53,
-	77, 98, 5, 5, 111, -8, 24, 39, 30, 12,
-	53, 77, 25, 22, -23, 103, 38, 20, 5, 5,
-	5, 5, 6, 6, 5, 112, -36, -37, 4, 5,
-	-19, -20, 55, 64, 98, 34, -18, -20, 45, 46,
-	70, 92, 100, 101, 21, 73, 69, 17, 12, 13,
-	98, 42, 43, 88, 55, 79, 64, 74, -7, -21,
-	102, 103, 10, 106, 104, 108, -7, -29, 47, -29,
-	-29, 77, -29, -7, -7, -7, -22, -20, 39, 40,
-	69, 17, 21, 73, 94, 53, 14, 41, 29, 100,
-	12, 95, 52, 11, 29, 77, 52, 11, 93, 12,
-	78, 94, 53, -34, 81, -33, 5, 111, 113, -39,
-	81, -39, -39, -39, -31, -41, 57, 5, 5, 5,
-	-15, -41, 110, -41, 110, -42, 109, 7, 5, 5,
-	111, -11, 5, 89, 92, 6, 105, 105, 5, 5,
-	5, 5, -34, -34, 5, 5, -33, -33, 5, 5,
-	-33, -33, -33, 5, -7, -29, -7, -7, -29, -7,
-	5, -33, 5, 5, 5, 5, -33, 5, 63, -33,
-	-33, 65, -33, -39, -39, -34, 81, -34, 81, -39,
-	-39, -33, -35, 5, -33, -33, -33, -33, -14, 5,
-	-25, -38, 5, -41, 5, -41, 5, -41, 56, -7,
-	-7, 5, -33, -33, -33, -33, -33, -33, 112, 114,
-	-41, 110, -9, -10, 47, 16, 82, 28, 85, 84,
-	33, 78, 12, 94, 39, 53, 77, 5, -42, 5,
-	-14, 5, 112, -41, 5, -34, 81, -34, 81, -39,
-	-39, -39, -39, 5, -42, -41, 5, -33, -33, -33,
-	-33, -33, -33, 5, 112,
+	-32768, -41, -1, 44, 5, 113, -6, -5, -2, -3,
+	-4, 71, 69, 17, 9, 15, 61, 62, 75, 87,
+	89, 95, 97, 50, 8, 57, 34, 4, 5, 116,
+	116, -13, 5, 5, 5, 5, 5, 107, 108, 49,
+	58, 49, 23, 31, 102, 49, 49, 21, 59, 96,
+	48, 102, 5, 67, 5, -27, 5, 5, 5, 117,
+	5, -33, 18, -13, 5, -16, 6, -15, 35, 5,
+	5, -16, -16, 5, 6, 5, 5, 5, 14, 5,
+	5, 118, 93, 5, 60, 54, 51, 61, 36, 32,
+	83, 82, 8, -18, -39, 122, 71, 72, 19, 68,
+	5, -32, -25, 18, 48, 27, 5, 5, 5, -12,
+	5, 111, 45, 46, 29, 5, -36, -42, -29, -28,
+	-30, -30, 5, 47, 5, 5, -30, -30, -31, 5,
+	35, 37, 100, 12, 39, 53, 77, 98, 5, 5,
+	118, -8, 24, 39, 30, 12, 53, 77, 25, 22,
+	-24, 103, 38, 20, 114, 110, 5, 5, 5, 6,
+	6, -12, 5, 119, -37, -38, 4, 5, -20, -21,
+	55, 64, 98, 34, -19, -21, 45, 46, 70, 92,
+	100, 101, 21, 73, 69, 17, 12, 13, 98, 42,
+	43, 88, 55, 79, 64, 74, 112, 109, 115, -7,
+	-22, 102, 103, 10, 106, 104, 108, -7, -30, 47,
+	-30, -30, 77, -30, -7, -7, -7, -23, -21, 39,
+	40, 69, 17, 21, 73, 94, 53, 14, 41, 29,
+	100, 12, 95, 111, 52, 11, 29, 77, 52, 11,
+	93, 12, 78, 94, 53, -35, 81, -34, 5, 118,
+	120, -40, 81, -40, -40, -40, -32, -42, 57, 5,
+	5, 5, 5, -15, -42, 117, -42, 117, -43, 116,
+	7, 5, 5, 118, -11, 5, 89, 92, 6, 105,
+	105, 5, 5, 5, 5, -35, -35, 5, 5, -34,
+	-34, 37, -17, 5, 118, 5, 5, -34, -34, -34,
+	5, -7, -30, -7, -7, -30, -7, 5, -34, 5,
+	5, 5, 5, -34, 5, 63, -34, -34, 65, -34,
+	-12, -40, -40, -35, 81, -35, 81, -40, -40, -34,
+	-36, 5, -34, -34, -34, -34, -14, 5, -26, -39,
+	5, -42, 5, -42, 5, -42, 56, -17, -42, -7,
+	-7, 5, -34, -34, -34, -34, -34, -34, 119, 121,
+	-42, 117, -9, -10, 47, 16, 82, 28, 85, 84,
+	33, 78, 12, 94, 39, 53, 77, 5, -43, 5,
+	-14, -14, 5, 119, -42, 5, -35, 81, -35, 81,
+	-40, -40, -40, -40, 5, -43, -42, -42, 5, -34,
+	-34, -34, -34, -34, -34, 5, 119, 119,
 }
 
 var modernDef = [...]int16{
-	0, -2, 0, 0, 0, 4, 5, 6, 7, 8,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 154, 0, 1, 2, 0, 0,
-	46, 0, 12, 0, 0, 39, 0, 34, 19, 20,
-	0, 39, 39, 0, 0, 0, 0, 0, 0, 0,
-	0, 156, 0, 3, 41, 10, 0, 13, 32, 0,
-	15, 16, 17, 0, 21, 22, 23, 24, 25, 26,
-	27, 28, 29, 0, 31, 51, 63, 77, 83, 126,
-	126, 0, 0, 126, 126, 133, 152, 0, 155, 0,
-	157, 0, 0, 0, 0, 9, 47, 0, 0, 0,
-	11, 0, 14, 0, 35, 0, 37, 38, 0, 30,
-	0, 0, 75, 76, 124, 124, 126, 126, 126, 126,
-	124, 124, 124, 153, 0, 0, 173, 68, 158, 158,
-	158, 158, 180, 41, 63, 0, 185, 186, 187, 188,
-	189, 190, 191, 192, 42, 0, 0, 0, 48, 49,
-	50, 33, 40, 36, 34, 52, 63, 63, 64, 55,
-	78, 79, 80, 81, 0, 0, 84, 85, 86, 87,
-	0, 89, 91, 92, 0, 0, 0, 0, 68, 68,
-	0, 0, 0, 0, 105, 106, 107, 108, 113, 127,
-	0, 0, 0, 0, 0, 0, 114, 124, 126, 124,
-	124, 126, 124, 121, 122, 123, 134, 135, 0, 0,
-	0, 0, 0, 0, 0, 0, 144, 0, 0, 148,
-	0, 151, 160, 161, 158, 158, 164, 165, 166, 68,
-	68, 158, 158, 174, 0, 69, 65, 63, 0, 0,
-	159, 0, 0, 0, 181, 0, 156, 43, 44, 45,
-	18, 53, 63, 54, 63, 0, 61, 62, 82, 73,
-	63, 88, 109, 110, 111, 112, 90, 93, 94, 95,
-	96, 97, 98, 99, 100, 101, 102, 103, 125, 128,
-	129, 130, 131, 132, 115, 124, 116, 118, 124, 120,
-	136, 137, 138, 139, 140, 141, 142, 143, 0, 146,
-	147, 149, 150, 0, 0, 167, 0, 169, 0, 0,
-	0, 175, 0, 0, 176, 177, 178, 179, 63, 70,
-	0, 0, 56, 0, 0, 0, 58, 0, 104, 117,
-	119, 145, 162, 163, 168, 170, 171, 172, 66, 67,
-	0, 63, 183, 0, 193, 194, 195, 196, 197, 198,
-	199, 68, 68, 158, 158, 158, 158, 57, 0, 0,
-	63, 71, 182, 0, 184, 200, 0, 202, 0, 0,
-	0, 0, 0, 59, 0, 0, 72, 201, 203, 204,
-	205, 206, 207, 60, 74,
+	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
+	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 0, 166, 0, 1, 2, 0,
+	0, 20, 34, 0, 51, 0, 13, 0, 0, 42,
+	0, 36, 21, 22, 0, 42, 42, 0, 0, 0,
+	0, 0, 0, 0, 0, 168, 0, 3, 4, 0,
+	44, 11, 0, 14, 0, 16, 17, 18, 0, 23,
+	24, 25, 26, 27, 28, 29, 30, 31, 0, 33,
+	56, 68, 84, 90, 137, 137, 0, 0, 137, 137,
+	144, 164, 0, 167, 0, 169, 0, 0, 0, 0,
+	35, 10, 52, 0, 0, 0, 12, 15, 0, 37,
+	0, 0, 40, 41, 0, 32, 0, 0, 82, 83,
+	135, 135, 137, 137, 137, 137, 135, 135, 135, 165,
+	0, 0, 185, 73, 170, 170, 170, 170, 192, 44,
+	68, 0, 197, 198, 199, 200, 201, 202, 203, 204,
+	45, 0, 0, 0, 0, 50, 53, 54, 55, 43,
+	38, 39, 36, 57, 68, 68, 69, 60, 85, 86,
+	87, 88, 0, 0, 91, 92, 93, 94, 0, 96,
+	98, 99, 0, 0, 0, 0, 73, 73, 0, 0,
+	0, 0, 112, 113, 114, 115, 117, 118, 0, 124,
+	138, 0, 0, 0, 0, 0, 0, 125, 135, 137,
+	135, 135, 137, 135, 132, 133, 134, 145, 146, 0,
+	0, 0, 0, 0, 0, 0, 0, 155, 0, 0,
+	159, 0, 162, 0, 172, 173, 170, 170, 176, 177,
+	178, 73, 73, 170, 170, 186, 0, 74, 70, 68,
+	0, 0, 171, 0, 0, 0, 193, 0, 168, 46,
+	47, 48, 49, 19, 58, 68, 59, 68, 0, 66,
+	67, 89, 78, 68, 95, 120, 121, 122, 123, 97,
+	100, 101, 102, 103, 104, 105, 106, 107, 108, 109,
+	110, 0, 119, 80, 68, 136, 139, 140, 141, 142,
+	143, 126, 135, 127, 129, 135, 131, 147, 148, 149,
+	150, 151, 152, 153, 154, 0, 157, 158, 160, 161,
+	163, 0, 0, 179, 0, 181, 0, 0, 0, 187,
+	0, 0, 188, 189, 190, 191, 68, 75, 0, 0,
+	61, 0, 0, 0, 63, 0, 111, 116, 0, 128,
+	130, 156, 174, 175, 180, 182, 183, 184, 71, 72,
+	0, 68, 195, 0, 205, 206, 207, 208, 209, 210,
+	211, 73, 73, 170, 170, 170, 170, 62, 0, 0,
+	68, 68, 76, 194, 0, 196, 212, 0, 214, 0,
+	0, 0, 0, 0, 64, 0, 0, 0, 77, 213,
+	215, 216, 217, 218, 219, 65, 79, 81,
 }
 
 var modernTok1 = [...]int8{
 	1, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 115, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 110, 3, 3, 3, 3, 3,
+	3, 3, 3, 122, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 117, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	113, 109, 114, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	120, 116, 121, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 111, 3, 112,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 118, 3, 119,
 }
 
 var modernTok2 = [...]int8{
@@ -518,7 +546,8 @@ var modernTok2 = [...]int8{
 	72, 73, 74, 75, 76, 77, 78, 79, 80, 81,
 	82, 83, 84, 85, 86, 87, 88, 89, 90, 91,
 	92, 93, 94, 95, 96, 97, 98, 99, 100, 101,
-	102, 103, 104, 105, 106, 107, 108,
+	102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
+	112, 113, 114, 115,
 }
 
 var modernTok3 = [...]int8{
@@ -864,1047 +893,1119 @@ moderndefault:
 
 	case 1:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:47
+//line modern.y:48
 		{
 			accepted(modernlex, modernDollar[1].node)
 		}
 	case 2:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:51
+//line modern.y:52
 		{
 			modernVAL.node = &includeStmt{path: modernDollar[2].tok}
 		}
 	case 3:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:52
+//line modern.y:53
 		{
 			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
-	case 9:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:58
+	case 4:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:54
 		{
-			modernVAL.node = &procStmt{name: modernDollar[2].tok, command: modernDollar[3].tok, opts: modernDollar[4].opts}
+			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
 	case 10:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:59
-		{
-			modernVAL.node = &pkiStmt{name: modernDollar[2].tok, opts: modernDollar[3].opts}
-		}
-	case 11:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:60
 		{
-			modernVAL.node = &caStmt{name: modernDollar[2].tok, cert: modernDollar[4].tok}
+			modernVAL.node = &procStmt{name: modernDollar[2].tok, command: modernDollar[3].tok, opts: modernDollar[4].opts}
+		}
+	case 11:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:61
+		{
+			modernVAL.node = &pkiStmt{name: modernDollar[2].tok, opts: modernDollar[3].opts}
 		}
 	case 12:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:62
+		{
+			modernVAL.node = &caStmt{name: modernDollar[2].tok, cert: modernDollar[4].tok}
+		}
+	case 13:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:61
+//line modern.y:63
 		{
 			modernVAL.node = setting("admd", modernDollar[2].tok)
 		}
-	case 13:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:62
-		{
-			modernVAL.node = setting("bounce warn-interval", modernDollar[3].toks...)
-		}
 	case 14:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:63
-		{
-			modernVAL.node = setting("mda wrapper", modernDollar[3].tok, modernDollar[4].tok)
-		}
-	case 15:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:64
 		{
-			modernVAL.node = limits("mda limit", nil, modernDollar[3].toks)
+			modernVAL.node = setting("bounce warn-interval", modernDollar[3].toks...)
+		}
+	case 15:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:65
+		{
+			modernVAL.node = setting("mda wrapper", modernDollar[3].tok, modernDollar[4].tok)
 		}
 	case 16:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:65
+//line modern.y:66
 		{
-			modernVAL.node = setting("mta max-deferred", modernDollar[3].tok)
+			modernVAL.node = limits("mda limit", nil, modernDollar[3].toks)
 		}
 	case 17:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:66
+//line modern.y:67
+		{
+			modernVAL.node = setting("mta max-deferred", modernDollar[3].tok)
+		}
+	case 18:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:68
 		{
 			modernVAL.node = limits("mta limit", nil, modernDollar[3].toks)
 		}
-	case 18:
+	case 19:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:68
+//line modern.y:70
 		{
 			modernVAL.node = limits("mta limit", modernDollar[5].tok, modernDollar[6].toks)
 		}
-	case 19:
+	case 20:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:69
+//line modern.y:71
+		{
+			modernVAL.node = setting("resolver", modernDollar[2].toks...)
+		}
+	case 21:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:72
 		{
 			modernVAL.node = setting("queue compression")
 		}
-	case 20:
+	case 22:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:70
+//line modern.y:73
 		{
 			modernVAL.node = setting("queue encryption")
 		}
-	case 21:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:71
-		{
-			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
-		}
-	case 22:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:72
-		{
-			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
-		}
 	case 23:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:73
-		{
-			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
-		}
-	case 24:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:74
 		{
-			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
+			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
 		}
-	case 25:
+	case 24:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:75
 		{
-			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
+			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
 		}
-	case 26:
+	case 25:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:76
 		{
-			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
+			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
 		}
-	case 27:
+	case 26:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:77
 		{
-			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
+			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
 		}
-	case 28:
+	case 27:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:78
 		{
-			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
+			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
 		}
-	case 29:
+	case 28:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:79
 		{
-			modernVAL.node = setting("srs key", modernDollar[3].tok)
+			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
-	case 30:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 29:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:80
 		{
-			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
+			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
-	case 31:
+	case 30:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:81
 		{
-			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
+			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
+		}
+	case 31:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:82
+		{
+			modernVAL.node = setting("srs key", modernDollar[3].tok)
 		}
 	case 32:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:85
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:83
 		{
-			modernVAL.toks = []*token{modernDollar[1].tok}
+			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
 		}
 	case 33:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:86
+//line modern.y:84
+		{
+			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
+		}
+	case 34:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:88
+		{
+			modernVAL.toks = []*token{modernDollar[1].tok}
+		}
+	case 35:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:89
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 34:
+	case 36:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:90
+//line modern.y:93
 		{
 			modernVAL.toks = nil
 		}
-	case 35:
+	case 37:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:91
+//line modern.y:94
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
 		}
-	case 36:
+	case 38:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:92
+//line modern.y:95
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 39:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:98
-		{
-			modernVAL.toks = nil
-		}
-	case 40:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:99
+//line modern.y:96
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
-	case 41:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:103
-		{
-			modernVAL.opts = nil
-		}
 	case 42:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:104
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:102
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.toks = nil
 		}
 	case 43:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:108
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:103
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 44:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:109
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:107
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
 	case 45:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:110
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 46:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:114
-		{
-			modernVAL.opts = nil
-		}
-	case 47:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:115
+//line modern.y:108
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
+	case 46:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:112
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 47:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:113
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
 	case 48:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:119
+//line modern.y:114
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 49:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:120
+//line modern.y:115
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 50:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:116
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 51:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:120
+		{
+			modernVAL.opts = nil
+		}
+	case 52:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:121
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 51:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:125
-		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
-		}
-	case 52:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:126
-		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 53:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:130
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:125
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 54:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:131
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:126
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 55:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:135
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:127
 		{
-			modernVAL.vals = newValues(modernDollar[1].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 56:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:136
+//line modern.y:131
 		{
-			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
 	case 57:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:137
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:132
 		{
-			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
 		}
 	case 58:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:136
+		{
+			modernVAL.vals = modernDollar[2].vals
+		}
+	case 59:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:137
+		{
+			modernVAL.vals = modernDollar[2].vals
+		}
+	case 60:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:141
+		{
+			modernVAL.vals = newValues(modernDollar[1].tok)
+		}
+	case 61:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:142
+		{
+			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
+		}
+	case 62:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:143
+		{
+			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
+		}
+	case 63:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:147
 		{
 			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
 		}
-	case 59:
+	case 64:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:142
+//line modern.y:148
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
-	case 60:
+	case 65:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:143
+//line modern.y:149
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
-	case 65:
+	case 70:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:154
+//line modern.y:160
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
-	case 66:
+	case 71:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:155
+//line modern.y:161
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
-	case 67:
+	case 72:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:156
+//line modern.y:162
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
 		}
-	case 68:
+	case 73:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:160
+//line modern.y:166
 		{
 			modernVAL.tab = nil
 		}
-	case 70:
+	case 75:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:165
+//line modern.y:171
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 71:
+	case 76:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:166
+//line modern.y:172
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 72:
+	case 77:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:167
+//line modern.y:173
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
-	case 73:
+	case 78:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:171
+//line modern.y:177
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 74:
+	case 79:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:172
+//line modern.y:178
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
-	case 75:
+	case 80:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:182
+		{
+			modernVAL.toks = []*token{modernDollar[1].tok}
+		}
+	case 81:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:183
+		{
+			modernVAL.toks = modernDollar[3].toks
+		}
+	case 82:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:176
+//line modern.y:187
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
-	case 76:
+	case 83:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:177
+//line modern.y:188
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
-	case 77:
+	case 84:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:181
+//line modern.y:192
 		{
 			modernVAL.opts = nil
 		}
-	case 78:
+	case 85:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:182
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 80:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:187
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 81:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:188
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 82:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:189
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 83:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:193
 		{
-			modernVAL.opts = nil
-		}
-	case 84:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:194
-		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 86:
+	case 87:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:198
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 88:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:199
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 87:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 89:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:200
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 88:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:201
-		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 89:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:202
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 90:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:203
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 91:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:204
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opts = nil
 		}
-	case 92:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 91:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:205
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 93:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:206
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:210
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 94:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:207
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:211
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 95:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:208
+//line modern.y:212
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 96:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:209
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:213
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:210
+//line modern.y:214
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 98:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:211
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:215
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 99:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:212
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:216
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 100:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:213
+//line modern.y:217
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 101:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:214
+//line modern.y:218
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 102:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:215
+//line modern.y:219
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 103:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:216
+//line modern.y:220
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 104:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:221
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 105:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:222
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 104:
+	case 106:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:223
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 107:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:224
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 108:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:225
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 109:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:226
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 110:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:227
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 111:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:217
+//line modern.y:228
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
-	case 105:
+	case 112:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:218
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 106:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:219
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 107:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:220
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 108:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:221
+//line modern.y:229
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 113:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:227
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:230
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 114:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:231
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 115:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:232
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 116:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:233
+		{
+			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
+		}
+	case 117:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:234
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 118:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:235
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 119:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:236
+		{
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+		}
+	case 124:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:228
+//line modern.y:242
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 115:
+	case 125:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:243
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 126:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:229
+//line modern.y:244
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
-	case 116:
+	case 127:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:231
+//line modern.y:246
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
 		}
-	case 117:
+	case 128:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:233
+//line modern.y:248
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
-	case 118:
+	case 129:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:234
+//line modern.y:249
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
-	case 119:
+	case 130:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:236
+//line modern.y:251
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
-	case 120:
+	case 131:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:237
+//line modern.y:252
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
-	case 121:
+	case 132:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:238
+//line modern.y:253
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 122:
+	case 133:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:239
+//line modern.y:254
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 123:
+	case 134:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:240
+//line modern.y:255
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 124:
+	case 135:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:244
+//line modern.y:259
 		{
 			modernVAL.tok = nil
 		}
-	case 125:
+	case 136:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:245
+//line modern.y:260
 		{
 			modernVAL.tok = modernDollar[2].tok
 		}
-	case 126:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:249
-		{
-			modernVAL.opts = nil
-		}
-	case 127:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:250
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 128:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:254
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 129:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:255
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 130:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:256
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 131:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:257
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 132:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:258
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 133:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:262
-		{
-			modernVAL.opts = nil
-		}
-	case 134:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:263
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 136:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:268
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
 	case 137:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:269
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:264
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opts = nil
 		}
 	case 138:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:270
+//line modern.y:265
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 139:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:271
+//line modern.y:269
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 140:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:272
+//line modern.y:270
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 141:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:273
+//line modern.y:271
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 142:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:274
+//line modern.y:272
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 143:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:275
+//line modern.y:273
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 144:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:277
+		{
+			modernVAL.opts = nil
+		}
+	case 145:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:278
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 147:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:283
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 148:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:284
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 149:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:285
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 150:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:286
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 151:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:287
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 152:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:288
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 153:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:289
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 154:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:290
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 155:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:276
+//line modern.y:291
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 145:
+	case 156:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:277
+//line modern.y:292
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 			modernVAL.opt.arg = modernDollar[3].tok
 		}
-	case 146:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:278
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 147:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:279
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 148:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:280
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 149:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:281
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 150:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:282
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 151:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:283
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 152:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:287
-		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
-		}
-	case 153:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:288
-		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
-		}
-	case 154:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:292
-		{
-			modernVAL.opts = nil
-		}
-	case 155:
+	case 157:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:293
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 156:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:297
-		{
-			modernVAL.flag = false
-		}
-	case 157:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:298
-		{
-			modernVAL.flag = true
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 158:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:302
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:294
 		{
-			modernVAL.flag = false
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 159:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:303
+//line modern.y:295
 		{
-			modernVAL.flag = true
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 160:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:307
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:296
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 161:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:308
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:297
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 162:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:309
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:298
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 163:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:310
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:299
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 164:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:311
+//line modern.y:303
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
 	case 165:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:312
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:304
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
 	case 166:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:308
+		{
+			modernVAL.opts = nil
+		}
+	case 167:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:309
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 168:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:313
+		{
+			modernVAL.flag = false
+		}
+	case 169:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:314
+		{
+			modernVAL.flag = true
+		}
+	case 170:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:318
+		{
+			modernVAL.flag = false
+		}
+	case 171:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:319
+		{
+			modernVAL.flag = true
+		}
+	case 172:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:323
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 167:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:314
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 168:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:315
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
-		}
-	case 169:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:316
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 170:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:317
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
-		}
-	case 171:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:318
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 172:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:319
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
 	case 173:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:320
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
-		}
-	case 174:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:321
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 175:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:322
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
-	case 176:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:323
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
-	case 177:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:324
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 178:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 174:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:325
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 175:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:326
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 176:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:327
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 177:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:328
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 178:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:329
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 179:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:326
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
-	case 180:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:330
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
+		}
+	case 180:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:331
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 181:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:332
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 182:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:334
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:333
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 183:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:336
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:334
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 184:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:338
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:335
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 199:
+	case 185:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:349
+//line modern.y:336
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 200:
+	case 186:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:337
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+		}
+	case 187:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:338
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+		}
+	case 188:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:339
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 189:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:340
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 190:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:341
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 191:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:342
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 192:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:346
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
+		}
+	case 193:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:348
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+		}
+	case 194:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
 //line modern.y:350
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
 		}
-	case 201:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:351
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
-	case 202:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 195:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
 //line modern.y:352
 		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+		}
+	case 196:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:354
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
+		}
+	case 211:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:365
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
+		}
+	case 212:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:366
+		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 203:
+	case 213:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:353
+//line modern.y:367
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 204:
+	case 214:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:368
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+		}
+	case 215:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:354
+//line modern.y:369
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+		}
+	case 216:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:370
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 205:
+	case 217:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:355
+//line modern.y:371
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 206:
+	case 218:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:356
+//line modern.y:372
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 207:
+	case 219:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:357
+//line modern.y:373
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

@@ -29,10 +29,11 @@ package parser
 %token <tok> mRSET mSCHEDULER mSENDERS mSMTP mSMTPIN mSMTPOUT mSMTPS mSOCKET mSRC mSRS
 %token <tok> mSUBADDRDELIM mTABLE mTAG mTAGGED mTLS mTLSREQUIRE mTTL mUSER mUSERBASE
 %token <tok> mVERIFY mVIRTUAL mWARNINTERVAL mWRAPPER
+%token <tok> mLOGCONVERSATION mPASSONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
 
 %type <node> stmt action match filter listen table
 %type <tok>  ttl phase silent telling port one_of_limit
-%type <toks> delays names limits numbers
+%type <toks> delays names limits numbers words
 %type <opt>  mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond
 %type <opts> mopts ifopts sockopts lopts ropts procopts pkiopts
 %type <tab>  tables opt_tables
@@ -50,6 +51,7 @@ line:
 stmt:
 	mINCLUDE mSTRING                { $$ = &includeStmt{path: $2} }
 	| mSTRING '=' mSTRING           { $$ = &macroStmt{name: $1, value: $3} }
+	| mRESOLVER '=' mSTRING         { $$ = &macroStmt{name: $1, value: $3} }
 	| table
 	| listen
 	| action
@@ -66,6 +68,7 @@ stmt:
 	| mMTA mLIMIT limits            { $$ = limits("mta limit", nil, $3) }
 	| mMTA mLIMIT mFOR mDOMAIN mSTRING limits
 	                                { $$ = limits("mta limit", $5, $6) }
+	| mRESOLVER delays              { $$ = setting("resolver", $2...) }
 	| mQUEUE mCOMPRESSION           { $$ = setting("queue compression") }
 	| mQUEUE mENCRYPTION            { $$ = setting("queue encryption") }
 	| mQUEUE mENCRYPTION mSTRING    { $$ = setting("queue encryption", $3) }
@@ -90,6 +93,7 @@ limits:
 	/* none */                      { $$ = nil }
 	| limits one_of_limit           { $$ = append($1, $2) }
 	| limits mSTRING mNUMBER        { $$ = append($1, $2, $3) }
+	| limits mPREFER one_of_limit   { $$ = append($1, $2, $3) }
 	;
 
 one_of_limit: mINET4 | mINET6 ;
@@ -108,6 +112,8 @@ procopt:
 	mUSER mSTRING                   { $$ = opt($1, $2) }
 	| mGROUP mSTRING                { $$ = opt($1, $2) }
 	| mCHROOT mSTRING               { $$ = opt($1, $2) }
+	| mTIMEOUT mSTRING              { $$ = opt($1, $2) }
+	| mPASSONFAILURE                { $$ = opt($1, nil) }
 	;
 
 pkiopts:
@@ -172,6 +178,11 @@ filteropt:
 	| mFILTER '{' nls names nls '}' { $$ = &option{pos: $1.pos, key: $1.text, list: $4} }
 	;
 
+words:
+	mSTRING                         { $$ = []*token{$1} }
+	| '{' nls names nls '}'         { $$ = $3 }
+	;
+
 listen:
 	mLISTEN mON mSOCKET sockopts    { $$ = &listenStmt{on: $3, socket: true, opts: $4} }
 	| mLISTEN mON mSTRING ifopts    { $$ = &listenStmt{on: $3, opts: $4} }
@@ -219,6 +230,10 @@ ifopt:
 	| mRECEIVEDAUTH                 { $$ = opt($1, nil) }
 	| mNODSN                        { $$ = opt($1, nil) }
 	| mPROXYV2                      { $$ = opt($1, nil) }
+	| mPROXYV2 mFROM words          { $$ = optWords($1, $2.text, $3) }
+	| mREPAIRNEWLINES               { $$ = opt($1, nil) }
+	| mLOGCONVERSATION              { $$ = opt($1, nil) }
+	| mWITHOUT words                { $$ = optWords($1, "", $2) }
 	;
 
 port: mSTRING | mSMTP | mSMTPS | mNUMBER ;
@@ -281,6 +296,7 @@ ropt:
 	| mTLS mNOVERIFY                { $$ = optSub($1, $2) }
 	| mAUTH tables                  { $$ = optTable($1, $2) }
 	| mSRS                          { $$ = opt($1, nil) }
+	| mPREFER one_of_limit          { $$ = optSub($1, $2) }
 	;
 
 match:

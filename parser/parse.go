@@ -13,7 +13,7 @@ type grammar struct {
 
 	words               map[string]int
 	str, num, nl, arrow int
-	keyword             func(g *grammar, before []token, t *token) (int, bool)
+	keyword             func(g *grammar, w *place) (int, bool)
 }
 
 var (
@@ -46,10 +46,38 @@ var (
 	}
 )
 
-// reserved takes each word of the grammar for a key word wherever it stands.
-func reserved(g *grammar, _ []token, t *token) (int, bool) {
-	id, ok := g.words[t.text]
-	return id, ok
+// place is a bare word and where it stands.
+type place struct {
+	text   string
+	before []token // of its statement
+	inside bool    // braces
+}
+
+// reserved takes each word of the grammar for a key word wherever it stands,
+// but for the later ones.
+func reserved(g *grammar, w *place) (int, bool) {
+	id, ok := g.words[w.text]
+	return id, ok && !w.isLaterName()
+}
+
+// isLaterName reports whether a word that OpenSMTPD does not have is a name
+// here.
+func (w *place) isLaterName() bool {
+	asked, later := laterWords[w.text]
+	if !later || len(w.before) == 0 {
+		return later && asked != w.text
+	}
+	first, last := w.before[0].text, &w.before[len(w.before)-1]
+	at := map[string]int{"listen": 3, "action": 3, "proc": 3, "filter": 4, "mta": 2}[first]
+	switch {
+	case w.inside || at == 0 || len(w.before) < at || !wordIn(asked, first):
+		return true
+	case first == "action" && !has(w.before, 2, "relay"), first == "filter" && !has(w.before, 2, "proc-exec"):
+		return true
+	case last.kind == tokOp:
+		return last.text == "<"
+	}
+	return last.kind == tokWord && wordIn(askingWords, last.text)
 }
 
 // machines are the generated parsers. One is used for one statement after the
@@ -67,6 +95,7 @@ func newMachines() *machines {
 // feed hands one statement to a generated parser, token by token, and takes
 // what comes out.
 type feed struct {
+	depth  int // of braces open
 	g      *grammar
 	use    *machines
 	toks   []token // from the first of the statement to the end of the input
@@ -117,7 +146,7 @@ func (f *feed) lex() (int, *token) {
 	case tokNL:
 		return f.g.nl, t
 	case tokWord:
-		if id, ok := f.g.keyword(f.g, f.toks[:f.next-1], t); ok {
+		if id, ok := f.g.keyword(f.g, &place{t.text, f.toks[:f.next-1], f.depth > 0}); ok {
 			return id, t
 		}
 		return f.g.str, t
@@ -126,6 +155,7 @@ func (f *feed) lex() (int, *token) {
 	case tokNumber:
 		return f.g.num, t
 	case tokOp:
+		f.depth += brace(t)
 		if t.text == "=>" {
 			return f.g.arrow, t
 		}

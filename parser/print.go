@@ -2,6 +2,7 @@ package parser
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"smtpd/internal/config"
@@ -237,6 +238,9 @@ func (p *printer) node(n node) {
 	}
 }
 
+// limitWords are the key words among those of a limit.
+var limitWords = []string{"inet4", "inet6", "prefer"}
+
 func (p *printer) setting(n *settingStmt) {
 	p.put(n.key)
 	if n.domain != nil {
@@ -244,13 +248,13 @@ func (p *printer) setting(n *settingStmt) {
 		p.tok(n.domain)
 	}
 	for i, a := range n.args {
-		if i > 0 && n.key == "bounce warn-interval" {
+		if i > 0 && (n.key == "bounce warn-interval" || n.key == "resolver") {
 			p.line.WriteByte(',')
 		}
 		p.tok(a)
 	}
 	for _, l := range n.limits {
-		if l.kind == tokWord && (l.text == "inet4" || l.text == "inet6") {
+		if l.kind == tokWord && slices.Contains(limitWords, l.text) {
 			p.put(l.text)
 		} else {
 			p.tok(l)

@@ -27,11 +27,28 @@ var modernWords = map[string]int{
 	"tls": mTLS, "tls-require": mTLSREQUIRE, "ttl": mTTL, "user": mUSER,
 	"userbase": mUSERBASE, "verify": mVERIFY, "virtual": mVIRTUAL,
 	"warn-interval": mWARNINTERVAL, "wrapper": mWRAPPER,
+
+	"log-conversation": mLOGCONVERSATION, "pass-on-failure": mPASSONFAILURE, "prefer": mPREFER,
+	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
+	"without": mWITHOUT,
 }
+
+// laterWords are the words that OpenSMTPD does not have, with the statements
+// that can ask for them. Elsewhere, and where a name must stand, they are names,
+// so that a file that uses them as such keeps its meaning.
+var laterWords = map[string]string{
+	"log-conversation": "listen", "pass-on-failure": "proc filter", "prefer": "action mta",
+	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
+	"without": "listen",
+}
+
+// askingWords stand before a name in statements that have later words.
+const askingWords = "on port ciphers protocols pki ca tag hostname hostnames senders filter from " +
+	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout without"
 
 // modernFirst are the words that a statement can begin with.
 var modernFirst = []string{"action", "admd", "bounce", "ca", "filter", "include", "listen",
-	"match", "mda", "mta", "pki", "proc", "queue", "scheduler", "smtp", "srs", "table"}
+	"match", "mda", "mta", "pki", "proc", "queue", "resolver", "scheduler", "smtp", "srs", "table"}
 
 // acceptWords are the reserved words of 5.3 to 6.3, those of the present
 // language that do no harm there included.
@@ -103,12 +120,12 @@ var wordsOf = map[string]string{
 	"admd":                    "admd",
 	"bounce":                  "bounce warn-interval",
 	"mda":                     "mda wrapper limit",
-	"mta":                     "mta max-deferred limit for domain inet4 inet6",
+	"mta":                     "mta max-deferred limit for domain inet4 inet6 prefer",
 	"scheduler":               "scheduler limit",
 	"smtp":                    "smtp limit ciphers max-message-size sub-addr-delim",
 	"srs":                     "srs key backup ttl",
-	"proc":                    "proc user group chroot",
-	"filter": "filter proc proc-exec chain phase match user group chroot connect helo ehlo auth " +
+	"proc":                    "proc user group chroot timeout pass-on-failure",
+	"filter": "filter proc proc-exec chain phase match user group chroot timeout pass-on-failure connect helo ehlo auth " +
 		"mail-from rcpt-to data commit fcrdns rdns src regex reject disconnect rewrite report junk bypass",
 }
 
@@ -119,5 +136,5 @@ var (
 	// sharedFirst begin statements that an older file may take from the present
 	// language as they are.
 	sharedFirst = []string{"admd", "bounce", "filter", "include", "mda", "mta", "proc",
-		"scheduler", "smtp", "srs", "table"}
+		"resolver", "scheduler", "smtp", "srs", "table"}
 )
