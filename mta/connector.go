@@ -155,7 +155,7 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 	if e.blocked(c.source.addr, r.domain) {
 		return nil, candidate{}, gate{flags: errBlocked}
 	}
-	var best *route
+	var best *host
 	var to candidate
 	for i, cand := range r.candidates {
 		if i > 0 && cand.rank != r.candidates[i-1].rank && (best != nil || g.flags&waits != 0) {
@@ -165,31 +165,42 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 			g.flags |= errFamily
 			continue
 		}
-		rt := e.route(routeKey{c.source.addr, cand.addr, r.port, r.policy.need, r.policy.verify})
-		rg := routeGate(rt, r.limits, now)
-		switch {
-		case !rg.open():
-			e.planDrop(rt, now)
-			g.flags |= rg.flags
-			if rg.flags&(limitRoute|probing) != 0 {
-				rt.waiters.add(r)
-				e.makeRoom(func(s *session) bool { return s.route == rt })
+		h := e.hosts[cand.addr] // the relay has a reference on it
+		rt := e.routes[r.routeKey(c, cand)]
+		rg := routeGate(rt, h, r.limits, now)
+		if rg.open() {
+			if best == nil || h.n < best.n {
+				best, to = h, cand
 			}
-			if rg.flags&limitHost != 0 {
-				rt.host.waiters.add(r)
-				e.makeRoom(func(s *session) bool { return s.route.host == rt.host })
-			}
-			if !rg.at.IsZero() && (g.at.IsZero() || rg.at.Before(g.at)) {
-				g.at = rg.at
-			}
-		case best == nil || rt.host.n < best.host.n:
-			best, to = rt, cand
+			continue
+		}
+		e.waitFor(r, rt, h, rg.flags)
+		g.flags |= rg.flags
+		if !rg.at.IsZero() && (g.at.IsZero() || rg.at.Before(g.at)) {
+			g.at = rg.at
 		}
 	}
 	if best != nil {
-		return best, to, gate{}
+		return e.route(r.routeKey(c, to)), to, gate{}
 	}
 	return nil, to, g
+}
+
+func (r *relay) routeKey(c *connector, to candidate) routeKey {
+	return routeKey{c.source.addr, to.addr, r.port, r.policy.need, r.policy.verify}
+}
+
+// waitFor has the relay wait for a place on a route or at a host, and makes one
+// if it can.
+func (e *Engine) waitFor(r *relay, rt *route, h *host, f flags) {
+	if f&(limitRoute|probing) != 0 {
+		rt.waiters.add(r)
+		e.makeRoom(func(s *session) bool { return s.route == rt })
+	}
+	if f&limitHost != 0 {
+		h.waiters.add(r)
+		e.makeRoom(func(s *session) bool { return s.route.host == h })
+	}
 }
 
 // makeRoom ends one idle connection that stands in the way of another relay.

@@ -349,6 +349,9 @@ func (e *Engine) ended(s *session, err error) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if s.ended {
+		return
+	}
 	s.ended = true
 	r, rt := s.relay, s.route
 	for _, n := range s.counted() {

@@ -97,9 +97,14 @@ func relayGate(r *relay, c *connector, now time.Time) gate {
 	return g
 }
 
-// routeGate says whether a route may have another connection.
-func routeGate(rt *route, l *config.MTALimits, now time.Time) gate {
+// routeGate says whether a route to h may have another connection; nil is one
+// that was not used yet.
+func routeGate(rt *route, h *host, l *config.MTALimits, now time.Time) gate {
 	var g gate
+	g.check(&h.conns, l.MaxConnPerHost, limitHost, l.ConnDelayHost, now)
+	if rt == nil {
+		return g
+	}
 	if rt.disabled {
 		if rt.smtp {
 			return gate{flags: errRouteSMTP}
@@ -111,7 +116,6 @@ func routeGate(rt *route, l *config.MTALimits, now time.Time) gate {
 		limit = rt.cap
 	}
 	g.check(&rt.conns, limit, limitRoute, l.ConnDelayRoute, now)
-	g.check(&rt.host.conns, l.MaxConnPerHost, limitHost, l.ConnDelayHost, now)
 	if rt.fresh && rt.n > 0 {
 		g.flags |= probing
 	}

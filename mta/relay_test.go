@@ -715,6 +715,27 @@ func TestTextNotReadable(t *testing.T) {
 	}
 }
 
+// A panic ends one session; what it had in hand, here two mails, is tried again
+// later.
+func TestPanic(t *testing.T) {
+	w := newWorld(t)
+	w.mx("d.test", "10 mx.d.test 192.0.2.1")
+	w.cfg.MTA.Default.MaxConnPerRoute = 1
+	h := &goodHost{ext: []string{"PIPELINING"}}
+	w.hosts["192.0.2.1:25"] = h.serve
+	w.run(func(e *Engine) {
+		w.many(e, &config.Relay{}, 2, "d.test")
+		m := w.message(&config.Relay{}, "bad@d.test")
+		m.Open = func(context.Context) (Text, error) { panic("boom") }
+		e.Submit(context.Background(), m)
+		w.many(e, &config.Relay{}, 2, "d.test")
+		w.wait(5)
+	})
+	if w.codes()[250] != 3 || w.codes()[451] != 2 || !strings.Contains(w.text(), "panic: boom") {
+		t.Errorf("%s%s", w.results(), w.text())
+	}
+}
+
 // brokenFile fails to be read in the middle.
 type brokenFile struct{ closed bool }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,8 @@ type session struct {
 	peer    string // relay= of the log
 	tracing bool
 
+	starting *task        // in begin
+	current  *transaction // under way
 	begun    *transaction // its commands follow the text of the one before
 	parts    []string     // of a command, kept for the next
 	worked   bool         // a transaction went to its end
@@ -86,6 +89,7 @@ func (s *session) spent(max int) bool { return max > 0 && s.mails >= max }
 
 // run is the life of a session.
 func (s *session) run() {
+	defer s.recovered()
 	err := s.connectAndGreet()
 	if err != nil {
 		s.logError(err)
@@ -103,6 +107,29 @@ func (s *session) run() {
 	s.close()
 	s.e.ended(s, nil)
 }
+
+// recovered ends a session that panicked, and only that: what was under way is
+// tried again later.
+func (s *session) recovered() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.e.opt.Observer.Note(fmt.Sprintf("warn: smtp-out: session %s: panic: %v: %s", s.id, p, debug.Stack()))
+	if x := s.current; x != nil {
+		s.closeText(x)
+		s.abandon(x, errPanic)
+	}
+	s.dropBegun(errPanic)
+	if t := s.starting; t != nil {
+		s.abandon(&transaction{task: t, rcpts: t.envs}, errPanic)
+	}
+	s.close()
+	s.e.ended(s, &setupError{errPanic, blameRoute})
+}
+
+// errPanic is what is left of a session that panicked.
+const errPanic said = "Internal error"
 
 // serve carries out tasks until there are none for long enough, or the
 // connection fails.
@@ -126,7 +153,9 @@ func (s *session) serve() error {
 				continue
 			}
 		}
+		s.current = x
 		err := s.transaction(x)
+		s.current = nil
 		if max := s.limits.MaxFailuresPerSession; err == nil && max > 0 && s.refused >= max {
 			err = said(failTooMany.text)
 		}

@@ -97,6 +97,13 @@ func (s *session) closeText(x *transaction) {
 // begin gathers the commands that open a transaction; all of them when the host
 // takes them in one go. Nil: every envelope was settled without asking.
 func (s *session) begin(t *task) *transaction {
+	s.starting = t
+	x := s.open(t)
+	s.starting = nil
+	return x
+}
+
+func (s *session) open(t *task) *transaction {
 	x := &transaction{task: t}
 	f := s.unsendable(t)
 	if f == nil {
