@@ -27,11 +27,12 @@ var allowed = map[edge][]Type{
 	{MTA, Parent}:       {TypeReady, TypeFatal, TypeViolation},
 	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypeDeliverStart},
 
-	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery},
+	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery,
+		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks},
 	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
 	{SMTP, Keys}:   {TypeSign},
 	{Queue, SMTP}:  {TypeInject},
-	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery},
+	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery, TypeFilterOpen, TypeFilterEvents},
 	{MTA, Keys}:    {TypeSign},
 	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
 	{Queue, MTA}:   {TypeTransfer},
@@ -88,11 +89,15 @@ var replies = map[Type]Type{
 	TypeTableUpdate:   TypeDone,
 	TypeShow:          TypeLines,
 	TypeRouteCommand:  TypeDone,
+	TypeFilterOpen:    TypeFilterOpened,
+	TypeFilterAsk:     TypeFilterVerdict,
+	TypeFilterLines:   TypeFilterLinesOut,
+	TypeTableChecks:   TypeTableAnswers,
 }
 
 // carriers are the imsgs that a descriptor may come with.
 var carriers = []Type{TypePeerLink, TypeListenSocket, TypeDeliverStarted, TypeDeliverRun,
-	TypeBodyCreated, TypeBody, TypeSessionOpened}
+	TypeBodyCreated, TypeBody, TypeSessionOpened, TypeFilterLinesOut}
 
 // MayCarry reports whether a descriptor may come with t.
 func MayCarry(t Type) bool { return slices.Contains(carriers, t) }

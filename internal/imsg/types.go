@@ -83,6 +83,15 @@ const (
 	TypeLines          Type = 76
 	TypeRouteCommand   Type = 77
 	TypeInflight       Type = 78
+	TypeFilterOpen     Type = 79
+	TypeFilterOpened   Type = 80
+	TypeFilterAsk      Type = 81
+	TypeFilterVerdict  Type = 82
+	TypeFilterEvents   Type = 83
+	TypeFilterLines    Type = 84
+	TypeFilterLinesOut Type = 85
+	TypeTableChecks    Type = 86
+	TypeTableAnswers   Type = 87
 )
 
 // kinds makes an empty imsg of each type.
@@ -165,6 +174,15 @@ var kinds = [...]func() Msg{
 	TypeLines:          func() Msg { return &Lines{} },
 	TypeRouteCommand:   func() Msg { return &RouteCommand{} },
 	TypeInflight:       func() Msg { return &Inflight{} },
+	TypeFilterOpen:     func() Msg { return &FilterOpen{} },
+	TypeFilterOpened:   func() Msg { return &FilterOpened{} },
+	TypeFilterAsk:      func() Msg { return &FilterAsk{} },
+	TypeFilterVerdict:  func() Msg { return &FilterVerdict{} },
+	TypeFilterEvents:   func() Msg { return &FilterEvents{} },
+	TypeFilterLines:    func() Msg { return &FilterLines{} },
+	TypeFilterLinesOut: func() Msg { return &FilterLinesOut{} },
+	TypeTableChecks:    func() Msg { return &TableChecks{} },
+	TypeTableAnswers:   func() Msg { return &TableAnswers{} },
 }
 
 func (t Type) make() Msg {
@@ -407,3 +425,30 @@ func (*RouteCommand) Type() Type { return TypeRouteCommand }
 
 // Type implements Msg.
 func (*Inflight) Type() Type { return TypeInflight }
+
+// Type implements Msg.
+func (*FilterOpen) Type() Type { return TypeFilterOpen }
+
+// Type implements Msg.
+func (*FilterOpened) Type() Type { return TypeFilterOpened }
+
+// Type implements Msg.
+func (*FilterAsk) Type() Type { return TypeFilterAsk }
+
+// Type implements Msg.
+func (*FilterVerdict) Type() Type { return TypeFilterVerdict }
+
+// Type implements Msg.
+func (*FilterEvents) Type() Type { return TypeFilterEvents }
+
+// Type implements Msg.
+func (*FilterLines) Type() Type { return TypeFilterLines }
+
+// Type implements Msg.
+func (*FilterLinesOut) Type() Type { return TypeFilterLinesOut }
+
+// Type implements Msg.
+func (*TableChecks) Type() Type { return TypeTableChecks }
+
+// Type implements Msg.
+func (*TableAnswers) Type() Type { return TypeTableAnswers }

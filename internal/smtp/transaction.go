@@ -54,7 +54,7 @@ func (s *Session) mail(text string) {
 		s.refuse(reply)
 		return
 	}
-	v, ok := s.ask(PhaseMailFrom, argument(text))
+	v, ok := s.ask(PhaseMailFrom, s.argument(text))
 	if !ok {
 		return
 	}
@@ -74,8 +74,8 @@ func (s *Session) mail(text string) {
 
 // argument is the address of a path as filters see it: without brackets, route
 // and options.
-func argument(text string) string {
-	if strings.HasPrefix(text, "<") {
+func (s *Session) argument(text string) string {
+	if s.filter != nil && strings.HasPrefix(text, "<") {
 		if a, _, err := parsePath(text, true); err == nil {
 			return a.String()
 		}
@@ -174,7 +174,7 @@ func (s *Session) rcpt(text string) {
 		s.refuse(reply)
 		return
 	}
-	v, ok := s.ask(PhaseRcptTo, argument(text))
+	v, ok := s.ask(PhaseRcptTo, s.argument(text))
 	if !ok {
 		s.reportRcpt(to, "permfail")
 		return

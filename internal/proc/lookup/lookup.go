@@ -20,6 +20,7 @@ import (
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/expand"
+	"smtpd/internal/filter"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/privsep"
@@ -48,6 +49,7 @@ type server struct {
 	daemon   expand.User // who we run as
 	rest     rest
 	worlds   worlds
+	filters  filters
 
 	life context.Context // of questions under way
 	work sync.WaitGroup  // questions under way
@@ -79,7 +81,9 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 		return fmt.Errorf("lookup: %w", err)
 	}
 	s.worlds.swap(w)
-	p.SMTP.Serve(s.fromSMTP, nil, nil)
+	s.filters = filters{s: s, sessions: map[sessionKey]*filter.Session{}}
+	s.filters.configure(first)
+	p.SMTP.Serve(s.fromSMTP, nil, func(error) { s.filters.dropAll(filter.In) })
 	p.MTA.Serve(s.fromMTA, nil, nil)
 	p.MDA.Serve(s.fromMDA, nil, nil)
 	p.Control.Serve(s.fromControl, nil, nil)
@@ -126,6 +130,7 @@ func (s *server) follow(ctx context.Context) {
 		} else {
 			s.resolver.SetServers(pending.Resolvers)
 			s.worlds.swap(w)
+			s.filters.configure(pending)
 		}
 		pending = nil
 		retry.Stop()
@@ -141,13 +146,25 @@ func (s *server) farewell(cancel context.CancelFunc) {
 	s.work.Wait()
 	force.Stop()
 	cancel()
+	s.filters.close()
 	s.worlds.swap(nil)
 	s.worlds.closing.Wait()
 }
 
-// question runs f for a request, on a goroutine of its own; when there are too
-// many, or the process is to end, the answer is "later".
+// question runs f for a request in the present world, bounded by questionTime.
 func (s *server) question(r *ipc.Request, f func(ctx context.Context, w *world)) {
+	s.long(r, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, questionTime)
+		defer cancel()
+		w := s.worlds.acquire()
+		defer s.worlds.release(w)
+		f(ctx, w)
+	})
+}
+
+// long runs f for a request, on a goroutine of its own; when there are too many,
+// or the process is to end, the answer is "later".
+func (s *server) long(r *ipc.Request, f func(ctx context.Context)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ends || s.open >= maxOpen {
@@ -161,11 +178,7 @@ func (s *server) question(r *ipc.Request, f func(ctx context.Context, w *world))
 			s.open--
 			s.mu.Unlock()
 		}()
-		ctx, cancel := context.WithTimeout(s.life, questionTime)
-		defer cancel()
-		w := s.worlds.acquire()
-		defer s.worlds.release(w)
-		f(ctx, w)
+		f(s.life)
 	})
 }
 
@@ -186,11 +199,22 @@ func later(m imsg.Msg) imsg.Msg {
 		return &imsg.Done{Text: "too busy"}
 	case *imsg.Show:
 		return &imsg.Lines{}
+	case *imsg.FilterOpen:
+		return &imsg.FilterOpened{Failed: true}
+	case *imsg.FilterAsk:
+		return &imsg.FilterVerdict{Action: uint8(filter.Failed)}
+	case *imsg.FilterLines:
+		return &imsg.FilterLinesOut{Failed: true}
+	case *imsg.TableChecks:
+		return &imsg.TableAnswers{Temporary: true}
 	}
 	return &imsg.TableAnswer{Temporary: true}
 }
 
 func (s *server) fromSMTP(r *ipc.Request) {
+	if s.fromSMTPFilter(r) {
+		return
+	}
 	s.question(r, func(ctx context.Context, w *world) {
 		switch m := r.Msg.(type) {
 		case *imsg.RcptCheck:
@@ -205,6 +229,8 @@ func (s *server) fromSMTP(r *ipc.Request) {
 			r.Reply(s.senderCheck(ctx, w, m), nil)
 		case *imsg.TableQuery:
 			r.Reply(s.tableQuery(ctx, w, m), nil)
+		case *imsg.TableChecks:
+			r.Reply(s.tableChecks(ctx, w, m), nil)
 		}
 	})
 }

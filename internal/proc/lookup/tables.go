@@ -92,9 +92,13 @@ func (s *server) dnsQuery(ctx context.Context, m *imsg.DNSQuery) *imsg.DNSAnswer
 	return answer
 }
 
-// show prints lines for smtpctl: "tables".
+// show prints lines for smtpctl: "tables" and "filters".
 func (s *server) show(_ context.Context, w *world, m *imsg.Show) *imsg.Lines {
-	if m.What != "tables" {
+	switch m.What {
+	case "tables":
+	case "filters":
+		return page(s.filters.show(), m.Skip)
+	default:
 		return &imsg.Lines{}
 	}
 	var lines []string

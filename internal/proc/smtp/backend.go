@@ -22,6 +22,8 @@ type backend struct {
 	s      *server
 	l      *config.Listener
 	limits *config.SMTP
+
+	filters *filters // nil: none
 }
 
 // Admit implements engine.Backend.
@@ -270,6 +272,3 @@ func temporary(st *mail.Status) error {
 	}
 	return mail.LocalError()
 }
-
-// Filter implements engine.Backend.
-func (b *backend) Filter(*engine.Client) engine.Filter { return nil }

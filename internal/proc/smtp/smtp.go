@@ -172,13 +172,17 @@ func (s *server) configure(conf *config.Config) {
 
 // sessionConfig is what the sessions of one listener work by.
 func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.Config {
+	filters, err := newFilters(conf, l)
+	if err != nil {
+		s.env.Log.Warn("warn: smtp: filters: " + err.Error())
+	}
 	c := &engine.Config{
 		Listener: l,
 		SMTP:     conf.SMTP,
 		Name:     conf.ServerName,
 		Actions:  conf.Actions,
 		ADMD:     conf.ADMD,
-		Backend:  &backend{s: s, l: l, limits: &conf.SMTP},
+		Backend:  &backend{s: s, l: l, limits: &conf.SMTP, filters: filters},
 		Log:      s.env.Log,
 		Stat:     s.env.Stat,
 		Now:      s.env.Now,

@@ -1,0 +1,467 @@
+package filter
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"smtpd/internal/mail"
+)
+
+// Bounds of one program. Ours.
+const (
+	maxUnread  = 16 << 20 // octets that wait to be read by it; more: it is taken for dead
+	maxAhead   = 1 << 20  // octets of messages of them; more: their sources wait
+	maxOwnLine = 4096     // octets of a line before it is ready
+	maxHello   = 256      // lines before it is ready
+	readSize   = 64 << 10
+	lineMargin = 256 // what the protocol adds to a line of a message
+)
+
+// Options are what a program is told at the start, and the bounds it has.
+type Options struct {
+	Name           string
+	Software       string        // version of the daemon
+	SessionTimeout time.Duration // that clients have
+	ADMD           string
+	In, Out        bool          // subsystems that it is used in
+	Timeout        time.Duration // for each answer
+	MaxLine        int           // octets of a line of a message
+	Now            func() time.Time
+	Tracing        func() bool       // nil: never
+	Trace          func(line string) // told every line while Tracing: "-> ..." from the program, "<- ..." to it
+}
+
+// Program is the dialogue with one running program. It is safe for concurrent
+// use. Two goroutines, a reader and a writer, end with it.
+type Program struct {
+	o    Options
+	conn net.Conn
+	reg  registration
+	in   *bufio.Reader
+	done chan struct{}
+	work sync.WaitGroup
+
+	mu       sync.Mutex
+	cond     *sync.Cond // out has changed
+	out      []byte
+	dataOut  int // octets of messages in out
+	token    uint64
+	sessions map[mail.SessionID]*Session
+	requests map[uint64]*request
+	streams  map[uint64]*stage
+	err      error
+	heard    time.Time // the last answer
+	stat     *meter
+	dirty    map[*Program]bool // owned by the reader: have lines to be woken for
+	full     map[*Stream]bool  // owned by the reader: have lines to be handed out
+}
+
+// request is a question that has no answer yet.
+type request struct {
+	session mail.SessionID
+	phase   Phase
+	since   time.Time
+	answer  chan Verdict // buffered
+}
+
+// Open shakes hands with a program that was just started; it waits at most
+// o.Timeout. On an error the connection is closed.
+func Open(conn net.Conn, o Options) (*Program, error) { return open(conn, o, new(meter)) }
+
+func open(conn net.Conn, o Options, m *meter) (*Program, error) {
+	p := &Program{o: o, conn: conn, in: bufio.NewReaderSize(conn, readSize), done: make(chan struct{}),
+		token: rand.Uint64(), sessions: map[mail.SessionID]*Session{}, requests: map[uint64]*request{},
+		streams: map[uint64]*stage{}, stat: m, dirty: map[*Program]bool{}, full: map[*Stream]bool{}}
+	p.cond = sync.NewCond(&p.mu)
+	if err := p.hello(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	p.heard = o.Now()
+	p.work.Go(p.write)
+	p.work.Go(func() { p.fail(p.read()) })
+	return p, nil
+}
+
+// hello is the handshake.
+func (p *Program) hello() error {
+	if err := p.conn.SetDeadline(time.Now().Add(p.o.Timeout)); err != nil {
+		return err
+	}
+	lines := []string{"config|smtpd-version|" + p.o.Software, "config|protocol|" + Protocol,
+		"config|smtp-session-timeout|" + strconv.Itoa(int(p.o.SessionTimeout/time.Second))}
+	if p.o.In {
+		lines = append(lines, "config|subsystem|smtp-in")
+	}
+	if p.o.Out {
+		lines = append(lines, "config|subsystem|smtp-out")
+	}
+	lines = append(lines, "config|admd|"+p.o.ADMD, "config|ready")
+	p.trace("<- ", []byte(strings.Join(lines, "\n")))
+	if _, err := io.WriteString(p.conn, strings.Join(lines, "\n")+"\n"); err != nil {
+		return fmt.Errorf("handshake: %w", err)
+	}
+	for range maxHello {
+		line, err := p.line(maxOwnLine)
+		if err != nil {
+			return fmt.Errorf("handshake: %w", err)
+		}
+		p.trace("-> ", line)
+		ready, err := p.reg.line(string(line))
+		if err != nil {
+			return fmt.Errorf("handshake: %w: %s", err, mail.Clean(string(line), 128))
+		}
+		if ready {
+			return p.conn.SetDeadline(time.Time{})
+		}
+	}
+	return fmt.Errorf("handshake: %w", errLong)
+}
+
+// Wants are the phases that the program decides.
+func (p *Program) Wants() Set { return p.reg.phases }
+
+// Hears are the events of a direction that it is told.
+func (p *Program) Hears(d Direction) Set { return p.reg.reports[d] }
+
+// Done is closed when the dialogue has ended.
+func (p *Program) Done() <-chan struct{} { return p.done }
+
+// Err says why the dialogue has ended; nil: it has not.
+func (p *Program) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// Close ends the dialogue and waits for its goroutines.
+func (p *Program) Close() {
+	p.fail(errClosed)
+	p.work.Wait()
+}
+
+// fail ends the dialogue once. Whoever waits for the program is told.
+func (p *Program) fail(err error) {
+	p.mu.Lock()
+	if p.err != nil {
+		p.mu.Unlock()
+		return
+	}
+	p.err = err
+	requests, streams := p.requests, p.streams
+	p.requests, p.streams, p.sessions, p.out = nil, nil, nil, nil
+	close(p.done)
+	p.cond.Broadcast()
+	p.mu.Unlock()
+	p.conn.Close()
+	for _, r := range requests {
+		r.answer <- Verdict{Action: Failed}
+	}
+	for _, st := range streams {
+		st.stream.fail(err)
+	}
+}
+
+func (p *Program) trace(mark string, text []byte) {
+	if p.o.Tracing == nil || !p.o.Tracing() {
+		return
+	}
+	for line := range bytes.Lines(text) {
+		p.o.Trace(mark + mail.Clean(strings.TrimSuffix(string(line), "\n"), 512))
+	}
+}
+
+// write hands the program what waits for it.
+func (p *Program) write() {
+	var spare []byte
+	for {
+		p.mu.Lock()
+		for len(p.out) == 0 && p.err == nil {
+			p.cond.Wait()
+		}
+		if p.err != nil {
+			p.mu.Unlock()
+			return
+		}
+		b := p.out
+		p.out, p.dataOut = spare[:0], 0
+		p.cond.Broadcast()
+		p.mu.Unlock()
+		p.trace("<- ", b)
+		err := p.conn.SetWriteDeadline(time.Now().Add(p.o.Timeout))
+		if err == nil {
+			_, err = p.conn.Write(b)
+		}
+		if err != nil {
+			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+				err = errSlow
+			}
+			p.fail(err)
+			return
+		}
+		spare = b
+		if cap(spare) > 4*readSize {
+			spare = nil
+		}
+	}
+}
+
+// wake lets the writer go on; mu is held.
+func (p *Program) wake() { p.cond.Broadcast() }
+
+// grown is called with mu held after out has grown.
+func (p *Program) grown() error {
+	if len(p.out) > maxUnread {
+		return errSlow
+	}
+	p.wake()
+	return nil
+}
+
+// tell queues events; those that the program has not asked for are left out.
+func (p *Program) tell(d Direction, id mail.SessionID, notes []Note) {
+	p.mu.Lock()
+	if p.err != nil || p.sessions[id] == nil {
+		p.mu.Unlock()
+		return
+	}
+	n := len(p.out)
+	for i := range notes {
+		if p.reg.reports[d].Has(uint8(notes[i].Event)) {
+			p.out = appendReport(p.out, d, id, &notes[i])
+		}
+	}
+	var err error
+	if len(p.out) > n {
+		err = p.grown()
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.fail(err)
+	}
+}
+
+// ask puts one question and waits for its answer. ok is false when there is
+// none, for whatever reason; the session is unknown to the program then.
+func (p *Program) ask(ctx context.Context, id mail.SessionID, ph Phase, param string) (v Verdict, ok bool) {
+	now := p.o.Now()
+	r := &request{session: id, phase: ph, since: now, answer: make(chan Verdict, 1)}
+	p.mu.Lock()
+	if p.err != nil || p.sessions[id] == nil {
+		p.mu.Unlock()
+		return Verdict{Action: Failed}, false
+	}
+	p.token++
+	token := p.token
+	p.requests[token] = r
+	p.out = appendAsk(p.out, now, ph, id, token, param)
+	err := p.grown()
+	p.mu.Unlock()
+	if err != nil {
+		p.fail(err)
+	}
+	t := time.NewTimer(p.o.Timeout)
+	defer t.Stop()
+	select {
+	case v = <-r.answer:
+		return v, v.Action != Failed
+	case <-ctx.Done():
+	case <-t.C:
+		p.silent(now)
+	}
+	p.forget(id)
+	return Verdict{Action: Failed}, false
+}
+
+// silent ends a program that has not said anything since a question was put.
+// One that answers others is busy with this one only.
+func (p *Program) silent(since time.Time) {
+	p.mu.Lock()
+	dead := p.heard.Before(since)
+	p.stat.lost(errSilent)
+	p.mu.Unlock()
+	if dead {
+		p.fail(errSilent)
+	}
+}
+
+// enter makes a session known.
+func (p *Program) enter(s *Session) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil || p.sessions[s.ID] != nil {
+		return false
+	}
+	p.sessions[s.ID] = s
+	return true
+}
+
+// forget makes a session unknown: late answers about it are dropped.
+func (p *Program) forget(id mail.SessionID) {
+	p.mu.Lock()
+	delete(p.sessions, id)
+	for token, r := range p.requests {
+		if r.session == id {
+			delete(p.requests, token)
+			r.answer <- Verdict{Action: Failed}
+		}
+	}
+	var cut []*Stream
+	for token, st := range p.streams {
+		if st.stream.session == id {
+			delete(p.streams, token)
+			cut = append(cut, st.stream)
+		}
+	}
+	p.mu.Unlock()
+	for _, st := range cut {
+		st.fail(errClosed)
+	}
+}
+
+// read serves what the program says until it breaks off.
+func (p *Program) read() error {
+	for {
+		if !p.lineWaits() {
+			p.flush()
+		}
+		line, err := p.line(p.o.MaxLine + lineMargin)
+		if err != nil {
+			p.flush()
+			return err
+		}
+		p.trace("-> ", line)
+		s, err := parse(line)
+		if err == nil {
+			err = p.take(&s)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, mail.Clean(string(line[:min(len(line), 128)]), 128))
+		}
+	}
+}
+
+// lineWaits reports whether a whole line has been read already.
+func (p *Program) lineWaits() bool {
+	b, _ := p.in.Peek(p.in.Buffered())
+	return bytes.IndexByte(b, '\n') >= 0
+}
+
+// flush lets go on who was given lines meanwhile. Reader only.
+func (p *Program) flush() {
+	for q := range p.dirty {
+		q.mu.Lock()
+		q.wake()
+		q.mu.Unlock()
+	}
+	clear(p.dirty)
+	for st := range p.full {
+		st.flush()
+	}
+	clear(p.full)
+}
+
+// line reads one line, without its end, of at most max octets. It is valid
+// until the next.
+func (p *Program) line(max int) ([]byte, error) {
+	b, err := p.in.ReadSlice('\n')
+	if err == nil {
+		return b[:len(b)-1], nil
+	}
+	var long []byte
+	for errors.Is(err, bufio.ErrBufferFull) {
+		if long = append(long, b...); len(long) > max {
+			return nil, errLong
+		}
+		b, err = p.in.ReadSlice('\n')
+	}
+	if err != nil {
+		return nil, err
+	}
+	long = append(long, b...)
+	return long[:len(long)-1], nil
+}
+
+// take carries out what the program says.
+func (p *Program) take(s *said) error {
+	p.mu.Lock()
+	p.heard = p.o.Now()
+	switch s.kind {
+	case kindReport:
+		session := p.sessions[s.session]
+		p.mu.Unlock()
+		if session != nil {
+			session.overheard(p, string(s.text))
+		}
+		return nil
+	case kindLine:
+		st := p.streams[s.token]
+		known := p.sessions[s.session] != nil
+		p.mu.Unlock()
+		if st == nil || st.stream.session != s.session {
+			return stranger(known || st != nil)
+		}
+		p.forward(st, s.text, s.token)
+		return nil
+	}
+	r := p.requests[s.token]
+	if r == nil || r.session != s.session {
+		known := p.sessions[s.session] != nil
+		p.mu.Unlock()
+		return stranger(known || r != nil)
+	}
+	if s.verdict == Junk && r.phase == Commit {
+		p.mu.Unlock()
+		return errToken
+	}
+	delete(p.requests, s.token)
+	session := p.sessions[s.session]
+	p.stat.answered(p.heard.Sub(r.since))
+	p.mu.Unlock()
+	if s.report && session != nil {
+		session.Tell([]Note{{FilterResponse, p.o.Now(), r.phase.Shown() + "|report|" + string(s.text)}})
+	}
+	r.answer <- Verdict{s.verdict, string(s.text)}
+	return nil
+}
+
+// stranger judges an answer to nothing that is open: one about a session that
+// has gone is late, any other is a breach.
+func stranger(known bool) error {
+	if known {
+		return errToken
+	}
+	return nil
+}
+
+// forward hands a line on to the next program or out of the stream.
+func (p *Program) forward(st *stage, line []byte, token uint64) {
+	last := len(line) == 1 && line[0] == '.'
+	if last {
+		p.mu.Lock()
+		delete(p.streams, token)
+		p.mu.Unlock()
+	}
+	if st.next != nil {
+		if st.next.feed(line) {
+			p.dirty[st.next.program] = true
+		} else {
+			p.flush() // it has too much before it: everything is to move
+			st.next.room()
+		}
+		return
+	}
+	if st.stream.emit(line, last) {
+		p.full[st.stream] = true
+	}
+}

@@ -1,0 +1,199 @@
+package filter
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"smtpd/internal/mail"
+)
+
+// Bounds of restarts. Ours.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 10 * time.Second
+	stableTime = 10 * time.Second // after so long a life the pause is the first again
+	sampleSize = 128              // answers that the median is of
+)
+
+// Process is a filter program that was started.
+type Process interface {
+	// Conn is its input and output.
+	Conn() net.Conn
+
+	// End makes it end, in whatever way, and waits until it has. It returns at
+	// once when it has ended by itself.
+	End()
+}
+
+// Supervisor keeps one program running: when it ends, gives a wrong answer or
+// none it is started anew, after a pause that grows.
+type Supervisor struct {
+	o      Options
+	start  func() (Process, error)
+	warn   func(string)
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	stat   meter
+
+	mu      sync.Mutex
+	program *Program
+	up      chan struct{} // closed while there is a program
+	starts  int
+}
+
+// Supervise starts a program and keeps it running until Close. warn is told
+// what the log should say.
+func Supervise(o Options, start func() (Process, error), warn func(string)) *Supervisor {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, up: make(chan struct{})}
+	s.work.Go(func() { s.run(ctx) })
+	return s
+}
+
+// Close ends the program and waits for it.
+func (s *Supervisor) Close() {
+	s.cancel()
+	s.work.Wait()
+}
+
+// Program waits for a running program until ctx ends; nil: there is none.
+func (s *Supervisor) Program(ctx context.Context) *Program {
+	for {
+		s.mu.Lock()
+		p, up := s.program, s.up
+		s.mu.Unlock()
+		if p != nil {
+			return p
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Supervisor) run(ctx context.Context) {
+	pause := firstPause
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.live(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.stat.lost(err)
+		text := "exited abnormally"
+		if !errors.Is(err, io.EOF) && !isReset(err) {
+			text = mail.Clean(err.Error(), 256)
+		}
+		s.warn("lost processor: " + s.o.Name + " " + text)
+		if time.Since(began) > stableTime {
+			pause = firstPause
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		pause = min(2*pause, lastPause)
+	}
+}
+
+func isReset(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && !op.Timeout()
+}
+
+// live runs the program once.
+func (s *Supervisor) live(ctx context.Context) error {
+	proc, err := s.start()
+	if err != nil {
+		return err
+	}
+	defer proc.End()
+	s.mu.Lock()
+	s.starts++
+	s.mu.Unlock()
+	conn := proc.Conn()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	p, err := open(conn, s.o, &s.stat)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.program = p
+	close(s.up)
+	s.mu.Unlock()
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	s.program, s.up = nil, make(chan struct{})
+	s.mu.Unlock()
+	err = p.Err()
+	p.Close()
+	return err
+}
+
+// State is how a program does.
+type State struct {
+	Name          string
+	Running       bool
+	Restarts      int
+	Requests      uint64
+	Median, Worst time.Duration
+	LastError     string
+}
+
+// State tells how the program does.
+func (s *Supervisor) State() State {
+	s.mu.Lock()
+	st := State{Name: s.o.Name, Running: s.program != nil, Restarts: max(s.starts-1, 0)}
+	s.mu.Unlock()
+	s.stat.fill(&st)
+	return st
+}
+
+// meter measures answers, over all lives of a program.
+type meter struct {
+	mu       sync.Mutex
+	requests uint64
+	last     [sampleSize]time.Duration
+	worst    time.Duration
+	err      string
+}
+
+func (m *meter) answered(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last[m.requests%sampleSize] = d
+	m.requests++
+	m.worst = max(m.worst, d)
+}
+
+func (m *meter) lost(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.err = mail.Clean(err.Error(), 256)
+	}
+}
+
+func (m *meter) fill(st *State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st.Requests, st.Worst, st.LastError = m.requests, m.worst, m.err
+	if n := min(m.requests, sampleSize); n > 0 {
+		l := slices.Clone(m.last[:n])
+		slices.Sort(l)
+		st.Median = l[n/2]
+	}
+}

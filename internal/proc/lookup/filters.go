@@ -1,0 +1,324 @@
+package lookup
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/ctl"
+	"smtpd/internal/filter"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/mail"
+	"smtpd/table"
+)
+
+// Bounds of filtering. Ours.
+const (
+	startWait  = 10 * time.Second // a session waits so long for a program that is being started
+	maxFilters = 65536            // sessions that are filtered
+)
+
+// filters are the filter programs of the present configuration and the sessions
+// that they take part in. It is safe for concurrent use.
+type filters struct {
+	s *server
+
+	mu       sync.Mutex
+	conf     *config.Config
+	procs    map[string]*proc // by processor
+	sessions map[sessionKey]*filter.Session
+	closing  sync.WaitGroup
+}
+
+// sessionKey tells the sessions of smtp from those of mta.
+type sessionKey struct {
+	d  filter.Direction
+	id mail.SessionID
+}
+
+// proc is a program that is kept running, and what it was started with: when
+// that changes there must be another.
+type proc struct {
+	sup  *filter.Supervisor
+	with string
+}
+
+// configure starts the programs that a configuration uses and ends those that
+// it does not. The others go on.
+func (fs *filters) configure(c *config.Config) {
+	in, out := used(c)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.conf = c
+	keep := map[string]*proc{}
+	for name, p := range c.Procs {
+		if !in[name] && !out[name] {
+			continue
+		}
+		with := fmt.Sprintf("%+v %v %v %s %v %d", config.Proc{Command: p.Command, User: p.User, Group: p.Group,
+			Chroot: p.Chroot, Timeout: p.Timeout}, in[name], out[name], admd(c), c.SMTP.CommandTimeout, c.SMTP.MaxLine)
+		if old := fs.procs[name]; old != nil && old.with == with {
+			keep[name] = old
+			delete(fs.procs, name)
+			continue
+		}
+		keep[name] = &proc{with: with, sup: fs.supervise(c, p, in[name], out[name])}
+	}
+	for _, old := range fs.procs {
+		fs.closing.Go(old.sup.Close)
+	}
+	fs.procs = keep
+}
+
+func admd(c *config.Config) string {
+	if c.ADMD != "" {
+		return c.ADMD
+	}
+	return c.ServerName
+}
+
+// used are the processors that listeners and relay actions name.
+func used(c *config.Config) (in, out map[string]bool) {
+	in, out = map[string]bool{}, map[string]bool{}
+	mark := func(to map[string]bool, names []string) {
+		if chain, err := filter.Compile(c, names); err == nil && chain != nil {
+			for _, p := range chain.Procs {
+				to[p] = true
+			}
+		}
+	}
+	for _, l := range append([]*config.Listener{c.Socket}, c.Listeners...) {
+		if l != nil {
+			mark(in, l.Filter)
+		}
+	}
+	for _, a := range c.Actions {
+		if a.Relay != nil {
+			mark(out, a.Relay.Filter)
+		}
+	}
+	return in, out
+}
+
+// supervise starts one program.
+func (fs *filters) supervise(c *config.Config, p *config.Proc, in, out bool) *filter.Supervisor {
+	timeout := p.Timeout
+	if timeout == 0 {
+		timeout = config.FilterTimeout
+	}
+	log := fs.s.env.Log
+	o := filter.Options{Name: p.Name, Software: ctl.Version, SessionTimeout: c.SMTP.CommandTimeout, ADMD: admd(c),
+		In: in, Out: out, Timeout: timeout, MaxLine: max(c.SMTP.MaxLine, c.SMTP.MaxHeader), Now: fs.s.env.Now,
+		Tracing: func() bool { return log.Tracing("filters") },
+		Trace:   func(line string) { log.Trace("filters", p.Name+": "+line) },
+	}
+	return filter.Supervise(o, func() (filter.Process, error) { return fs.s.startFilter(p) },
+		func(text string) { log.Warn("warn: " + text) })
+}
+
+// close ends all programs.
+func (fs *filters) close() {
+	fs.mu.Lock()
+	for _, p := range fs.procs {
+		fs.closing.Go(p.sup.Close)
+	}
+	fs.procs = nil
+	fs.mu.Unlock()
+	fs.closing.Wait()
+}
+
+// open begins a session with its programs; those that are being started are
+// waited for.
+func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterOpen) *imsg.FilterOpened {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	members := make([]filter.Member, len(m.Filters))
+	for i, name := range m.Filters {
+		sup, pass := fs.find(name)
+		members[i] = filter.Member{Name: name, Pass: pass}
+		if sup == nil {
+			continue
+		}
+		wait := ctx
+		if pass || d == filter.Out {
+			now, cancel := context.WithCancel(ctx)
+			cancel() // it goes on without
+			wait = now
+		}
+		members[i].Program = sup.Program(wait)
+	}
+	s, ok := filter.Enter(m.Session, d, members)
+	if !ok && d == filter.In || !fs.keep(sessionKey{d, m.Session}, s) {
+		s.Close()
+		return &imsg.FilterOpened{Failed: true}
+	}
+	a := &imsg.FilterOpened{Events: uint32(s.Hears())}
+	for i := range members {
+		a.Phases = append(a.Phases, uint32(s.Wants(i)))
+	}
+	s.Tell(notes(m.Events))
+	return a
+}
+
+// find is the supervisor of a filter's program.
+func (fs *filters) find(name string) (sup *filter.Supervisor, pass bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.conf.Filters[name]
+	if f == nil {
+		return nil, false
+	}
+	if p := fs.conf.Procs[f.Proc]; p != nil {
+		pass = p.Pass
+	}
+	if p := fs.procs[f.Proc]; p != nil {
+		sup = p.sup
+	}
+	return sup, pass
+}
+
+func (fs *filters) keep(k sessionKey, s *filter.Session) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if len(fs.sessions) >= maxFilters || fs.sessions[k] != nil {
+		return false
+	}
+	fs.sessions[k] = s
+	return true
+}
+
+func (fs *filters) session(k sessionKey) *filter.Session {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.sessions[k]
+}
+
+// tell carries out FilterEvents.
+func (fs *filters) tell(d filter.Direction, m *imsg.FilterEvents) {
+	k := sessionKey{d, m.Session}
+	s := fs.session(k)
+	if s == nil {
+		return
+	}
+	s.Tell(notes(m.Events))
+	if m.Close {
+		fs.mu.Lock()
+		delete(fs.sessions, k)
+		fs.mu.Unlock()
+		s.Close()
+	}
+}
+
+// dropAll ends the sessions of a process that is gone.
+func (fs *filters) dropAll(d filter.Direction) {
+	fs.mu.Lock()
+	var gone []*filter.Session
+	for k, s := range fs.sessions {
+		if k.d == d {
+			gone = append(gone, s)
+			delete(fs.sessions, k)
+		}
+	}
+	fs.mu.Unlock()
+	for _, s := range gone {
+		s.Tell([]filter.Note{{Event: filter.LinkDisconnect, Time: fs.s.env.Now()}})
+		s.Close()
+	}
+}
+
+func notes(l []imsg.FilterEvent) []filter.Note {
+	n := make([]filter.Note, len(l))
+	for i, e := range l {
+		n[i] = filter.Note{Event: filter.Event(e.Event), Time: e.Time, Tail: e.Tail}
+	}
+	return n
+}
+
+func membersOf(places []uint8) []int {
+	l := make([]int, len(places))
+	for i, p := range places {
+		l[i] = int(p)
+	}
+	return l
+}
+
+// fromSMTPFilter handles what concerns filters; it reports false for all else.
+// Events are taken in the order in which they come.
+func (s *server) fromSMTPFilter(r *ipc.Request) bool {
+	switch m := r.Msg.(type) {
+	case *imsg.FilterOpen:
+		s.long(r, func(ctx context.Context) { r.Reply(s.filters.open(ctx, filter.In, m), nil) })
+	case *imsg.FilterEvents:
+		s.filters.tell(filter.In, m)
+	case *imsg.FilterAsk:
+		f := s.filters.session(sessionKey{filter.In, m.Session})
+		if f == nil || !f.Holds(membersOf(m.Filters)) {
+			r.Reply(later(m), nil)
+			return true
+		}
+		f.Tell(notes(m.Events))
+		s.long(r, func(ctx context.Context) {
+			v := f.Ask(ctx, membersOf(m.Filters), filter.Phase(m.Phase), m.Param)
+			r.Reply(&imsg.FilterVerdict{Action: uint8(v.Action), Text: v.Text}, nil)
+		})
+	case *imsg.FilterLines:
+		f := s.filters.session(sessionKey{filter.In, m.Session})
+		if f == nil || !f.Holds(membersOf(m.Filters)) {
+			r.Reply(later(m), nil)
+			return true
+		}
+		f.Tell(notes(m.Events))
+		s.long(r, func(ctx context.Context) { filterLines(ctx, r, f, m, s.filters.maxLine()) })
+	default:
+		return false
+	}
+	return true
+}
+
+func (fs *filters) maxLine() int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.conf.SMTP.MaxLine
+}
+
+// tableChecks answers the questions of one phase.
+func (s *server) tableChecks(ctx context.Context, w *world, m *imsg.TableChecks) *imsg.TableAnswers {
+	a := &imsg.TableAnswers{}
+	for i := range m.Queries {
+		q := &m.Queries[i]
+		if service, ok := table.ParseService(q.Service); !ok || service&matching == 0 {
+			return &imsg.TableAnswers{Temporary: true}
+		}
+		one := s.tableQuery(ctx, w, q)
+		if one.Temporary {
+			return &imsg.TableAnswers{Temporary: true}
+		}
+		a.Found = append(a.Found, one.Found)
+	}
+	return a
+}
+
+// showFilters prints the programs for smtpctl.
+func (fs *filters) show() (lines []string) {
+	fs.mu.Lock()
+	sups := make([]*filter.Supervisor, 0, len(fs.procs))
+	for _, p := range fs.procs {
+		sups = append(sups, p.sup)
+	}
+	fs.mu.Unlock()
+	for _, sup := range sups {
+		st := sup.State()
+		state := "down"
+		if st.Running {
+			state = "running"
+		}
+		lines = append(lines, fmt.Sprintf("%s|%s|restarts=%d|requests=%d|median=%s|worst=%s|%s\n", st.Name, state,
+			st.Restarts, st.Requests, st.Median.Round(time.Microsecond), st.Worst.Round(time.Microsecond),
+			strings.ReplaceAll(st.LastError, "|", "/")))
+	}
+	return lines
+}
