@@ -44,6 +44,13 @@ type Config struct {
 	Scheduler Scheduler
 	SRS       SRS
 	Warn      []time.Duration // bounce warn-interval, at most 4
+	Bounce    Bounce
+}
+
+// Bounce is how notices are written.
+type Bounce struct {
+	Full bool   // return the whole message unless RET says otherwise; else its header
+	From string // domain of MAILER-DAEMON in From; empty: the server name
 }
 
 // Queue holds the queue directives.

@@ -168,7 +168,7 @@ func (n *noticer) compose(key groupKey, envs []mail.Envelope) (data []byte, used
 	}
 	c := s.config.Load()
 	data, used, utf8 = (&bounce.Notice{
-		Kind: key.kind, Server: c.ServerName, To: key.sender, Date: s.now(), ID: rand.Uint64(),
+		Kind: key.kind, Server: c.ServerName, From: c.Bounce.From, Full: c.Bounce.Full, To: key.sender, Date: s.now(), ID: rand.Uint64(),
 		Recipients: envs, Arrival: info.Arrival, Delay: key.delay, TTL: s.ttl(envs[0].Dispatcher),
 		Original: original, Size: info.Size, Max: imsg.MaxData,
 	}).Compose()
