@@ -28,7 +28,7 @@ const patience = 20 * time.Second
 
 // house is the process under test with its neighbours, all played by the test.
 type house struct {
-	t     *testing.T
+	t     testing.TB
 	env   *privsep.Env
 	peers Peers
 	log   *buffer
@@ -44,7 +44,7 @@ type house struct {
 
 // neighbour is the other end of a link.
 type neighbour struct {
-	t    *testing.T
+	t    testing.TB
 	link *ipc.Link
 	in   chan *ipc.Request
 }
@@ -68,7 +68,7 @@ func (b *buffer) String() string {
 }
 
 // connect gives one edge a fresh pair of ends: a new neighbour.
-func connect(t *testing.T, self *ipc.Link, role imsg.Role) *neighbour {
+func connect(t testing.TB, self *ipc.Link, role imsg.Role) *neighbour {
 	t.Helper()
 	n := &neighbour{t: t, link: ipc.NewLink(role, imsg.Queue), in: make(chan *ipc.Request, 1000)}
 	n.link.Serve(func(r *ipc.Request) { n.in <- r }, nil, nil)
@@ -135,7 +135,7 @@ func (h *house) opener(o queue.Options) (queue.Store, error) {
 }
 
 // build makes a house around a store in memory that outlives the process.
-func build(t *testing.T) *house {
+func build(t testing.TB) *house {
 	h := &house{t: t, dir: t.TempDir(), store: queuetest.NewMemory(t.TempDir(), time.Now)}
 	h.open()
 	return h
