@@ -302,7 +302,7 @@ func (s *Bolt) checkFormat() (fresh bool, err error) {
 		if n := binary.BigEndian.Uint32(v); n == 0 || n > Format {
 			return s.refusal("format %d is newer than this smtpd understands (%d)", n, Format)
 		}
-		return s.checkKey(tx, meta)
+		return s.checkKey(meta.Get(metaKey), isEmpty(tx))
 	})
 	return fresh, err
 }
@@ -310,11 +310,10 @@ func (s *Bolt) checkFormat() (fresh bool, err error) {
 // keyText is what meta holds sealed, to know the key by.
 const keyText = "the key of this spool"
 
-// checkKey compares the key with the one that sealed what the spool holds. An
-// empty spool takes any.
-func (s *Bolt) checkKey(tx *bbolt.Tx, meta *bbolt.Bucket) error {
-	known := meta.Get(metaKey)
-	if known == nil || isEmpty(tx) {
+// checkKey compares the key with the one that sealed what the spool holds, by
+// what meta has of it. An empty spool takes any.
+func (s *Bolt) checkKey(known []byte, empty bool) error {
+	if known == nil || empty {
 		return nil
 	}
 	if s.pack.seal == nil {

@@ -35,6 +35,15 @@ func TestRefusals(t *testing.T) {
 		}, queue.Options{}, "queue.db does not say its format"},
 		"no key":    {seal, queue.Options{}, "is encrypted, and the configuration has no queue encryption key"},
 		"wrong key": {seal, queue.Options{Key: []byte(strings.Repeat("x", 32))}, "is encrypted with another key"},
+		"wrong key and damage": {func(t *testing.T, dir string) {
+			seal(t, dir)
+			f, err := os.OpenFile(filepath.Join(dir, "queue.db"), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			f.WriteAt([]byte{1}, 16) // the magic of a meta page
+		}, queue.Options{Key: []byte(strings.Repeat("x", 32))}, "is encrypted with another key"},
 		"short key": {nil, queue.Options{Key: []byte("x")}, "queue encryption: a key has 32 octets, not 1"},
 		"writable": {func(t *testing.T, dir string) { os.Chmod(dir, 0o777) }, queue.Options{},
 			"the folder may be written by others (mode 0777)"},

@@ -35,6 +35,9 @@ func (s *Bolt) mendIfDamaged(f *os.File) (_ *os.File, err error) {
 	if found.format > Format {
 		return nil, s.refusal("format %d is newer than this smtpd understands (%d)", found.format, Format)
 	}
+	if err := s.checkKey(found.meta[string(metaKey)], len(found.items[kindMessage]) == 0); err != nil {
+		return nil, err
+	}
 	moved := s.orphans(found)
 	old := fmt.Sprintf("%s-%d", dbName, s.o.Now().Unix())
 	fresh, err := s.replaceDB(found, old)

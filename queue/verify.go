@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"go.etcd.io/bbolt"
 
@@ -80,6 +81,9 @@ func (s *Bolt) nextMessage(id mail.MessageID) (next mail.MessageID, err error) {
 
 // verifyPages looks at the database between two commits.
 func (s *Bolt) verifyPages() (damage error) {
+	if runtime.GOOS == "openbsd" {
+		return nil // there a second map does not show what was written since
+	}
 	err := s.do(&job{apply: func(*txn) error { return nil }, alone: func() error {
 		f, err := s.fs.OpenFile(s.path(dbName), os.O_RDONLY, 0)
 		if err != nil {
