@@ -77,7 +77,7 @@ func (j *job) isCommand() bool {
 // mailbox names where a delivery ends, as far as that can be told here; empty:
 // nowhere that another of the same message could.
 func (j *job) mailbox() string {
-	if j.act == nil {
+	if j.act == nil || j.act.Wrapper != "" {
 		return ""
 	}
 	e, tag, path := j.env, "", boxPath(j)

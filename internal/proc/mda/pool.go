@@ -24,10 +24,12 @@ const (
 	// little later, so it is never asked when it may be gone.
 	idleTime = 8 * time.Second
 	// turnTime is how long a worker keeps its place while other users wait for
-	// one, and idleTurn how long when it has nothing to do. Ours: starting one
-	// costs as much as ten deliveries.
-	turnTime = time.Second
-	idleTurn = 100 * time.Millisecond
+	// one and it has work, or will have soon by what it had so far. Ours: to
+	// start one costs as much as ten deliveries, and those who wait gather more
+	// work for their turn.
+	turnTime = 2 * time.Second
+	// restTime is how long one without work is kept then, at least.
+	restTime = 100 * time.Millisecond
 	// turnCheck is how often places are looked at while users wait.
 	turnCheck = 50 * time.Millisecond
 	// startTime bounds the start of a worker, runTime a delivery: the worker
@@ -58,8 +60,20 @@ type lane struct {
 	running  int  // plain deliveries with the worker
 	busy     int  // commands with the worker
 	held     int  // envelopes given back to queue until there is room, as far as known
-	last     time.Time
+	last     time.Time // had work
 	idle     *time.Timer
+
+	came time.Time     // the latest delivery
+	gap  time.Duration // between two of them, about; 0: not known
+}
+
+// rested reports that the worker has nothing to do, and for longer than it
+// usually waits for the next delivery.
+func (l *lane) rested(now time.Time) bool {
+	if !l.unused() || !l.empty() {
+		return false
+	}
+	return now.Sub(l.last) >= max(restTime, min(3*l.gap, turnTime))
 }
 
 // worker is one delivery process.
@@ -128,6 +142,11 @@ func (p *pool) submit(j *job) {
 	}
 	p.gPending.Add(1)
 	l.add(j)
+	now := p.now()
+	if !l.came.IsZero() {
+		l.gap = (3*l.gap + now.Sub(l.came)) / 4
+	}
+	l.came = now
 	p.pump(l)
 	p.mu.Unlock()
 }
@@ -272,7 +291,7 @@ func (p *pool) makeRoom() {
 		}
 	}
 	for _, over := range []func(*lane) bool{
-		func(l *lane) bool { return l.unused() && l.empty() && now.Sub(l.last) >= idleTurn },
+		func(l *lane) bool { return l.rested(now) },
 		func(l *lane) bool { return now.Sub(l.worker.begun) >= turnTime },
 	} {
 		for _, l := range p.lanes {
