@@ -56,10 +56,10 @@ type lane struct {
 
 	worker   *worker // nil: none
 	starting bool
-	wants    bool // is in pool.waiting
-	running  int  // plain deliveries with the worker
-	busy     int  // commands with the worker
-	held     int  // envelopes given back to queue until there is room, as far as known
+	wants    bool      // is in pool.waiting
+	running  int       // plain deliveries with the worker
+	busy     int       // commands with the worker
+	held     int       // envelopes given back to queue until there is room, as far as known
 	last     time.Time // had work
 	idle     *time.Timer
 
