@@ -88,6 +88,53 @@ func (l *Logger) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
 	l.put(slog.LevelInfo, id.String()+" "+what, attrs)
 }
 
+// Batch collects lines that belong together, which then cost one write, or one
+// for each pipeful. It is for one goroutine; lines that are not flushed are
+// lost. Only for processes whose lines go to a pipe: see New.
+type Batch struct {
+	l *Logger
+	w []byte
+}
+
+// pipeBuf is how much a pipe takes in one piece (PIPE_BUF of Linux): lines of
+// other processes do not come in between.
+const pipeBuf = 4096
+
+func (b *Batch) add(line []byte) {
+	if len(b.w)+len(line) > pipeBuf {
+		b.Flush()
+	}
+	b.w = append(b.w, line...)
+}
+
+// Batch begins an empty batch.
+func (l *Logger) Batch() *Batch {
+	b := &Batch{l: l}
+	if l.c.form != FormJSON {
+		b.l = &Logger{s: slog.New(&handler{c: l.c, to: b}), c: l.c}
+	}
+	return b
+}
+
+// Event adds a line as Logger.Event writes it.
+func (b *Batch) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
+	b.l.Event(id, what, attrs...)
+}
+
+// Flush writes the lines, all at once.
+func (b *Batch) Flush() {
+	if len(b.w) > 0 {
+		b.l.c.mu.Lock()
+		defer b.l.c.mu.Unlock()
+		_, _ = b.l.c.w.Write(b.w) // there is no other place to say that it failed
+		b.w = b.w[:0]
+	}
+}
+
+// Verbose reports whether Debug writes; check it before building an expensive
+// line.
+func (l *Logger) Verbose() bool { return l.c.debug.Load() }
+
 // Info writes a line at severity info.
 func (l *Logger) Info(msg string, attrs ...slog.Attr) { l.put(slog.LevelInfo, msg, attrs) }
 
@@ -143,12 +190,13 @@ func (w *locked) Write(b []byte) (int, error) {
 type handler struct {
 	c    *core
 	with []slog.Attr
+	to   *Batch // in place of the core's writer, or nil
 }
 
 func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &handler{c: h.c, with: append(h.with[:len(h.with):len(h.with)], attrs...)}
+	return &handler{c: h.c, to: h.to, with: append(h.with[:len(h.with):len(h.with)], attrs...)}
 }
 
 func (h *handler) WithGroup(string) slog.Handler { return h } // lines have no groups
@@ -169,6 +217,10 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool { b = appendAttr(b, a); return true })
 	b = append(b, '\n')
 	*p = b
+	if h.to != nil {
+		h.to.add(b)
+		return nil
+	}
 	h.c.mu.Lock()
 	defer h.c.mu.Unlock()
 	_, err := h.c.w.Write(b)

@@ -241,3 +241,42 @@ func BenchmarkEvent(b *testing.B) {
 		l.Event(1, "smtp message", slog.String("msgid", "4e18854c"), slog.Int("size", 4096), slog.String("from", "<a b>"))
 	}
 }
+
+// countWriter counts the calls of Write.
+type countWriter struct {
+	bytes.Buffer
+	n int
+}
+
+func (w *countWriter) Write(p []byte) (int, error) {
+	w.n++
+	return w.Buffer.Write(p)
+}
+
+// TestBatch: the same lines in fewer writes, none longer than a pipe takes.
+func TestBatch(t *testing.T) {
+	for name, form := range map[string]Form{"plain": FormPlain, "severity": FormSeverity, "json": FormJSON} {
+		t.Run(name, func(t *testing.T) {
+			for _, n := range []int{0, 1, 3, 500} {
+				var one, all countWriter
+				l, b := New(&one, form), New(&all, form).Batch()
+				for i := range n {
+					l.Event(7, "smtp envelope", slog.Int("n", i))
+					b.Event(7, "smtp envelope", slog.Int("n", i))
+				}
+				b.Flush()
+				b.Flush()
+				want, got := one.String(), all.String()
+				if form == FormJSON { // its lines have the time
+					want, got = strings.Repeat("\n", strings.Count(want, "\n")), strings.Repeat("\n", strings.Count(got, "\n"))
+				}
+				if got != want {
+					t.Errorf("%d lines: got %q, want %q", n, got, want)
+				}
+				if form != FormJSON && all.n != (all.Len()+pipeBuf-1)/pipeBuf && all.n > 1+all.Len()/(pipeBuf-100) {
+					t.Errorf("%d lines: %d writes for %d octets", n, all.n, all.Len())
+				}
+			}
+		})
+	}
+}

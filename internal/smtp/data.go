@@ -288,7 +288,8 @@ func (s *Session) logMessage(tx *transaction, size int64) {
 	if s.esmtp {
 		proto = "ESMTP"
 	}
-	l, id := s.c.Log, s.client.Session
+	l, id := s.c.Log.Batch(), s.client.Session
+	defer l.Flush()
 	l.Event(id, "smtp message", slog.String("msgid", tx.id.String()), slog.Int64("size", size),
 		slog.Int("nrcpt", len(tx.rcpts)), slog.String("proto", proto))
 	for _, r := range tx.rcpts {

@@ -76,7 +76,7 @@ func (s *Session) startTLS() bool {
 		return false
 	}
 	st := conn.ConnectionState()
-	s.wire.nc = conn
+	s.wire.nc, s.wire.until = conn, time.Time{} // the handshake had its own
 	s.tls = &tlsFacts{cipher: CipherText(&st), verified: len(st.VerifiedChains) > 0}
 	s.c.Stat.Add(s.tlsCounter(), 1)
 	s.c.Log.Event(s.client.Session, "smtp tls", log.Raw("ciphers", s.tls.cipher))

@@ -15,8 +15,8 @@ const (
 	flushSize   = 4 << 10  // ours: replies that wait for the client to fall silent
 )
 
-// writeTimeout bounds one write of replies. Ours: a client that does not read
-// for so long is gone.
+// writeTimeout bounds one write of replies, which gets half of it at least.
+// Ours: a client that does not read for so long is gone.
 const writeTimeout = 60 * time.Second
 
 var errLineTooLong = errors.New("line too long")
@@ -36,9 +36,10 @@ type wire struct {
 	large *[largeBuffer]byte // in place of small while a body or a long line comes in
 	buf   []byte
 	r, w  int
-	seen  int     // octets of buf[r:w] known to hold no LF
-	out   *[]byte // replies; nil: none wait
-	err   error   // of writing; nothing more is written
+	seen  int       // octets of buf[r:w] known to hold no LF
+	out   *[]byte   // replies; nil: none wait
+	err   error     // of writing; nothing more is written
+	until time.Time // deadline of writing, as set; zero: not known
 }
 
 func newWire(nc net.Conn) *wire {
@@ -166,7 +167,10 @@ func (c *wire) flush() {
 		return
 	}
 	if len(*c.out) > 0 && c.err == nil {
-		c.err = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if now := time.Now(); c.until.Sub(now) < writeTimeout/2 { // setting it costs as much as many lines
+			c.until = now.Add(writeTimeout)
+			c.err = c.nc.SetWriteDeadline(c.until)
+		}
 		if c.err == nil {
 			_, c.err = c.nc.Write(*c.out)
 		}

@@ -145,7 +145,9 @@ func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) ([]mail.Envelop
 	if err != nil {
 		return nil, err
 	}
-	b.s.env.Log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, r.Envelope.Rcpt, a.Rule, &a.Status))
+	if log := b.s.env.Log; log.Verbose() {
+		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, r.Envelope.Rcpt, a.Rule, &a.Status))
+	}
 	if !a.Status.OK() {
 		return nil, mail.NewStatus(a.Status.Code, a.Status.Enh, a.Status.Text)
 	}
