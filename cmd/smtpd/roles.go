@@ -36,7 +36,9 @@ func runRole(role imsg.Role) int {
 	// changes: the time zone, and for mta the roots of trust.
 	_ = time.Now().Local().String()
 	if role == imsg.MTA {
-		mta.Preload()
+		if err := mta.Preload(); err != nil { // verified relays will say so as well
+			fmt.Fprintf(os.Stderr, "warn: mta: %v\n", err)
+		}
 		debug.FreeOSMemory() // reading the roots takes twice what they take
 	}
 	if role == imsg.Deliver {

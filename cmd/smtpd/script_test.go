@@ -36,15 +36,16 @@ func TestScript(t *testing.T) {
 		Dir:   filepath.Join("..", "..", "testdata", "script"),
 		Setup: setupWorld,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start":    cmdStart,
-			"stop":     cmdStop,
-			"signal":   cmdSignal,
-			"smtp":     cmdSMTP,
-			"waitlog":  cmdWaitLog,
-			"waitfile": cmdWaitFile,
-			"dns":      cmdDNS,
-			"sink":     cmdSink,
-			"user":     cmdUser,
+			"start":     cmdStart,
+			"stop":      cmdStop,
+			"signal":    cmdSignal,
+			"smtp":      cmdSMTP,
+			"waitlog":   cmdWaitLog,
+			"waitfile":  cmdWaitFile,
+			"waitqueue": cmdWaitQueue,
+			"dns":       cmdDNS,
+			"sink":      cmdSink,
+			"user":      cmdUser,
 		},
 	})
 }
@@ -260,6 +261,27 @@ func cmdWaitFile(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Logf("log:\n%s", d.log())
 	}
 	ts.Fatalf("no single file matches %s", args[0])
+}
+
+// cmdWaitQueue is: waitqueue RE: waits until a line of smtpctl show queue
+// matches; waitqueue alone waits until the queue is empty. What it saw is in
+// user.out.
+func cmdWaitQueue(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) > 1 || theWorld(ts).d == nil {
+		ts.Fatalf("usage: waitqueue [RE], after start")
+	}
+	re, err := regexp.Compile("(?m)" + strings.Join(args, ""))
+	ts.Check(err)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(waitLimit); time.Now().Before(end); <-tick.C {
+		cmdUser(ts, false, []string{"smtpctl", "show", "queue"})
+		out := ts.ReadFile("user.out")
+		if list := strings.TrimSuffix(out, "status 0\n"); (len(args) == 0 && list == "") || (len(args) == 1 && re.MatchString(list)) {
+			return
+		}
+	}
+	ts.Fatalf("the queue does not come to that\nlog:\n%s", theWorld(ts).d.log())
 }
 
 // cmdDNS is: dns FILE: serves a zone; before start.

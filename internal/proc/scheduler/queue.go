@@ -143,12 +143,17 @@ func (s *state) gauges() {
 		return
 	}
 	c := s.runq.Counts()
-	s.stat.Set("scheduler.envelope", int64(c.Envelopes))
-	s.stat.Show("scheduler.envelope.incoming") // one is known here once it is committed
-	s.stat.Set("scheduler.envelope.inflight", int64(c.Inflight))
-	s.stat.Set("scheduler.ramqueue.envelope", int64(c.Envelopes))
-	s.stat.Set("scheduler.ramqueue.message", int64(c.Messages))
-	s.stat.Set("scheduler.ramqueue.hold", int64(c.Held))
-	s.stat.Set("scheduler.ramqueue.holdq", int64(c.Holds))
-	s.stat.Show("scheduler.ramqueue.update") // changes take effect at once
+	for name, n := range map[string]int{
+		"scheduler.envelope":          c.Envelopes,
+		"scheduler.envelope.incoming": 0, // one is known here once it is committed
+		"scheduler.envelope.inflight": c.Inflight,
+		"scheduler.ramqueue.envelope": c.Envelopes,
+		"scheduler.ramqueue.message":  c.Messages,
+		"scheduler.ramqueue.hold":     c.Held,
+		"scheduler.ramqueue.holdq":    c.Holds,
+		"scheduler.ramqueue.update":   0, // changes take effect at once
+	} {
+		s.stat.Set(name, int64(n))
+		s.stat.Show(name) // a queue that was emptied says so
+	}
 }
