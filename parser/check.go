@@ -52,6 +52,16 @@ func newChecker(o *Options, in *input) *checker {
 func (c *checker) errorf(at pos, format string, args ...any) { c.diags.errorf(at, format, args...) }
 func (c *checker) warnf(at pos, format string, args ...any)  { c.diags.warnf(at, format, args...) }
 
+// cannotf tells what a daemon of an ordinary user cannot do: it would not
+// start; a check of the file, which somebody else may run it by, only warns.
+func (c *checker) cannotf(at pos, format string, args ...any) {
+	if c.o.CheckOnly {
+		c.warnf(at, format, args...)
+		return
+	}
+	c.errorf(at, format, args...)
+}
+
 // at is a position for config.
 func (c *checker) at(p pos) config.Pos {
 	if p.file < 0 {

@@ -117,9 +117,9 @@ func (c *checker) identityOf(st *stmt, a *config.Action) {
 	case a.Method == config.MethodForwardOnly, a.Method == config.MethodExpandOnly:
 	case a.Method == config.MethodLMTP:
 	case a.User != "" && a.User != self:
-		c.errorf(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
+		c.cannotf(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
 	case a.Userbase != "" && a.User == "":
-		c.errorf(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
+		c.cannotf(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
 	case a.User == "":
 		c.warnf(st.pos, "action %q: as an ordinary user only mail for %s itself is delivered", a.Name, self)
 	}

@@ -46,7 +46,7 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 			p.Chroot = v
 		}
 		if c.o.Unprivileged && (o.key != "user" || p.User != c.o.System.CurrentUser()) {
-			c.errorf(o.pos, "processor %s asks for %s %s: an ordinary user (%s) cannot change identity",
+			c.cannotf(o.pos, "processor %s asks for %s %s: an ordinary user (%s) cannot change identity",
 				name.text, o.key, o.arg.text, c.o.System.CurrentUser())
 		}
 	}

@@ -204,6 +204,10 @@ func TestUnprivileged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := sys.options(tt.in + end)
 			o.Unprivileged = true
+			if checked, diags := Parse(t.Context(), o); checked == nil || !strings.Contains(report(diags, ""), tt.want) {
+				t.Errorf("-n: %s", report(diags, ""))
+			}
+			o.CheckOnly = false
 			cfg, diags := Parse(t.Context(), o)
 			if got := report(diags, ""); (cfg == nil) != (tt.want != "") || !strings.Contains(got, tt.want) {
 				t.Errorf("got %s\nwant %s", got, tt.want)

@@ -30,7 +30,7 @@ type Options struct {
 	Text   []byte            // not nil: the configuration itself; File is then only a name
 	Macros map[string]string // from -D; they win over those of the file
 
-	Unprivileged bool // the daemon runs as an ordinary user: what needs another identity is refused
+	Unprivileged bool // the daemon runs as an ordinary user: what needs another identity is refused, by a check told
 	Verbose      bool // report macros that are not used, and show old statements in their present form
 	CheckOnly    bool // for -n: also warn of what is allowed and hardly meant
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"smtpd/internal/config"
+	"smtpd/internal/ctl"
 	"smtpd/internal/expand"
 	"smtpd/internal/mail"
 	"smtpd/internal/ruleset"
@@ -107,7 +108,12 @@ func newDecider(conf *config.Config) (*decider, error) {
 		return nil, err
 	}
 	d := &decider{conf: conf, tables: tables}
-	d.x = &expand.Expander{Config: conf, Tables: tables, System: hostSystem{}, Now: time.Now}
+	// The daemon is meant, whoever asks.
+	daemon := expand.User{Name: ctl.DaemonUser}
+	if u, err := (hostSystem{}).User(context.Background(), ctl.DaemonUser); err == nil {
+		daemon = u
+	}
+	d.x = &expand.Expander{Config: conf, Tables: tables, System: hostSystem{}, Now: time.Now, Daemon: daemon}
 	return d, nil
 }
 
