@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -94,6 +95,12 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 	}
 	if o.Socket == "" {
 		o.Socket = ctl.Socket
+	}
+	// The processes do not share a working folder.
+	for _, path := range []*string{&o.Spool, &o.Socket} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return o, err
+		}
 	}
 	o.Switches = imsg.Switches{Verbose: f.verbose, Trace: f.trace}
 	for _, p := range f.paused {
