@@ -15,8 +15,9 @@ import (
 // Bounds of restarts. Ours.
 const (
 	firstPause = 50 * time.Millisecond
-	lastPause  = 10 * time.Second
-	stableTime = 10 * time.Second // after so long a life the pause is the first again
+	lastPause  = 10 * time.Second // of a program that does not even register
+	usualPause = time.Second      // at most, of one that does
+	stableLife = 4                // a life so many times as long as the pause makes that the first again
 	sampleSize = 128              // answers that the median is of
 )
 
@@ -82,7 +83,7 @@ func (s *Supervisor) run(ctx context.Context) {
 	pause := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := s.live(ctx)
+		served, err := s.live(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -92,7 +93,7 @@ func (s *Supervisor) run(ctx context.Context) {
 			text = mail.Clean(err.Error(), 256)
 		}
 		s.warn("lost processor: " + s.o.Name + " " + text)
-		if time.Since(began) > stableTime {
+		if served && time.Since(began) > stableLife*pause {
 			pause = firstPause
 		}
 		t := time.NewTimer(pause)
@@ -101,7 +102,9 @@ func (s *Supervisor) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		t.Stop()
-		pause = min(2*pause, lastPause)
+		if pause = min(2*pause, lastPause); served {
+			pause = min(pause, usualPause)
+		}
 	}
 }
 
@@ -110,11 +113,11 @@ func isReset(err error) bool {
 	return errors.As(err, &op) && !op.Timeout()
 }
 
-// live runs the program once.
-func (s *Supervisor) live(ctx context.Context) error {
+// live runs the program once; served says that it has registered.
+func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
 	proc, err := s.start()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer proc.End()
 	s.mu.Lock()
@@ -125,7 +128,7 @@ func (s *Supervisor) live(ctx context.Context) error {
 	defer stop()
 	p, err := open(conn, s.o, &s.stat)
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.mu.Lock()
 	s.program = p
@@ -140,7 +143,7 @@ func (s *Supervisor) live(ctx context.Context) error {
 	s.mu.Unlock()
 	err = p.Err()
 	p.Close()
-	return err
+	return true, err
 }
 
 // State is how a program does.
