@@ -497,7 +497,7 @@ func TestQueueRestarts(t *testing.T) {
 	h.wait("that to be known", func() bool {
 		h.state.results.mu.Lock()
 		defer h.state.results.mu.Unlock()
-		return !h.state.results.open
+		return h.state.results.open.Err() != nil
 	})
 	fresh := ipc.NewLink(imsg.Queue, imsg.MDA)
 	fresh.Serve(h.asQueue, nil, nil)
@@ -591,6 +591,7 @@ func TestHold(t *testing.T) {
 		}
 		return n == 5
 	})
+	h.wait("all to be wanted again", func() bool { return h.releases[len(h.releases)-1].Count == 0 })
 	for _, r := range h.releases {
 		if r.Key != h.key || r.Count > 2 {
 			t.Errorf("released %+v", r)

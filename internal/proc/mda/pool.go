@@ -36,6 +36,13 @@ const (
 	// itself ends it after 300 s.
 	startTime = 30 * time.Second
 	runTime   = 330 * time.Second
+	// plainFactor is how many times as many deliveries may wait as `mda limit`
+	// says when no command is run for them. Ours: each takes a millisecond, so
+	// giving them back and forth would cost more than it saves.
+	plainFactor = 40
+	// holdCheck is when a user's envelopes are asked for once more who has
+	// nothing left: the wish may have overtaken the envelopes on their way back.
+	holdCheck = time.Second
 	// maxAgain bounds how often a delivery is handed to another worker because
 	// the one that should have made it was gone.
 	maxAgain = 3
@@ -60,6 +67,7 @@ type lane struct {
 	running  int       // plain deliveries with the worker
 	busy     int       // commands with the worker
 	held     int       // envelopes given back to queue until there is room, as far as known
+	recheck  bool      // there may be some that are not known of
 	last     time.Time // had work
 	idle     *time.Timer
 
@@ -134,8 +142,9 @@ func (p *pool) submit(j *job) {
 		p.lanes[id] = l
 		p.gUser.Add(1)
 	}
-	if p.limits.TaskHiwat > 0 && len(l.plain)+len(l.commands) >= p.limits.TaskHiwat {
+	if waiting, hiwat := l.waiting(j.isCommand()), p.limits.TaskHiwat; hiwat > 0 && waiting >= hiwat {
 		l.held += 1 + len(j.twins)
+		l.recheck = true
 		p.mu.Unlock()
 		p.hold(id.key(), j)
 		return
@@ -161,15 +170,33 @@ func (id identity) key() uint64 {
 	return key
 }
 
-// room says how many of the envelopes given back are wanted now; 0: none. The
-// lock is held.
-func (p *pool) room(l *lane) int {
-	waiting := len(l.plain) + len(l.commands)
-	if l.held == 0 || p.stopped || waiting >= max(p.limits.TaskLowat, 1) {
+// waiting counts the deliveries that wait, as `mda limit` does.
+func (l *lane) waiting(command bool) int {
+	if command {
+		return len(l.commands)
+	}
+	return len(l.plain) / plainFactor
+}
+
+// room says how many of the envelopes given back are wanted now that a delivery
+// has ended; 0: none. The lock is held.
+func (p *pool) room(l *lane, command bool) int {
+	if !l.recheck || p.stopped {
 		return 0
 	}
-	n := min(l.held, max(p.limits.TaskRelease, 1))
-	l.held -= n
+	n := 0
+	if l.waiting(command) < max(p.limits.TaskLowat, 1) {
+		n = max(p.limits.TaskRelease, 1)
+		if !command {
+			n *= plainFactor
+		}
+		n = min(l.held, n)
+		l.held -= n
+	}
+	if l.held == 0 && l.empty() && l.unused() {
+		l.recheck = false
+		time.AfterFunc(holdCheck, func() { p.release(l.id.key(), 0) })
+	}
 	return n
 }
 
@@ -421,7 +448,7 @@ func (p *pool) run(l *lane, w *worker, j *job) {
 	if w.leave && l.worker == w && !stopped {
 		p.dismiss(l, w)
 	}
-	room := p.room(l)
+	room := p.room(l, j.isCommand())
 	p.pump(l)
 	if j.isCommand() {
 		p.pumpCommands()

@@ -30,11 +30,15 @@ type results struct {
 
 	mu      sync.Mutex
 	pending []imsg.Result
-	open    bool // this queue knows what we hold
+	open    context.Context // while this queue is there, and knows what we hold
+	close   context.CancelFunc
 }
 
 func newResults(link *ipc.Link, settled func([]imsg.Result)) *results {
-	return &results{link: link, settled: settled, wake: make(chan struct{}, 1)}
+	r := &results{link: link, settled: settled, wake: make(chan struct{}, 1)}
+	r.open, r.close = context.WithCancel(context.Background())
+	r.close()
+	return r
 }
 
 // add keeps one result. It does not block.
@@ -45,10 +49,15 @@ func (r *results) add(res imsg.Result) {
 	r.nudge()
 }
 
-// setOpen says whether a queue is there that has been told what we hold.
+// setOpen says whether a queue is there that has been told what we hold. A call
+// that waits for a queue when one is lost must not be the first that the next
+// one hears.
 func (r *results) setOpen(open bool) {
 	r.mu.Lock()
-	r.open = open
+	r.close()
+	if open {
+		r.open, r.close = context.WithCancel(context.Background())
+	}
 	r.mu.Unlock()
 	if open {
 		r.nudge()
@@ -87,10 +96,10 @@ func (r *results) send(ctx context.Context) {
 		batch := slices.Clone(r.pending[:n]) // encoding touches it while others add
 		open := r.open
 		r.mu.Unlock()
-		if n == 0 || !open || ctx.Err() != nil {
+		if n == 0 || open.Err() != nil || ctx.Err() != nil {
 			return
 		}
-		a, err := ipc.Ask[*imsg.Done](ctx, r.link, &imsg.Results{Results: batch})
+		a, err := r.tell(ctx, open, batch)
 		if err != nil || !a.OK {
 			pause(ctx, retryPause)
 			continue
@@ -102,6 +111,14 @@ func (r *results) send(ctx context.Context) {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// tell brings one batch to the queue that is there, until either context ends.
+func (r *results) tell(ctx, open context.Context, batch []imsg.Result) (*imsg.Done, error) {
+	ctx, cancel := context.WithTimeout(ctx, ipc.CallTimeout)
+	defer cancel()
+	defer context.AfterFunc(open, cancel)()
+	return ipc.Ask[*imsg.Done](ctx, r.link, &imsg.Results{Results: batch})
 }
 
 func pause(ctx context.Context, d time.Duration) {
