@@ -23,10 +23,14 @@ type Options struct {
 }
 
 // LibexecDirs are the folders in which the program of a table is looked for,
-// in this order.
+// in this order; the first is the one that our own program is in.
 func LibexecDirs() []string {
-	return []string{"/usr/local/libexec/smtpd", "/usr/local/libexec/opensmtpd",
+	dirs := []string{"/usr/local/libexec/smtpd", "/usr/local/libexec/opensmtpd",
 		"/usr/libexec/smtpd", "/usr/libexec/opensmtpd"}
+	if exe, err := os.Executable(); err == nil {
+		dirs = slices.Insert(dirs, 0, filepath.Dir(exe))
+	}
+	return dirs
 }
 
 // Open opens one table of a configuration: what it reads is read now, a server

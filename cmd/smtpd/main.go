@@ -19,6 +19,7 @@ import (
 	"smtpd/internal/log"
 	"smtpd/internal/privsep"
 	"smtpd/parser"
+	"smtpd/table"
 )
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
@@ -69,7 +70,7 @@ func findConfig() string {
 func (f *flags) parseOptions() (parser.Options, error) {
 	o := parser.Options{
 		File: f.file, Macros: f.macros, Verbose: f.verbose, CheckOnly: f.check,
-		Unprivileged: os.Geteuid() != 0, Now: time.Now,
+		Unprivileged: os.Geteuid() != 0, Now: time.Now, Libexec: table.LibexecDirs()[0],
 	}
 	if f.rootless != "" {
 		if err := f.useRootless(&o); err != nil {

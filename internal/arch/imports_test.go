@@ -24,7 +24,7 @@ const (
 )
 
 // engines are the packages that know a trade and no processes.
-var engines = []string{"queue", "mta", "mda", "table", "internal/expand", "internal/ruleset", "internal/runq",
+var engines = []string{"queue", "mta", "mda", "table", "table/query", "internal/expand", "internal/ruleset", "internal/runq",
 	"internal/filter", "internal/smtp", "internal/bounce", "internal/enqueue", "internal/ctl", "internal/dkim"}
 
 // low are the packages with a place of their own.
@@ -42,6 +42,7 @@ var sideways = map[[2]string]string{
 	{"internal/expand", "internal/ruleset"}: "expansion matches each new address with the rules",
 	{"internal/ruleset", "table"}:           "rules ask tables",
 	{"internal/expand", "table"}:            "aliases are tables",
+	{"table/query", "table"}:                "the frame of table programs: backends that ask servers",
 	{"parser", "table"}:                     "the checks open what the configuration names",
 }
 

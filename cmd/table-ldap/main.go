@@ -1,0 +1,13 @@
+// Command table-ldap answers the tables of smtpd.conf from an LDAP directory.
+package main
+
+import (
+	"context"
+	"os"
+
+	"smtpd/table/query"
+)
+
+func main() {
+	os.Exit(query.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, open))
+}
