@@ -30,6 +30,8 @@ type agent struct {
 	inline int                    // octets of bodies that travel with transfers
 	held   bool                   // it holds envelopes back
 	wake   chan struct{}
+
+	heard heard
 }
 
 // transfer is what was handed over at once.
@@ -259,7 +261,7 @@ func (a *agent) attached() {
 	a.gen++
 	a.ready, a.named = false, nil
 	a.mu.Unlock()
-	a.s.begin(a.releaseAll)
+	a.inOrder(a.releaseAll)
 }
 
 // lost lets all leases of an agent that is gone lapse: they do not count as
@@ -278,7 +280,7 @@ func (a *agent) lost() {
 	for id := range lent {
 		ids = append(ids, id)
 	}
-	a.s.begin(func() {
+	a.inOrder(func() { // before its successor is lent them
 		a.giveBack(ids)
 		a.releaseAll()
 	})
@@ -291,19 +293,75 @@ func (a *agent) forget() {
 	a.todo = nil
 }
 
-// receive takes what the agent says.
+// receive takes what the agent says. All but questions is carried out in the
+// order it was said: results of what Inflight names, and a Release, find done
+// what came before them.
 func (a *agent) receive(r *ipc.Request) {
 	switch m := r.Msg.(type) {
+	case *imsg.BodyOpen:
+		a.s.begin(func() { a.openBody(r, m.Message) })
 	case *imsg.Inflight:
 		a.inflight(m)
 	case *imsg.Results:
-		a.s.begin(func() { a.results(r, m.Results) })
-	case *imsg.BodyOpen:
-		a.s.begin(func() { a.openBody(r, m.Message) })
-	case *imsg.Hold: // these two keep their order; they wait for the scheduler only
-		a.hold(m)
+		a.inOrder(func() { a.results(r, m.Results) })
+	case *imsg.Hold:
+		a.inOrder(func() { a.hold(m) })
 	case *imsg.Release:
-		a.release(m)
+		a.inOrder(func() { a.release(m) })
+	}
+}
+
+// heard is what an agent said, or what is to be done about its end, and is not
+// carried out yet, in order. The zero value works.
+type heard struct {
+	mu   sync.Mutex
+	list []func()
+	busy bool // a goroutine works at it
+}
+
+// maxHeard bounds what an agent may say ahead of us. Ours: a thousand times
+// what mta and mda say while the scheduler is far behind.
+const maxHeard = 1 << 16
+
+// inOrder carries f out after all that was given to inOrder before.
+func (a *agent) inOrder(f func()) {
+	h := &a.heard
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.list) >= maxHeard {
+		if len(h.list) == maxHeard {
+			a.s.env.Parent.Send(&imsg.Violation{Peer: a.role(), Text: "more said than there is room for"}, nil)
+		}
+		return
+	}
+	h.list = append(h.list, f)
+	if !h.busy {
+		h.busy = a.s.begin(a.listen)
+	}
+}
+
+func (a *agent) role() imsg.Role {
+	if a.kind == mail.KindMDA {
+		return imsg.MDA
+	}
+	return imsg.MTA
+}
+
+// listen carries out what was heard until there is no more.
+func (a *agent) listen() {
+	h := &a.heard
+	for {
+		h.mu.Lock()
+		list := h.list
+		h.list = nil
+		h.busy = len(list) > 0
+		h.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		for _, f := range list {
+			f()
+		}
 	}
 }
 
@@ -328,7 +386,7 @@ func (a *agent) inflight(m *imsg.Inflight) {
 	}
 	a.mu.Unlock()
 	if m.Last {
-		a.s.begin(func() { a.adopt(named, gen) })
+		a.inOrder(func() { a.adopt(named, gen) })
 	}
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"smtpd/internal/privsep"
 	"smtpd/internal/stat"
 	"smtpd/queue"
+	"smtpd/queue/queuetest"
 )
 
 // TestAgentDies: what mta was lent lapses, and its successor is lent it again
@@ -142,6 +145,73 @@ func TestHold(t *testing.T) {
 	h.mta.link.Close()
 	if m, _ := next[*imsg.Released](h.sched); m.Key != 0 || m.Count != 0 {
 		t.Errorf("released %+v", m)
+	}
+}
+
+// slow is a store whose leases can be made to wait.
+type slow struct {
+	queue.Store
+	gate atomic.Pointer[chan struct{}]
+}
+
+func (s *slow) Lease(ctx context.Context, owner string, until time.Time, ids []mail.EnvelopeID) ([]mail.Envelope, error) {
+	if g := s.gate.Load(); g != nil {
+		<-*g
+	}
+	return s.Store.Lease(ctx, owner, until, ids)
+}
+
+// TestOrder: a new queue that is slow to take over what mta named carries out
+// what mta says next after it, and leaves no lease behind.
+func TestOrder(t *testing.T) {
+	st := &slow{Store: queuetest.NewMemory(t.TempDir(), time.Now)}
+	h := &house{t: t, dir: t.TempDir(), store: st}
+	h.open()
+	l := h.commit(body, envelope(mail.KindMTA, "a@example.net"), envelope(mail.KindMTA, "b@example.net"))
+	gate := make(chan struct{})
+	st.gate.Store(&gate)
+	h.mta = connect(t, h.peers.MTA, imsg.MTA)
+	h.mta.send(&imsg.Inflight{IDs: []mail.EnvelopeID{l[0].ID, l[1].ID}, Last: true})
+	h.mta.send(&imsg.Hold{IDs: []mail.EnvelopeID{l[0].ID}, Key: 7})
+	answered := make(chan bool, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		a, err := ipc.Ask[*imsg.Done](ctx, h.mta.link, &imsg.Results{Results: []imsg.Result{
+			{ID: l[1].ID, Status: mail.Status{Code: 250}}}})
+		answered <- err == nil && a.OK
+	}()
+	h.mta.send(&imsg.Release{Key: 7})
+	// All of it has come, and nothing is done, when a later question is answered.
+	ask[*imsg.Body](h.mta, &imsg.BodyOpen{Message: l[0].ID.Message()})
+	close(gate)
+	if !<-answered {
+		t.Error("results were not taken")
+	}
+	for _, s := range h.heard(2) {
+		if !s.Inflight {
+			t.Errorf("%s is not under way", s.ID)
+		}
+	}
+	if m, _ := next[*imsg.Held](h.sched); m.Key != 7 || !slices.Equal(m.IDs, []mail.EnvelopeID{l[0].ID}) {
+		t.Errorf("held %+v", m)
+	}
+	var gone, released bool
+	for !gone || !released {
+		select {
+		case r := <-h.sched.in:
+			switch m := r.Msg.(type) {
+			case *imsg.Gone:
+				gone = slices.Equal(m.IDs, []mail.EnvelopeID{l[1].ID})
+			case *imsg.Released:
+				released = m.Key == 7
+			}
+		case <-time.After(patience):
+			t.Fatalf("gone %v, released %v", gone, released)
+		}
+	}
+	if left := st.Leases("mta"); len(left) > 0 {
+		t.Errorf("still lent: %v", left)
 	}
 }
 
