@@ -5,7 +5,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +38,7 @@ type Process interface {
 // none it is started anew, after a pause that grows.
 type Supervisor struct {
 	o      Options
-	start  func() (Process, error)
+	start  func(context.Context) (Process, error)
 	warn   func(string)
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -49,7 +52,7 @@ type Supervisor struct {
 
 // Supervise starts a program and keeps it running until Close. warn is told
 // what the log should say.
-func Supervise(o Options, start func() (Process, error), warn func(string)) *Supervisor {
+func Supervise(o Options, start func(context.Context) (Process, error), warn func(string)) *Supervisor {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, up: make(chan struct{})}
 	s.work.Go(func() { s.run(ctx) })
@@ -115,7 +118,7 @@ func isReset(err error) bool {
 
 // live runs the program once; served says that it has registered.
 func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
-	proc, err := s.start()
+	proc, err := s.start(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -199,4 +202,20 @@ func (m *meter) fill(st *State) {
 		slices.Sort(l)
 		st.Median = l[n/2]
 	}
+}
+
+// Command is a command with its program found: one without a leading slash is
+// looked for in dirs, of which there is one at least.
+func Command(command string, dirs []string) string {
+	command = strings.TrimSpace(command)
+	if strings.HasPrefix(command, "/") {
+		return command
+	}
+	name, _, _ := strings.Cut(command, " ")
+	for _, dir := range dirs {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err == nil && fi.Mode().IsRegular() {
+			return dir + "/" + command
+		}
+	}
+	return dirs[0] + "/" + command
 }

@@ -112,6 +112,7 @@ type Sign struct {
 	Hash    uint8  // crypto.Hash; 0: Ed25519, Digest is the message
 	PSSSalt int64  // rsa.PSSOptions.SaltLength; NoPSS: PKCS #1 v1.5 or not RSA
 	Digest  []byte
+	KeyID   []byte // of the public key, see privsep.KeyID: after a renewal there may be two; empty: the newest
 }
 
 // NoPSS is Sign.PSSSalt for every signature but RSA-PSS.
@@ -123,6 +124,7 @@ func (m *Sign) Fields(c *Codec) {
 	Uint(c, &m.Hash)
 	c.Int(&m.PSSSalt)
 	c.Bytes(&m.Digest, 4096)
+	c.Bytes(&m.KeyID, 32)
 }
 
 // Signature answers Sign; Data is empty when there is none.

@@ -20,7 +20,7 @@ var allowed = map[edge][]Type{
 
 	{Keys, Parent}:      {TypeReady, TypeFatal, TypeViolation},
 	{Control, Parent}:   {TypeReady, TypeFatal, TypeViolation, TypeReload, TypeSwitch, TypeStatusGet},
-	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypeUserQuery, TypeForwardOpen, TypeSystemAuth},
+	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart},
 	{SMTP, Parent}:      {TypeReady, TypeFatal, TypeViolation},
 	{Queue, Parent}:     {TypeReady, TypeFatal, TypeViolation},
 	{Scheduler, Parent}: {TypeReady, TypeFatal, TypeViolation},
@@ -90,6 +90,7 @@ var replies = map[Type]Type{
 	TypeShow:          TypeLines,
 	TypeRouteCommand:  TypeDone,
 	TypeFilterOpen:    TypeFilterOpened,
+	TypeFilterStart:   TypeFilterStarted,
 	TypeFilterAsk:     TypeFilterVerdict,
 	TypeFilterLines:   TypeFilterLinesOut,
 	TypeTableChecks:   TypeTableAnswers,
@@ -97,7 +98,7 @@ var replies = map[Type]Type{
 
 // carriers are the imsgs that a descriptor may come with.
 var carriers = []Type{TypePeerLink, TypeListenSocket, TypeDeliverStarted, TypeDeliverRun,
-	TypeBodyCreated, TypeBody, TypeSessionOpened, TypeFilterLinesOut}
+	TypeBodyCreated, TypeBody, TypeSessionOpened, TypeFilterLinesOut, TypeFilterStarted}
 
 // MayCarry reports whether a descriptor may come with t.
 func MayCarry(t Type) bool { return slices.Contains(carriers, t) }

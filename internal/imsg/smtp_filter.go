@@ -162,3 +162,18 @@ func (m *TableAnswers) Fields(c *Codec) {
 	c.Bool(&m.Temporary)
 	List(c, &m.Found, maxQueries, func(c *Codec, v *bool) { c.Bool(v) })
 }
+
+// FilterStart asks for the program of a processor of the configuration to be
+// started as another user; an earlier one of it is ended. lookup -> parent;
+// answered by FilterStarted.
+type FilterStart struct{ Proc string }
+
+// Fields implements Msg.
+func (m *FilterStart) Fields(c *Codec) { c.Name(&m.Proc) }
+
+// FilterStarted answers FilterStart: with the descriptor of the program's input
+// and output, or an error.
+type FilterStarted struct{ Error string }
+
+// Fields implements Msg.
+func (m *FilterStarted) Fields(c *Codec) { line(c, &m.Error, MaxText) }

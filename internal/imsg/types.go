@@ -92,6 +92,8 @@ const (
 	TypeFilterLinesOut Type = 85
 	TypeTableChecks    Type = 86
 	TypeTableAnswers   Type = 87
+	TypeFilterStart    Type = 88
+	TypeFilterStarted  Type = 89
 )
 
 // kinds makes an empty imsg of each type.
@@ -183,6 +185,8 @@ var kinds = [...]func() Msg{
 	TypeFilterLinesOut: func() Msg { return &FilterLinesOut{} },
 	TypeTableChecks:    func() Msg { return &TableChecks{} },
 	TypeTableAnswers:   func() Msg { return &TableAnswers{} },
+	TypeFilterStart:    func() Msg { return &FilterStart{} },
+	TypeFilterStarted:  func() Msg { return &FilterStarted{} },
 }
 
 func (t Type) make() Msg {
@@ -452,3 +456,9 @@ func (*TableChecks) Type() Type { return TypeTableChecks }
 
 // Type implements Msg.
 func (*TableAnswers) Type() Type { return TypeTableAnswers }
+
+// Type implements Msg.
+func (*FilterStart) Type() Type { return TypeFilterStart }
+
+// Type implements Msg.
+func (*FilterStarted) Type() Type { return TypeFilterStarted }

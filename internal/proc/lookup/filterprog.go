@@ -2,13 +2,12 @@ package lookup
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +15,7 @@ import (
 
 	"smtpd/internal/config"
 	"smtpd/internal/filter"
+	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/mail"
 	"smtpd/table"
@@ -36,8 +36,43 @@ type program struct {
 	over chan struct{}  // closed once it has been
 }
 
-// startFilter starts the program of a processor.
-func (s *server) startFilter(p *config.Proc) (filter.Process, error) {
+// distant is a filter program that the parent started for us.
+type distant struct{ conn net.Conn }
+
+// Conn implements filter.Process.
+func (d distant) Conn() net.Conn { return d.conn }
+
+// End implements filter.Process: the parent sees to the rest.
+func (d distant) End() { d.conn.Close() }
+
+// startFilter starts the program of a processor: by way of the parent when it
+// is to run as somebody else.
+func (s *server) startFilter(ctx context.Context, p *config.Proc) (filter.Process, error) {
+	if !s.env.Unprivileged && (p.User != "" || p.Group != "" || p.Chroot != "") {
+		return s.startDistant(ctx, p)
+	}
+	return s.startNear(p)
+}
+
+func (s *server) startDistant(ctx context.Context, p *config.Proc) (filter.Process, error) {
+	a, f, err := ipc.AskFile[*imsg.FilterStarted](ctx, s.env.Parent, &imsg.FilterStart{Proc: p.Name})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("start: %w", err)
+	case a.Error != "" || f == nil:
+		if f != nil {
+			f.Close()
+		}
+		return nil, errors.New(mail.Clean(a.Error, 256))
+	}
+	conn, err := ipc.Conn(f)
+	if err != nil {
+		return nil, err
+	}
+	return distant{conn}, nil
+}
+
+func (s *server) startNear(p *config.Proc) (filter.Process, error) {
 	far, near, err := ipc.Socketpair()
 	if err != nil {
 		return nil, err
@@ -48,7 +83,7 @@ func (s *server) startFilter(p *config.Proc) (filter.Process, error) {
 		return nil, err
 	}
 	g := &program{conn: conn, over: make(chan struct{})}
-	g.cmd = exec.Command("/bin/sh", "-c", "exec "+filterCommand(p.Command))
+	g.cmd = exec.Command("/bin/sh", "-c", "exec "+filter.Command(p.Command, table.LibexecDirs()))
 	g.cmd.Dir, g.cmd.Stdin, g.cmd.Stdout = "/", far, far
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := g.cmd.StderrPipe()
@@ -64,23 +99,6 @@ func (s *server) startFilter(p *config.Proc) (filter.Process, error) {
 		close(g.over)
 	})
 	return g, nil
-}
-
-// filterCommand is a command with its program found: one without a leading
-// slash is looked for where filters are installed.
-func filterCommand(command string) string {
-	command = strings.TrimSpace(command)
-	if strings.HasPrefix(command, "/") {
-		return command
-	}
-	name, _, _ := strings.Cut(command, " ")
-	dirs := table.LibexecDirs()
-	for _, dir := range dirs {
-		if fi, err := os.Stat(filepath.Join(dir, name)); err == nil && fi.Mode().IsRegular() {
-			return filepath.Join(dir, command)
-		}
-	}
-	return filepath.Join(dirs[0], command)
 }
 
 // listen writes what a program says on its error output to the log.

@@ -116,7 +116,7 @@ func (fs *filters) supervise(c *config.Config, p *config.Proc, in, out bool) *fi
 		Tracing: func() bool { return log.Tracing("filters") },
 		Trace:   func(line string) { log.Trace("filters", p.Name+": "+line) },
 	}
-	return filter.Supervise(o, func() (filter.Process, error) { return fs.s.startFilter(p) },
+	return filter.Supervise(o, func(ctx context.Context) (filter.Process, error) { return fs.s.startFilter(ctx, p) },
 		func(text string) { log.Warn("warn: " + text) })
 }
 

@@ -273,6 +273,7 @@ func (p *parent) fail(why string) {
 func (p *parent) killAll() {
 	p.stopping = true
 	p.workers.killAll()
+	p.programs.killAll()
 	for _, c := range p.children {
 		if c.running {
 			_ = c.cmd.Process.Kill()

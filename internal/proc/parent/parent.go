@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -74,6 +75,7 @@ type parent struct {
 	sockets  *sockets
 	switches imsg.Switches
 	workers  *workers
+	programs *programs
 	actions  chan func()
 	quit     chan struct{}  // closed when run has ended
 	tasks    sync.WaitGroup // answers that take time
@@ -96,6 +98,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	defer close(p.quit)
 	p.switches.Started = o.Now()
 	p.workers = newWorkers(p)
+	p.programs = &programs{p: p, running: map[string]*exec.Cmd{}}
 	var err error
 	if err := checkSpool(o); err != nil {
 		return err

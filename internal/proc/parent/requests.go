@@ -41,6 +41,8 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 		p.tasks.Go(func() { r.Reply(p.authenticate(m), nil) })
 	case *imsg.DeliverStart:
 		p.tasks.Go(func() { p.workers.start(r, m) })
+	case *imsg.FilterStart:
+		p.do(func() { p.programs.start(r, p.conf.Procs[m.Proc]) })
 	}
 }
 

@@ -1,0 +1,152 @@
+package parent
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	osuser "os/user"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"smtpd/internal/config"
+	"smtpd/internal/filter"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/mail"
+	"smtpd/table"
+)
+
+// maxProgramSays bounds a line of a filter program's error output. Ours.
+const maxProgramSays = 1024
+
+// programs are the filter programs that run as another user or elsewhere than
+// in /; lookup starts the others by itself. It is safe for concurrent use.
+type programs struct {
+	p       *parent
+	mu      sync.Mutex
+	running map[string]*exec.Cmd // by processor
+	closed  bool
+}
+
+// start brings up the program of a processor; c is nil when there is none of
+// that name.
+func (g *programs) start(r *ipc.Request, c *config.Proc) {
+	if c == nil {
+		r.Reply(&imsg.FilterStarted{Error: "no such processor"}, nil)
+		return
+	}
+	g.p.tasks.Go(func() {
+		channel, err := g.spawn(c)
+		if err != nil {
+			r.Reply(&imsg.FilterStarted{Error: err.Error()}, nil)
+			return
+		}
+		r.Reply(&imsg.FilterStarted{}, channel)
+	})
+}
+
+func (g *programs) spawn(c *config.Proc) (*os.File, error) {
+	if g.p.o.Unprivileged {
+		return nil, errors.New("running unprivileged: a filter cannot change identity")
+	}
+	cred, err := g.credential(c)
+	if err != nil {
+		return nil, err
+	}
+	near, far, err := ipc.Socketpair()
+	if err != nil {
+		return nil, err
+	}
+	defer far.Close()
+	cmd := exec.Command("/bin/sh", "-c", "exec "+filter.Command(c.Command, table.LibexecDirs()))
+	cmd.Dir, cmd.Stdin, cmd.Stdout = "/", far, far
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred, Chroot: c.Chroot}
+	says, err := cmd.StderrPipe()
+	if err == nil {
+		err = g.run(c.Name, cmd)
+	}
+	if err != nil {
+		near.Close()
+		return nil, fmt.Errorf("start %s: %w", c.Name, err)
+	}
+	g.p.tasks.Go(func() {
+		g.listen(c.Name, says)
+		g.mu.Lock()
+		if g.running[c.Name] == cmd {
+			delete(g.running, c.Name) // before its number can be another's
+		}
+		g.mu.Unlock()
+		_ = cmd.Wait() // lookup sees the end of the channel and judges by that
+	})
+	return near, nil
+}
+
+// run starts cmd and ends what ran for the processor before.
+func (g *programs) run(name string, cmd *exec.Cmd) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return errors.New("shutting down")
+	}
+	if old := g.running[name]; old != nil {
+		_ = syscall.Kill(-old.Process.Pid, syscall.SIGKILL) // not waited for yet, so the number is its own
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	g.running[name] = cmd
+	return nil
+}
+
+// credential is who the program runs as: the daemon's user unless the
+// configuration says otherwise.
+func (g *programs) credential(c *config.Proc) (*syscall.Credential, error) {
+	uid, gid := uint32(g.p.o.Daemon.UID), uint32(g.p.o.Daemon.GID)
+	if c.User != "" {
+		u := user(c.User)
+		if !u.Found {
+			return nil, fmt.Errorf("no user %s", c.User)
+		}
+		uid, gid = u.UID, u.GID
+	}
+	if c.Group != "" {
+		group, err := osuser.LookupGroup(c.Group)
+		if err != nil {
+			return nil, fmt.Errorf("group: %w", err)
+		}
+		n, err := strconv.ParseUint(group.Gid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("group %s: %w", c.Group, err)
+		}
+		gid = uint32(n)
+	}
+	return &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{gid}}, nil
+}
+
+// listen writes what a program says on its error output to the log.
+func (g *programs) listen(name string, r io.Reader) {
+	in := bufio.NewReaderSize(r, maxProgramSays)
+	for {
+		line, err := in.ReadSlice('\n')
+		if text := strings.TrimRight(string(line), "\r\n"); text != "" {
+			g.p.log.Warn(name + ": " + mail.Clean(text, maxProgramSays))
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+}
+
+func (g *programs) killAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	for _, cmd := range g.running {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // not waited for yet, so the number is its own
+	}
+}
