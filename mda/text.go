@@ -139,11 +139,6 @@ func (v *Delivery) front(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// reader is the whole text as a program on the other side reads it.
-func (v *Delivery) reader() io.Reader {
-	return io.MultiReader(bytes.NewReader(v.front(nil)), v.Text.open())
-}
-
 // maxPiece is the longest piece of a line that pieces gives.
 const maxPiece = 16 << 10
 
