@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -31,13 +33,24 @@ func NewSigner(link *ipc.Link, pki string, pub crypto.PublicKey) *Signer {
 	return &Signer{link: link, pki: pki, pub: pub}
 }
 
+// KeyID tells one key from another: the SHA-256 of the public key in PKIX form,
+// nil when it has none.
+func KeyID(pub crypto.PublicKey) []byte {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256(der)
+	return sum[:]
+}
+
 // Public implements crypto.Signer.
 func (s *Signer) Public() crypto.PublicKey { return s.pub }
 
 // Sign implements crypto.Signer. It waits for keys, at most signTimeout. It does
 // not use the random source it is given.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q := &imsg.Sign{PKI: s.pki, Hash: uint8(opts.HashFunc()), PSSSalt: imsg.NoPSS, Digest: digest}
+	q := &imsg.Sign{PKI: s.pki, Hash: uint8(opts.HashFunc()), PSSSalt: imsg.NoPSS, Digest: digest, KeyID: KeyID(s.pub)}
 	if pss, ok := opts.(*rsa.PSSOptions); ok {
 		q.PSSSalt = int64(pss.SaltLength)
 	}

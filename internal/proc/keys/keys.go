@@ -5,10 +5,12 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"smtpd/internal/config"
@@ -53,13 +55,28 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 // state is all that the process has.
 type state struct {
 	log  *log.Logger
-	ring atomic.Pointer[map[string]signer] // by name of the pki entry
+	ring atomic.Pointer[map[string][]owned] // by name of the pki entry, the newest first
 }
+
+// owned is a key with its name among those of the same pki entry.
+type owned struct {
+	signer
+	id []byte
+}
+
+// maxOld is how many keys an entry keeps. Ours: the present one, and the one
+// before: others learn of a renewal sooner or later than we do, and handshakes
+// on the old certificate go on.
+const maxOld = 2
 
 // configure replaces all keys. One that cannot be used is reported and left
 // out: those who ask for it get no signature.
 func (s *state) configure(c *config.Config) {
-	ring := map[string]signer{}
+	ring := map[string][]owned{}
+	var before map[string][]owned
+	if old := s.ring.Load(); old != nil {
+		before = *old
+	}
 	for name, pki := range c.PKI {
 		if pki.Key == "" {
 			continue
@@ -69,7 +86,12 @@ func (s *state) configure(c *config.Config) {
 			s.log.Warn(fmt.Sprintf("warn: keys: the key of a pki cannot be used: %v", err), slog.String("pki", name))
 			continue
 		}
-		ring[name] = k
+		ring[name] = append(ring[name], owned{k, privsep.KeyID(k.key.Public())})
+		for _, old := range before[name] {
+			if len(ring[name]) < maxOld && !bytes.Equal(old.id, ring[name][0].id) {
+				ring[name] = append(ring[name], old)
+			}
+		}
 	}
 	s.ring.Store(&ring)
 }
@@ -83,12 +105,13 @@ func (s *state) handle(r *ipc.Request) {
 
 // sign is the signature that m asks for; nil: there is none.
 func (s *state) sign(m *imsg.Sign) []byte {
-	key, ok := (*s.ring.Load())[m.PKI]
-	if !ok {
+	keys := (*s.ring.Load())[m.PKI]
+	i := slices.IndexFunc(keys, func(k owned) bool { return len(m.KeyID) == 0 || bytes.Equal(k.id, m.KeyID) })
+	if i < 0 {
 		s.log.Debug("keys: no key", slog.String("pki", m.PKI))
 		return nil
 	}
-	sig, err := key.sign(m)
+	sig, err := keys[i].sign(m)
 	if err != nil {
 		s.log.Warn("warn: keys: "+err.Error(), slog.String("pki", m.PKI))
 		return nil

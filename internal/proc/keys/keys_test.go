@@ -381,3 +381,39 @@ func BenchmarkSign(b *testing.B) {
 		})
 	}
 }
+
+// TestRenewal: after a reload the key before still signs for those who ask for
+// it by its name; the one before that is gone.
+func TestRenewal(t *testing.T) {
+	s := &state{log: log.Discard()}
+	load := func(names ...string) {
+		for _, n := range names {
+			for _, text := range pairs()[n].pem {
+				s.configure(&config.Config{PKI: map[string]*config.PKI{"mx": {Name: "mx", Key: config.Secret(text)}}})
+			}
+		}
+	}
+	ask := func(name string) bool {
+		m := &imsg.Sign{PKI: "mx", Hash: uint8(crypto.SHA256), PSSSalt: imsg.NoPSS, Digest: make([]byte, 32)}
+		if name != "" {
+			m.KeyID = privsep.KeyID(pairs()[name].key.Public())
+		}
+		return len(s.sign(m)) > 0
+	}
+	load("ecdsa")
+	if !ask("") || !ask("ecdsa") || ask("rsa") {
+		t.Error("one key")
+	}
+	load("rsa") // in several forms: repeating a key pushes nothing out
+	if !ask("") || !ask("ecdsa") || !ask("rsa") {
+		t.Error("after a renewal")
+	}
+	load("ed25519")
+	if ask("ecdsa") || !ask("rsa") {
+		t.Error("after the second")
+	}
+	s.configure(&config.Config{})
+	if ask("") || ask("rsa") {
+		t.Error("the entry has gone")
+	}
+}

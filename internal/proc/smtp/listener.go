@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,17 +105,18 @@ func (s *server) accept(l *listener) {
 		case errors.As(err, &timeout) && timeout.Timeout():
 		default:
 			s.env.Log.Warn("warn: smtp: accept: " + err.Error())
-			s.rest(acceptPause)
+			rest(s.ctx, acceptPause)
 		}
 	}
 }
 
-func (s *server) rest(d time.Duration) {
+// rest lets time pass, until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-s.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 
