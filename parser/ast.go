@@ -45,6 +45,7 @@ type settingStmt struct {
 	args   []*token
 	limits []*token // word, number, word, number, inet4, ...
 	domain *token   // mta limit for domain
+	tail   string   // quadratic
 }
 
 type listenStmt struct {
@@ -152,6 +153,10 @@ func (v *valueList) pos() pos { return v.keys[0].pos }
 // What the grammars build with.
 
 func setting(key string, args ...*token) node { return &settingStmt{key: key, args: args} }
+
+func retrySetting(kind *token, delays []*token, tail string) node {
+	return &settingStmt{key: "queue retry " + kind.text, args: delays, tail: tail}
+}
 
 func limits(key string, domain *token, words []*token) node {
 	return &settingStmt{key: key, domain: domain, limits: words}

@@ -24,18 +24,32 @@ func (c *checker) action(st *stmt, n *actionStmt) {
 		a.Relay = &config.Relay{}
 		r := &relaying{c: c, r: a.Relay, seen: once{}}
 		for _, o := range n.opts {
-			r.option(o)
+			if o.key == "retry" {
+				c.actionRetry(a, o, r.seen)
+			} else {
+				r.option(o)
+			}
 		}
 		r.finish()
 	} else {
 		c.localMethod(a, n)
 		seen := once{}
 		for _, o := range n.opts {
-			c.localOption(a, o, seen)
+			if o.key == "retry" {
+				c.actionRetry(a, o, seen)
+			} else {
+				c.localOption(a, o, seen)
+			}
 		}
 		c.identityOf(st, a)
 	}
 	c.cfg.Actions[name] = a
+}
+
+func (c *checker) actionRetry(a *config.Action, o *option, seen once) {
+	if c.once(seen, o.key, o.pos, " for this dispatcher") {
+		a.Retry = c.retry(o.list, o.sub != "")
+	}
 }
 
 func (c *checker) localMethod(a *config.Action, n *actionStmt) {

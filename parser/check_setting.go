@@ -30,6 +30,10 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		cfg.ADMD = arg.text
 	case "bounce warn-interval":
 		c.warnInterval(s.args)
+	case "bounce full-message":
+		cfg.Bounce.Full = true
+	case "bounce from":
+		cfg.Bounce.From = c.hostname(arg)
 	case "mda wrapper":
 		c.wrapper(arg, s.args[1])
 	case "mda limit", "scheduler limit", "smtp limit":
@@ -42,6 +46,10 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		cfg.Queue.Compression = true
 	case "queue encryption":
 		c.queueKey(st, arg)
+	case "queue retry mda":
+		cfg.Queue.RetryMDA = c.retry(s.args, s.tail != "")
+	case "queue retry mta":
+		cfg.Queue.RetryMTA = c.retry(s.args, s.tail != "")
 	case "queue ttl":
 		if d, ok := c.delay(arg, "invalid ttl delay: %s"); ok {
 			cfg.Queue.TTL = d
@@ -85,6 +93,27 @@ func (c *checker) warnInterval(args []*token) {
 		}
 	}
 	c.cfg.Warn = list
+}
+
+// maxRetries bounds the delays of a list. Ours: the last one repeats.
+const maxRetries = 64
+
+// retry is when failed attempts are repeated: after delays, the last of which
+// repeats, or at times that grow as squares.
+func (c *checker) retry(args []*token, quadratic bool) (r config.Retry) {
+	for i, a := range args {
+		d, ok := c.delay(a, "invalid retry delay: %s")
+		switch {
+		case !ok:
+		case i == maxRetries:
+			c.errorf(a.pos, "too many retry delays, at most %d", maxRetries)
+		case quadratic:
+			r.Base = d
+		case i < maxRetries:
+			r.Delays = append(r.Delays, d)
+		}
+	}
+	return r
 }
 
 // delay reads a number with a unit.

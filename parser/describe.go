@@ -80,7 +80,7 @@ func actionText(c *config.Config, a *config.Action) string {
 	}
 	table := func(word, name string) {
 		if name != "" {
-			add(word, tableText(c, name))
+			add(word, TableText(c, name))
 		}
 	}
 	for _, s := range []string{a.Path, a.Dest, a.Command} {
@@ -125,6 +125,11 @@ func actionText(c *config.Config, a *config.Action) string {
 		}
 		add("filter", strings.Join(r.Filter, ","))
 	}
+	if r := a.Retry; r.Base != 0 {
+		add("retry", r.Base.String()+" quadratic")
+	} else if len(r.Delays) > 0 {
+		add("retry", strings.Trim(fmt.Sprint(r.Delays), "[]"))
+	}
 	if a.TTL != 0 {
 		add("ttl", a.TTL.String())
 	}
@@ -147,7 +152,7 @@ func ruleText(c *config.Config, r *config.Rule) string {
 			b.WriteString(" regex")
 		}
 		if m.Table != "" {
-			b.WriteString(" " + tableText(c, m.Table))
+			b.WriteString(" " + TableText(c, m.Table))
 		}
 	}
 	add("tag", r.Tag)
@@ -165,14 +170,14 @@ func ruleText(c *config.Config, r *config.Rule) string {
 }
 
 // tableText is <name>, or the first values of a table without a name.
-func tableText(c *config.Config, name string) string {
+func TableText(c *config.Config, name string) string {
 	t := c.Tables[name]
 	if t == nil || !strings.HasPrefix(name, "<") {
 		return "<" + name + ">"
 	}
 	items := slices.Clone(t.List)
 	for _, p := range t.Pairs {
-		items = append(items, p[0]) // values may be secrets
+		items = append(items, p[0])
 	}
 	if len(items) > maxShown {
 		items = append(items[:maxShown], fmt.Sprintf("... %d more", len(items)-maxShown))

@@ -132,6 +132,9 @@ const mREPAIRNEWLINES = 57454
 const mRESOLVER = 57455
 const mTIMEOUT = 57456
 const mWITHOUT = 57457
+const mFULLMESSAGE = 57458
+const mQUADRATIC = 57459
+const mRETRY = 57460
 
 var modernToknames = [...]string{
 	"$end",
@@ -249,6 +252,9 @@ var modernToknames = [...]string{
 	"mRESOLVER",
 	"mTIMEOUT",
 	"mWITHOUT",
+	"mFULLMESSAGE",
+	"mQUADRATIC",
+	"mRETRY",
 	"'='",
 	"','",
 	"'{'",
@@ -273,155 +279,161 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 509
+const modernLast = 524
 
 var modernAct = [...]int16{
-	247, 117, 245, 336, 268, 199, 292, 116, 109, 94,
-	67, 101, 120, 95, 92, 359, 248, 358, 163, 186,
-	187, 251, 140, 169, 185, 361, 248, 293, 182, 166,
-	382, 267, 272, 248, 248, 166, 382, 265, 166, 382,
-	59, 173, 80, 29, 37, 270, 280, 248, 248, 189,
-	190, 279, 176, 177, 39, 252, 212, 32, 50, 53,
-	318, 315, 192, 110, 41, 258, 173, 45, 83, 346,
-	209, 194, 291, 40, 68, 122, 184, 178, 112, 113,
-	183, 195, 153, 31, 114, 203, 193, 170, 91, 62,
-	75, 74, 389, 166, 398, 191, 171, 160, 121, 179,
-	152, 126, 127, 112, 113, 188, 42, 180, 181, 387,
-	326, 159, 51, 38, 43, 66, 197, 123, 405, 196,
-	161, 63, 198, 324, 246, 275, 278, 207, 95, 249,
-	172, 250, 214, 215, 216, 208, 210, 211, 213, 249,
-	294, 250, 257, 175, 407, 273, 249, 249, 250, 250,
-	406, 256, 218, 383, 269, 81, 82, 253, 254, 255,
-	249, 249, 250, 250, 65, 151, 264, 266, 30, 111,
-	394, 98, 155, 263, 133, 47, 154, 201, 202, 205,
-	385, 204, 351, 206, 77, 44, 166, 337, 27, 285,
-	286, 289, 290, 78, 239, 241, 344, 130, 331, 131,
-	1, 134, 314, 46, 297, 298, 299, 372, 312, 276,
-	71, 72, 277, 48, 301, 135, 303, 304, 311, 306,
-	99, 308, 302, 96, 97, 305, 313, 165, 370, 316,
-	317, 310, 319, 309, 374, 238, 244, 166, 379, 136,
-	103, 307, 320, 300, 323, 325, 296, 329, 375, 105,
-	49, 365, 332, 295, 333, 334, 335, 330, 321, 322,
-	137, 242, 132, 367, 288, 327, 328, 341, 339, 343,
-	104, 287, 376, 371, 145, 345, 240, 243, 166, 377,
-	284, 89, 364, 283, 149, 88, 142, 148, 164, 373,
-	166, 342, 144, 282, 235, 281, 348, 271, 347, 262,
-	86, 143, 261, 85, 166, 340, 166, 167, 349, 84,
-	87, 350, 236, 260, 259, 146, 162, 366, 158, 369,
-	368, 157, 352, 353, 156, 354, 139, 355, 356, 357,
-	138, 129, 90, 125, 124, 234, 115, 108, 360, 147,
-	107, 106, 100, 79, 76, 73, 70, 378, 69, 380,
-	64, 32, 381, 60, 58, 57, 56, 54, 52, 36,
-	237, 35, 34, 384, 33, 28, 61, 128, 118, 119,
-	55, 338, 102, 150, 386, 388, 217, 4, 200, 168,
-	24, 14, 396, 397, 395, 174, 93, 15, 399, 13,
-	400, 401, 402, 403, 404, 390, 391, 392, 393, 274,
-	363, 362, 141, 6, 7, 10, 26, 9, 8, 231,
-	2, 227, 0, 0, 222, 0, 3, 0, 223, 0,
-	0, 0, 23, 0, 0, 0, 229, 0, 0, 25,
-	0, 173, 0, 16, 17, 0, 219, 220, 228, 0,
-	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
-	226, 0, 0, 0, 0, 0, 0, 0, 0, 19,
-	0, 20, 0, 0, 0, 0, 221, 21, 0, 22,
-	224, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 5, 0, 0, 0, 0,
-	0, 225, 232, 0, 0, 0, 0, 230, 0, 201,
-	0, 0, 0, 0, 0, 0, 0, 0, 233,
+	260, 126, 258, 351, 281, 209, 305, 125, 116, 101,
+	71, 31, 108, 129, 212, 179, 99, 102, 375, 261,
+	374, 264, 261, 306, 173, 149, 377, 62, 280, 44,
+	278, 196, 197, 285, 87, 29, 195, 45, 261, 261,
+	192, 364, 261, 172, 293, 32, 261, 176, 398, 66,
+	292, 176, 398, 183, 176, 398, 265, 224, 283, 56,
+	248, 199, 200, 333, 186, 187, 330, 271, 75, 76,
+	41, 53, 117, 43, 202, 90, 361, 72, 249, 48,
+	65, 131, 42, 204, 119, 120, 122, 214, 194, 188,
+	98, 221, 193, 205, 304, 405, 82, 81, 203, 169,
+	121, 247, 168, 162, 70, 39, 130, 201, 47, 135,
+	136, 189, 119, 120, 403, 341, 421, 198, 339, 190,
+	191, 161, 259, 132, 46, 54, 250, 170, 207, 40,
+	410, 206, 401, 102, 208, 262, 219, 263, 262, 307,
+	263, 226, 227, 228, 185, 220, 222, 223, 225, 286,
+	88, 270, 231, 230, 262, 262, 263, 263, 262, 30,
+	263, 269, 262, 89, 263, 423, 266, 267, 268, 422,
+	282, 105, 399, 183, 367, 37, 277, 279, 118, 211,
+	213, 216, 276, 215, 38, 217, 160, 84, 359, 288,
+	291, 176, 414, 164, 180, 218, 85, 163, 69, 298,
+	299, 302, 303, 181, 176, 352, 176, 395, 176, 393,
+	176, 357, 50, 176, 355, 310, 311, 312, 346, 27,
+	106, 176, 177, 103, 104, 329, 316, 327, 318, 319,
+	314, 321, 110, 326, 323, 317, 142, 182, 320, 328,
+	49, 112, 331, 332, 325, 334, 324, 78, 79, 322,
+	51, 315, 313, 309, 308, 335, 301, 338, 340, 139,
+	344, 140, 111, 143, 388, 347, 300, 348, 349, 350,
+	345, 336, 337, 289, 252, 254, 290, 144, 342, 343,
+	356, 354, 358, 1, 297, 386, 296, 52, 360, 295,
+	244, 390, 240, 294, 284, 235, 275, 274, 273, 236,
+	272, 145, 381, 171, 167, 391, 166, 242, 165, 363,
+	148, 362, 183, 147, 383, 251, 257, 232, 233, 241,
+	138, 134, 146, 365, 141, 133, 366, 124, 115, 392,
+	387, 239, 123, 380, 114, 113, 107, 368, 369, 86,
+	370, 255, 371, 372, 373, 83, 389, 234, 80, 77,
+	73, 237, 68, 376, 67, 32, 253, 256, 63, 61,
+	60, 59, 394, 57, 396, 96, 55, 397, 382, 95,
+	385, 384, 238, 245, 36, 35, 34, 33, 243, 400,
+	211, 28, 175, 174, 93, 64, 137, 92, 127, 246,
+	402, 404, 128, 91, 94, 58, 218, 353, 412, 413,
+	411, 109, 159, 229, 415, 210, 416, 417, 418, 419,
+	420, 406, 407, 408, 409, 4, 97, 178, 24, 14,
+	184, 154, 100, 74, 287, 15, 379, 13, 378, 150,
+	6, 158, 7, 151, 157, 10, 9, 8, 2, 153,
+	0, 0, 0, 0, 26, 0, 0, 0, 152, 0,
+	0, 0, 0, 0, 3, 0, 0, 0, 0, 0,
+	23, 0, 155, 0, 0, 0, 0, 25, 0, 0,
+	0, 16, 17, 0, 0, 0, 0, 0, 0, 12,
+	0, 11, 0, 0, 0, 18, 156, 0, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 19, 0, 20,
+	0, 0, 0, 0, 0, 21, 0, 22, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 5,
 }
 
 var modernPact = [...]int16{
-	372, -32768, 184, 360, -73, 52, -32768, -32768, -32768, -32768,
-	-32768, 359, 357, 356, 354, -63, 5, 15, 83, 18,
-	154, 10, 353, -8, 352, -32768, 351, -32768, -32768, 350,
-	349, -77, -32768, 348, -32768, 71, -32768, 346, 345, -32768,
-	109, 39, -32768, 343, 341, -32768, -32768, 340, 85, 339,
-	179, 338, 37, 63, 249, 6, 152, -32768, -32768, 337,
-	-32768, 222, 336, -77, 335, 332, -32768, 58, 55, -32768,
-	-32768, 332, 332, -32768, -32768, -32768, -32768, -32768, 331, -32768,
-	-32768, -32768, -32768, -32768, -32768, 70, 329, 328, -32768, -32768,
-	-32768, -32768, 326, -32768, 162, -32768, 325, 321, -96, 262,
-	-32768, 62, -32768, 319, 316, 313, -32768, -32768, 105, -32768,
-	91, 33, -32768, -32768, 311, -32768, -101, 302, 32, 7,
-	75, 75, 23, -32768, -21, -32768, 75, 75, 397, -32768,
-	283, 183, -32768, 43, -26, -26, -26, -26, -32768, -32768,
-	-32768, 8, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, 309, 308, 297, 294, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -80, -86, -32768, 38, -32768, -32768,
-	-32768, -32768, 292, 27, -32768, -32768, -32768, -32768, 120, -54,
-	-32768, -59, 290, 288, 278, 275, 21, 21, 266, 259,
-	21, 21, -32768, -32768, -32768, 35, -32768, -32768, 22, -32768,
-	-32768, 248, 241, 21, 21, 21, 238, -32768, 75, -32768,
-	75, 75, -32768, 75, -32768, -32768, -32768, -32768, -32768, 236,
-	21, 228, 226, 213, 203, 21, 197, -2, 21, 21,
-	-5, 21, -32768, 33, -32768, -32768, -26, -26, -32768, -32768,
-	-32768, 42, 29, -26, -26, -32768, 21, -32768, -32768, -32768,
-	193, 21, -32768, 21, 21, 21, 62, 182, -109, -32768,
-	-32768, -32768, -32768, 58, 300, -32768, 286, -32768, 191, -32768,
+	410, -32768, 215, 376, -84, 40, -32768, -32768, -32768, -32768,
+	-32768, 372, 371, 370, 369, 68, 21, 24, 6, 30,
+	191, 23, 361, -8, 358, -32768, 356, -32768, -32768, 355,
+	354, -93, -32768, 353, -32768, 62, -32768, 350, -32768, 349,
+	347, -32768, 98, 42, -32768, 345, 7, 344, -32768, -32768,
+	343, 91, 340, 182, 334, 29, 70, 333, 8, 152,
+	-32768, -32768, 331, -32768, 214, 330, -93, -32768, 329, 323,
+	-32768, 67, 71, -32768, 327, -32768, -32768, -32768, 323, 323,
+	-32768, -32768, -32768, -32768, -32768, 322, -32768, -32768, -32768, -32768,
+	-32768, -32768, 76, 320, 316, -32768, -32768, -32768, -32768, 315,
+	-32768, 224, -32768, 308, 305, -96, 409, -32768, 83, -32768,
+	303, 301, 299, -32768, -32768, 96, -32768, 93, 39, -32768,
+	-32768, 298, -93, -74, -32768, -98, 217, 139, 19, 77,
+	77, 44, -32768, -20, -32768, 77, 77, 278, -32768, 49,
+	263, -32768, 41, -25, -25, -25, -25, -32768, -32768, -32768,
+	10, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	295, 293, 292, 291, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -90, -92, -32768, 51, -32768, -32768,
+	-32768, -32768, 289, 28, -32768, -32768, -32768, -32768, 184, -55,
+	-32768, -61, 288, 284, 281, 279, 17, 17, 261, 251,
+	17, 17, -32768, -32768, -32768, 57, -32768, -32768, 18, -32768,
+	-32768, 249, -32768, 248, 17, 17, 17, 247, 246, -32768,
+	77, -32768, 77, 77, -32768, 77, -32768, -32768, -32768, -32768,
+	-32768, -32768, 244, 17, 241, 239, 228, 222, 17, 220,
+	3, 17, 17, -2, 17, -32768, 39, -32768, -32768, -25,
+	-25, -32768, -32768, -32768, 37, 34, -25, -25, -32768, 17,
+	-32768, -32768, -32768, 213, 17, -32768, 17, 17, 17, 83,
+	200, -108, -32768, -32768, -32768, -32768, 67, 209, -32768, 206,
+	-32768, 183, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	13, 22, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, 75, -32768, -32768, 75, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 177, -32768, -32768, -32768, -32768,
-	-32768, 21, 21, -32768, 21, -32768, 21, 21, 21, -32768,
-	-102, -106, -32768, -32768, -32768, -32768, -92, -32768, 235, 195,
-	-32768, 274, 38, 233, -32768, 182, -32768, -32768, 182, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	34, -32768, -32768, 175, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, 28, 11, -26, -26, -26, -26, -32768, 165, 38,
-	-92, -92, -32768, -32768, 89, -32768, -32768, 21, -32768, 21,
-	21, 21, 21, 21, -32768, 113, 31, 25, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, 20, 18, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -93, -76, -32768, 77, -32768, -32768,
+	77, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	169, -32768, -32768, -32768, -32768, -32768, 17, 17, -32768, 17,
+	-32768, 17, 17, 17, -32768, -102, -106, -32768, -32768, -32768,
+	-32768, -94, -32768, 286, 252, -32768, 204, 51, 202, -32768,
+	200, -32768, -32768, 200, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, 50, -32768, -32768, 127,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 33, 14, -25,
+	-25, -25, -25, -32768, 125, 51, -94, -94, -32768, -32768,
+	187, -32768, -32768, 17, -32768, 17, 17, 17, 17, 17,
+	-32768, 111, 47, 43, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 410, 408, 407, 405, 404, 403, 5, 402, 401,
-	400, 399, 8, 83, 3, 10, 164, 6, 386, 385,
-	379, 23, 378, 376, 373, 372, 371, 370, 369, 368,
-	12, 367, 11, 366, 0, 2, 7, 288, 227, 9,
-	21, 200, 1, 4,
+	0, 438, 437, 436, 435, 432, 430, 5, 429, 428,
+	426, 424, 8, 423, 11, 3, 10, 198, 6, 422,
+	420, 417, 15, 405, 403, 402, 401, 397, 14, 395,
+	392, 388, 13, 386, 12, 385, 0, 2, 7, 383,
+	382, 9, 21, 283, 1, 4,
 }
 
 var modernR1 = [...]int8{
-	0, 41, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 43, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 13, 13, 15, 15, 15, 15,
-	12, 12, 16, 16, 32, 32, 24, 24, 24, 24,
-	24, 33, 33, 25, 25, 25, 6, 6, 36, 36,
-	37, 37, 37, 38, 38, 38, 43, 43, 42, 42,
-	34, 34, 34, 35, 35, 14, 14, 14, 21, 21,
-	17, 17, 5, 5, 29, 29, 20, 20, 20, 20,
-	28, 28, 19, 19, 19, 19, 19, 19, 19, 19,
+	1, 1, 1, 1, 1, 1, 1, 1, 14, 14,
+	13, 13, 28, 28, 16, 16, 16, 16, 12, 12,
+	17, 17, 34, 34, 25, 25, 25, 25, 25, 35,
+	35, 26, 26, 26, 6, 6, 38, 38, 39, 39,
+	39, 40, 40, 40, 45, 45, 44, 44, 36, 36,
+	36, 37, 37, 15, 15, 15, 22, 22, 18, 18,
+	5, 5, 31, 31, 21, 21, 21, 21, 30, 30,
+	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+	20, 20, 20, 20, 20, 20, 20, 20, 11, 11,
+	11, 11, 2, 2, 2, 2, 2, 2, 2, 2,
+	2, 2, 2, 7, 7, 32, 32, 23, 23, 23,
+	23, 23, 23, 33, 33, 24, 24, 24, 24, 24,
+	24, 24, 24, 24, 24, 24, 24, 24, 24, 24,
+	24, 24, 24, 24, 3, 3, 29, 29, 41, 41,
+	42, 42, 19, 19, 19, 19, 19, 19, 19, 19,
 	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
-	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
-	11, 11, 11, 11, 2, 2, 2, 2, 2, 2,
-	2, 2, 2, 2, 2, 7, 7, 30, 30, 22,
-	22, 22, 22, 22, 31, 31, 23, 23, 23, 23,
-	23, 23, 23, 23, 23, 23, 23, 23, 23, 23,
-	23, 23, 23, 23, 3, 3, 27, 27, 39, 39,
-	40, 40, 18, 18, 18, 18, 18, 18, 18, 18,
-	18, 18, 18, 18, 18, 18, 18, 18, 18, 18,
-	18, 18, 4, 4, 4, 4, 4, 8, 8, 8,
+	19, 19, 4, 4, 4, 4, 4, 8, 8, 8,
 	8, 8, 8, 8, 8, 9, 9, 10, 10, 10,
-	10, 26, 26, 26, 26, 26, 26, 26, 26, 26,
+	10, 27, 27, 27, 27, 27, 27, 27, 27, 27,
 }
 
 var modernR2 = [...]int8{
 	0, 2, 2, 3, 3, 1, 1, 1, 1, 1,
-	4, 3, 4, 2, 3, 4, 3, 3, 3, 6,
-	2, 2, 2, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 4, 3, 1, 3, 0, 2, 3, 3,
-	1, 1, 0, 3, 0, 2, 2, 2, 2, 2,
-	1, 0, 2, 2, 2, 2, 3, 5, 3, 3,
-	1, 3, 4, 3, 5, 6, 1, 1, 0, 2,
-	1, 3, 3, 0, 1, 1, 3, 4, 2, 6,
-	1, 5, 4, 4, 0, 2, 1, 1, 1, 2,
-	0, 2, 1, 1, 1, 2, 1, 2, 1, 1,
-	2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-	2, 3, 1, 1, 1, 1, 3, 1, 1, 2,
-	1, 1, 1, 1, 5, 5, 6, 6, 7, 6,
-	7, 6, 5, 5, 5, 0, 2, 0, 2, 2,
-	2, 2, 2, 2, 0, 2, 1, 2, 2, 2,
+	4, 3, 4, 2, 3, 2, 3, 4, 3, 3,
+	3, 6, 2, 2, 2, 3, 4, 5, 3, 3,
+	3, 3, 3, 3, 3, 3, 4, 3, 1, 3,
+	1, 1, 2, 3, 0, 2, 3, 3, 1, 1,
+	0, 3, 0, 2, 2, 2, 2, 2, 1, 0,
+	2, 2, 2, 2, 3, 5, 3, 3, 1, 3,
+	4, 3, 5, 6, 1, 1, 0, 2, 1, 3,
+	3, 0, 1, 1, 3, 4, 2, 6, 1, 5,
+	4, 4, 0, 2, 1, 1, 1, 2, 0, 2,
+	1, 1, 1, 2, 1, 2, 1, 1, 2, 2,
+	2, 2, 2, 2, 2, 2, 2, 2, 2, 3,
+	1, 1, 1, 1, 3, 1, 1, 2, 1, 1,
+	1, 1, 5, 5, 6, 6, 7, 6, 7, 6,
+	5, 5, 5, 0, 2, 0, 2, 1, 2, 2,
+	2, 2, 2, 0, 2, 1, 1, 2, 2, 2,
 	2, 2, 2, 2, 2, 1, 3, 2, 2, 1,
 	2, 2, 1, 2, 3, 4, 0, 2, 0, 1,
 	0, 1, 3, 3, 5, 5, 3, 3, 3, 4,
@@ -432,107 +444,111 @@ var modernR2 = [...]int8{
 }
 
 var modernChk = [...]int16{
-	-32768, -41, -1, 44, 5, 113, -6, -5, -2, -3,
+	-32768, -43, -1, 44, 5, 113, -6, -5, -2, -3,
 	-4, 71, 69, 17, 9, 15, 61, 62, 75, 87,
-	89, 95, 97, 50, 8, 57, 34, 4, 5, 116,
-	116, -13, 5, 5, 5, 5, 5, 107, 108, 49,
-	58, 49, 23, 31, 102, 49, 49, 21, 59, 96,
-	48, 102, 5, 67, 5, -27, 5, 5, 5, 117,
-	5, -33, 18, -13, 5, -16, 6, -15, 35, 5,
-	5, -16, -16, 5, 6, 5, 5, 5, 14, 5,
-	5, 118, 93, 5, 60, 54, 51, 61, 36, 32,
-	83, 82, 8, -18, -39, 122, 71, 72, 19, 68,
-	5, -32, -25, 18, 48, 27, 5, 5, 5, -12,
-	5, 111, 45, 46, 29, 5, -36, -42, -29, -28,
-	-30, -30, 5, 47, 5, 5, -30, -30, -31, 5,
-	35, 37, 100, 12, 39, 53, 77, 98, 5, 5,
-	118, -8, 24, 39, 30, 12, 53, 77, 25, 22,
-	-24, 103, 38, 20, 114, 110, 5, 5, 5, 6,
-	6, -12, 5, 119, -37, -38, 4, 5, -20, -21,
-	55, 64, 98, 34, -19, -21, 45, 46, 70, 92,
+	89, 95, 97, 50, 8, 57, 34, 4, 5, 119,
+	119, -14, 5, 5, 5, 5, 5, 107, 116, 37,
+	108, 49, 58, 49, 23, 31, 118, 102, 49, 49,
+	21, 59, 96, 48, 102, 5, 67, 5, -29, 5,
+	5, 5, 120, 5, -35, 18, -14, 5, 5, -17,
+	6, -16, 35, 5, -13, 61, 62, 5, -17, -17,
+	5, 6, 5, 5, 5, 14, 5, 5, 121, 93,
+	5, 60, 54, 51, 61, 36, 32, 83, 82, 8,
+	-19, -41, 125, 71, 72, 19, 68, 5, -34, -26,
+	18, 48, 27, 5, 5, 5, -12, 5, 111, 45,
+	46, 29, -14, 5, 5, -38, -44, -31, -30, -32,
+	-32, 5, 47, 5, 5, -32, -32, -33, 5, 35,
+	37, 100, 12, 39, 53, 77, 98, 5, 5, 121,
+	-8, 24, 39, 30, 12, 53, 77, 25, 22, -25,
+	103, 38, 20, 114, 110, 5, 5, 5, 6, 6,
+	-12, 5, 117, 122, -39, -40, 4, 5, -21, -22,
+	55, 64, 98, 34, -20, -22, 45, 46, 70, 92,
 	100, 101, 21, 73, 69, 17, 12, 13, 98, 42,
 	43, 88, 55, 79, 64, 74, 112, 109, 115, -7,
-	-22, 102, 103, 10, 106, 104, 108, -7, -30, 47,
-	-30, -30, 77, -30, -7, -7, -7, -23, -21, 39,
-	40, 69, 17, 21, 73, 94, 53, 14, 41, 29,
-	100, 12, 95, 111, 52, 11, 29, 77, 52, 11,
-	93, 12, 78, 94, 53, -35, 81, -34, 5, 118,
-	120, -40, 81, -40, -40, -40, -32, -42, 57, 5,
-	5, 5, 5, -15, -42, 117, -42, 117, -43, 116,
-	7, 5, 5, 118, -11, 5, 89, 92, 6, 105,
-	105, 5, 5, 5, 5, -35, -35, 5, 5, -34,
-	-34, 37, -17, 5, 118, 5, 5, -34, -34, -34,
-	5, -7, -30, -7, -7, -30, -7, 5, -34, 5,
-	5, 5, 5, -34, 5, 63, -34, -34, 65, -34,
-	-12, -40, -40, -35, 81, -35, 81, -40, -40, -34,
-	-36, 5, -34, -34, -34, -34, -14, 5, -26, -39,
-	5, -42, 5, -42, 5, -42, 56, -17, -42, -7,
-	-7, 5, -34, -34, -34, -34, -34, -34, 119, 121,
-	-42, 117, -9, -10, 47, 16, 82, 28, 85, 84,
-	33, 78, 12, 94, 39, 53, 77, 5, -43, 5,
-	-14, -14, 5, 119, -42, 5, -35, 81, -35, 81,
-	-40, -40, -40, -40, 5, -43, -42, -42, 5, -34,
-	-34, -34, -34, -34, -34, 5, 119, 119,
+	-23, 102, -28, 103, 10, 106, 104, 108, 118, -7,
+	-32, 47, -32, -32, 77, -32, -7, -7, -7, -24,
+	-22, -28, 39, 40, 69, 17, 21, 73, 94, 53,
+	14, 41, 29, 100, 12, 95, 111, 52, 11, 29,
+	77, 52, 11, 93, 12, 78, 94, 53, -37, 81,
+	-36, 5, 121, 123, -42, 81, -42, -42, -42, -34,
+	-44, 57, 5, 5, 5, 5, -16, -44, 120, -44,
+	120, -45, 119, 7, 5, 5, 121, -11, 5, 89,
+	92, 6, 105, 105, 5, 5, 5, 5, -37, -37,
+	5, 5, -36, -36, 37, -18, 5, 121, 5, 5,
+	-36, -36, -36, 5, -14, 5, -7, -32, -7, -7,
+	-32, -7, 5, -36, 5, 5, 5, 5, -36, 5,
+	63, -36, -36, 65, -36, -12, -42, -42, -37, 81,
+	-37, 81, -42, -42, -36, -38, 5, -36, -36, -36,
+	-36, -15, 5, -27, -41, 5, -44, 5, -44, 5,
+	-44, 56, -18, -44, 117, -7, -7, 5, -36, -36,
+	-36, -36, -36, -36, 122, 124, -44, 120, -9, -10,
+	47, 16, 82, 28, 85, 84, 33, 78, 12, 94,
+	39, 53, 77, 5, -45, 5, -15, -15, 5, 122,
+	-44, 5, -37, 81, -37, 81, -42, -42, -42, -42,
+	5, -45, -44, -44, 5, -36, -36, -36, -36, -36,
+	-36, 5, 122, 122,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 166, 0, 1, 2, 0,
-	0, 20, 34, 0, 51, 0, 13, 0, 0, 42,
-	0, 36, 21, 22, 0, 42, 42, 0, 0, 0,
-	0, 0, 0, 0, 0, 168, 0, 3, 4, 0,
-	44, 11, 0, 14, 0, 16, 17, 18, 0, 23,
-	24, 25, 26, 27, 28, 29, 30, 31, 0, 33,
-	56, 68, 84, 90, 137, 137, 0, 0, 137, 137,
-	144, 164, 0, 167, 0, 169, 0, 0, 0, 0,
-	35, 10, 52, 0, 0, 0, 12, 15, 0, 37,
-	0, 0, 40, 41, 0, 32, 0, 0, 82, 83,
-	135, 135, 137, 137, 137, 137, 135, 135, 135, 165,
-	0, 0, 185, 73, 170, 170, 170, 170, 192, 44,
-	68, 0, 197, 198, 199, 200, 201, 202, 203, 204,
-	45, 0, 0, 0, 0, 50, 53, 54, 55, 43,
-	38, 39, 36, 57, 68, 68, 69, 60, 85, 86,
-	87, 88, 0, 0, 91, 92, 93, 94, 0, 96,
-	98, 99, 0, 0, 0, 0, 73, 73, 0, 0,
-	0, 0, 112, 113, 114, 115, 117, 118, 0, 124,
-	138, 0, 0, 0, 0, 0, 0, 125, 135, 137,
-	135, 135, 137, 135, 132, 133, 134, 145, 146, 0,
-	0, 0, 0, 0, 0, 0, 0, 155, 0, 0,
-	159, 0, 162, 0, 172, 173, 170, 170, 176, 177,
-	178, 73, 73, 170, 170, 186, 0, 74, 70, 68,
-	0, 0, 171, 0, 0, 0, 193, 0, 168, 46,
-	47, 48, 49, 19, 58, 68, 59, 68, 0, 66,
-	67, 89, 78, 68, 95, 120, 121, 122, 123, 97,
-	100, 101, 102, 103, 104, 105, 106, 107, 108, 109,
-	110, 0, 119, 80, 68, 136, 139, 140, 141, 142,
-	143, 126, 135, 127, 129, 135, 131, 147, 148, 149,
-	150, 151, 152, 153, 154, 0, 157, 158, 160, 161,
-	163, 0, 0, 179, 0, 181, 0, 0, 0, 187,
-	0, 0, 188, 189, 190, 191, 68, 75, 0, 0,
-	61, 0, 0, 0, 63, 0, 111, 116, 0, 128,
-	130, 156, 174, 175, 180, 182, 183, 184, 71, 72,
-	0, 68, 195, 0, 205, 206, 207, 208, 209, 210,
-	211, 73, 73, 170, 170, 170, 170, 62, 0, 0,
-	68, 68, 76, 194, 0, 196, 212, 0, 214, 0,
-	0, 0, 0, 0, 64, 0, 0, 0, 77, 213,
-	215, 216, 217, 218, 219, 65, 79, 81,
+	0, 0, 0, 0, 0, 176, 0, 1, 2, 0,
+	0, 22, 38, 0, 59, 0, 13, 0, 15, 0,
+	0, 50, 0, 44, 23, 24, 0, 0, 50, 50,
+	0, 0, 0, 0, 0, 0, 0, 0, 178, 0,
+	3, 4, 0, 52, 11, 0, 14, 16, 0, 18,
+	19, 20, 0, 25, 0, 40, 41, 28, 29, 30,
+	31, 32, 33, 34, 35, 0, 37, 64, 76, 92,
+	98, 145, 145, 0, 0, 145, 145, 153, 174, 0,
+	177, 0, 179, 0, 0, 0, 0, 39, 10, 60,
+	0, 0, 0, 12, 17, 0, 45, 0, 0, 48,
+	49, 0, 26, 38, 36, 0, 0, 90, 91, 143,
+	143, 145, 145, 145, 145, 143, 143, 143, 175, 0,
+	0, 195, 81, 180, 180, 180, 180, 202, 52, 76,
+	0, 207, 208, 209, 210, 211, 212, 213, 214, 53,
+	0, 0, 0, 0, 58, 61, 62, 63, 51, 46,
+	47, 44, 27, 65, 76, 76, 77, 68, 93, 94,
+	95, 96, 0, 0, 99, 100, 101, 102, 0, 104,
+	106, 107, 0, 0, 0, 0, 81, 81, 0, 0,
+	0, 0, 120, 121, 122, 123, 125, 126, 0, 132,
+	146, 0, 147, 0, 0, 0, 0, 0, 0, 133,
+	143, 145, 143, 143, 145, 143, 140, 141, 142, 154,
+	155, 156, 0, 0, 0, 0, 0, 0, 0, 0,
+	165, 0, 0, 169, 0, 172, 0, 182, 183, 180,
+	180, 186, 187, 188, 81, 81, 180, 180, 196, 0,
+	82, 78, 76, 0, 0, 181, 0, 0, 0, 203,
+	0, 178, 54, 55, 56, 57, 21, 66, 76, 67,
+	76, 0, 74, 75, 97, 86, 76, 103, 128, 129,
+	130, 131, 105, 108, 109, 110, 111, 112, 113, 114,
+	115, 116, 117, 118, 0, 127, 88, 76, 144, 148,
+	149, 150, 151, 152, 42, 38, 134, 143, 135, 137,
+	143, 139, 157, 158, 159, 160, 161, 162, 163, 164,
+	0, 167, 168, 170, 171, 173, 0, 0, 189, 0,
+	191, 0, 0, 0, 197, 0, 0, 198, 199, 200,
+	201, 76, 83, 0, 0, 69, 0, 0, 0, 71,
+	0, 119, 124, 0, 43, 136, 138, 166, 184, 185,
+	190, 192, 193, 194, 79, 80, 0, 76, 205, 0,
+	215, 216, 217, 218, 219, 220, 221, 81, 81, 180,
+	180, 180, 180, 70, 0, 0, 76, 76, 84, 204,
+	0, 206, 222, 0, 224, 0, 0, 0, 0, 0,
+	72, 0, 0, 0, 85, 223, 225, 226, 227, 228,
+	229, 73, 87, 89,
 }
 
 var modernTok1 = [...]int8{
 	1, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 122, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 117, 3, 3, 3, 3, 3,
+	3, 3, 3, 125, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 120, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	120, 116, 121, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	123, 119, 124, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 118, 3, 119,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 121, 3, 122,
 }
 
 var modernTok2 = [...]int8{
@@ -547,7 +563,7 @@ var modernTok2 = [...]int8{
 	82, 83, 84, 85, 86, 87, 88, 89, 90, 91,
 	92, 93, 94, 95, 96, 97, 98, 99, 100, 101,
 	102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
-	112, 113, 114, 115,
+	112, 113, 114, 115, 116, 117, 118,
 }
 
 var modernTok3 = [...]int8{
@@ -893,1119 +909,1155 @@ moderndefault:
 
 	case 1:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:48
+//line modern.y:49
 		{
 			accepted(modernlex, modernDollar[1].node)
 		}
 	case 2:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:52
+//line modern.y:53
 		{
 			modernVAL.node = &includeStmt{path: modernDollar[2].tok}
 		}
 	case 3:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:53
+//line modern.y:54
 		{
 			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
 	case 4:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:54
+//line modern.y:55
 		{
 			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
 	case 10:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:60
+//line modern.y:61
 		{
 			modernVAL.node = &procStmt{name: modernDollar[2].tok, command: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
 	case 11:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:61
+//line modern.y:62
 		{
 			modernVAL.node = &pkiStmt{name: modernDollar[2].tok, opts: modernDollar[3].opts}
 		}
 	case 12:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:62
+//line modern.y:63
 		{
 			modernVAL.node = &caStmt{name: modernDollar[2].tok, cert: modernDollar[4].tok}
 		}
 	case 13:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:63
+//line modern.y:64
 		{
 			modernVAL.node = setting("admd", modernDollar[2].tok)
 		}
 	case 14:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:64
+//line modern.y:65
 		{
 			modernVAL.node = setting("bounce warn-interval", modernDollar[3].toks...)
 		}
 	case 15:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:65
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:66
 		{
-			modernVAL.node = setting("mda wrapper", modernDollar[3].tok, modernDollar[4].tok)
+			modernVAL.node = setting("bounce full-message")
 		}
 	case 16:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:66
-		{
-			modernVAL.node = limits("mda limit", nil, modernDollar[3].toks)
-		}
-	case 17:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:67
 		{
-			modernVAL.node = setting("mta max-deferred", modernDollar[3].tok)
+			modernVAL.node = setting("bounce from", modernDollar[3].tok)
+		}
+	case 17:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:68
+		{
+			modernVAL.node = setting("mda wrapper", modernDollar[3].tok, modernDollar[4].tok)
 		}
 	case 18:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:68
+//line modern.y:69
+		{
+			modernVAL.node = limits("mda limit", nil, modernDollar[3].toks)
+		}
+	case 19:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:70
+		{
+			modernVAL.node = setting("mta max-deferred", modernDollar[3].tok)
+		}
+	case 20:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:71
 		{
 			modernVAL.node = limits("mta limit", nil, modernDollar[3].toks)
 		}
-	case 19:
+	case 21:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:70
+//line modern.y:73
 		{
 			modernVAL.node = limits("mta limit", modernDollar[5].tok, modernDollar[6].toks)
 		}
-	case 20:
+	case 22:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:71
+//line modern.y:74
 		{
 			modernVAL.node = setting("resolver", modernDollar[2].toks...)
 		}
-	case 21:
+	case 23:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:72
+//line modern.y:75
 		{
 			modernVAL.node = setting("queue compression")
 		}
-	case 22:
+	case 24:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:73
+//line modern.y:76
 		{
 			modernVAL.node = setting("queue encryption")
 		}
-	case 23:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:74
-		{
-			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
-		}
-	case 24:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:75
-		{
-			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
-		}
 	case 25:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:76
-		{
-			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
-		}
-	case 26:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:77
 		{
-			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
+			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
 		}
-	case 27:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 26:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:78
 		{
-			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
+			modernVAL.node = retrySetting(modernDollar[3].tok, modernDollar[4].toks, "")
+		}
+	case 27:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:80
+		{
+			modernVAL.node = retrySetting(modernDollar[3].tok, []*token{modernDollar[4].tok}, modernDollar[5].tok.text)
 		}
 	case 28:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:79
+//line modern.y:81
 		{
-			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
+			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
 		}
 	case 29:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:80
+//line modern.y:82
 		{
-			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
+			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
 		}
 	case 30:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:81
+//line modern.y:83
 		{
-			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
+			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
 		}
 	case 31:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:82
+//line modern.y:84
 		{
-			modernVAL.node = setting("srs key", modernDollar[3].tok)
+			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
 		}
 	case 32:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:83
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:85
 		{
-			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
+			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
 	case 33:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:84
+//line modern.y:86
 		{
-			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
+			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
 	case 34:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:88
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:87
 		{
-			modernVAL.toks = []*token{modernDollar[1].tok}
+			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
 		}
 	case 35:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:89
+//line modern.y:88
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
+			modernVAL.node = setting("srs key", modernDollar[3].tok)
 		}
 	case 36:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:93
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:89
 		{
-			modernVAL.toks = nil
+			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
 		}
 	case 37:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:94
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:90
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
+			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
 		}
 	case 38:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:95
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:94
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
 	case 39:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:96
+//line modern.y:95
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
 	case 42:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:102
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:101
 		{
-			modernVAL.toks = nil
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
 	case 43:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:103
+//line modern.y:102
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[3].tok.text, []*token{modernDollar[2].tok})
 		}
 	case 44:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:107
+//line modern.y:106
 		{
-			modernVAL.opts = nil
+			modernVAL.toks = nil
 		}
 	case 45:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:108
+//line modern.y:107
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
 		}
 	case 46:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:112
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:108
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 47:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:113
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:109
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 48:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:114
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 49:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:115
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 50:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:116
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:115
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.toks = nil
 		}
 	case 51:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:116
+		{
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+		}
+	case 52:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:120
 		{
 			modernVAL.opts = nil
 		}
-	case 52:
+	case 53:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:121
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 53:
+	case 54:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:125
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 54:
+	case 55:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:126
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 55:
+	case 56:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:127
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 56:
+	case 57:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:128
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 58:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:129
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 59:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:133
+		{
+			modernVAL.opts = nil
+		}
+	case 60:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:134
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 61:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:138
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 62:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:139
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 63:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:140
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 64:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:131
+//line modern.y:144
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
-	case 57:
+	case 65:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:132
+//line modern.y:145
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
 		}
-	case 58:
+	case 66:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:136
+//line modern.y:149
 		{
 			modernVAL.vals = modernDollar[2].vals
 		}
-	case 59:
+	case 67:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:137
+//line modern.y:150
 		{
 			modernVAL.vals = modernDollar[2].vals
 		}
-	case 60:
+	case 68:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:141
+//line modern.y:154
 		{
 			modernVAL.vals = newValues(modernDollar[1].tok)
 		}
-	case 61:
+	case 69:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:142
+//line modern.y:155
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
 		}
-	case 62:
+	case 70:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:143
+//line modern.y:156
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
 		}
-	case 63:
+	case 71:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:147
+//line modern.y:160
 		{
 			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
 		}
-	case 64:
+	case 72:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:148
+//line modern.y:161
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
-	case 65:
+	case 73:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:149
+//line modern.y:162
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
-	case 70:
+	case 78:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:160
+//line modern.y:173
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
-	case 71:
+	case 79:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:161
+//line modern.y:174
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
-	case 72:
+	case 80:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:162
+//line modern.y:175
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
 		}
-	case 73:
+	case 81:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:166
+//line modern.y:179
 		{
 			modernVAL.tab = nil
 		}
-	case 75:
+	case 83:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:171
+//line modern.y:184
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 76:
+	case 84:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:172
+//line modern.y:185
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 77:
+	case 85:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:173
+//line modern.y:186
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
-	case 78:
+	case 86:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:177
+//line modern.y:190
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 79:
+	case 87:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:178
+//line modern.y:191
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
-	case 80:
+	case 88:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:182
+//line modern.y:195
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 81:
+	case 89:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:183
+//line modern.y:196
 		{
 			modernVAL.toks = modernDollar[3].toks
 		}
-	case 82:
+	case 90:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:187
+//line modern.y:200
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
-	case 83:
+	case 91:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:188
+//line modern.y:201
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
-	case 84:
+	case 92:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:192
-		{
-			modernVAL.opts = nil
-		}
-	case 85:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:193
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 87:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:198
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 88:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:199
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 89:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:200
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 90:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:204
-		{
-			modernVAL.opts = nil
-		}
-	case 91:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:205
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.opts = nil
 		}
 	case 93:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:210
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:206
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 94:
+	case 95:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:211
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 95:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:212
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
 	case 96:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:213
+//line modern.y:212
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:214
+//line modern.y:213
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 98:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:215
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 99:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:216
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 100:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:217
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
-	case 101:
+	case 99:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:218
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 102:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:219
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 103:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:220
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 104:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:221
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 105:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:222
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 106:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 101:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:223
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 107:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 102:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:224
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 108:
+	case 103:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:225
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 109:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 104:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:226
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 110:
+	case 105:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:227
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 111:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 106:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:228
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-			modernVAL.opt.sub = modernDollar[3].tok.text
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 112:
+	case 107:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:229
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 113:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 108:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:230
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 114:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 109:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:231
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 115:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 110:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:232
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 116:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 111:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:233
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 117:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 112:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:234
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 118:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 113:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:235
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 119:
+	case 114:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:236
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 124:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+	case 115:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:237
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 116:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:238
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 117:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:239
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 118:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:240
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 119:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:241
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt.sub = modernDollar[3].tok.text
+		}
+	case 120:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:242
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 125:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+	case 121:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:243
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 126:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
+	case 122:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:244
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 127:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
+	case 123:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:245
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 124:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:246
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
+			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
 		}
-	case 128:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
+	case 125:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:247
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 126:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:248
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 129:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
+	case 127:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:249
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
-		}
-	case 130:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:251
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
-		}
-	case 131:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:252
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
 	case 132:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:253
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
-	case 133:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:254
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
-	case 134:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:255
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
+	case 133:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:256
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 134:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:257
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
 	case 135:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-6 : modernpt+1]
 //line modern.y:259
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
+		}
+	case 136:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:261
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
+		}
+	case 137:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:262
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
+	case 138:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:264
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
+		}
+	case 139:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:265
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
+	case 140:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:266
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 141:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:267
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 142:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:268
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 143:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:272
 		{
 			modernVAL.tok = nil
 		}
-	case 136:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:260
-		{
-			modernVAL.tok = modernDollar[2].tok
-		}
-	case 137:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:264
-		{
-			modernVAL.opts = nil
-		}
-	case 138:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:265
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 139:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:269
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 140:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:270
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 141:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:271
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 142:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:272
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 143:
+	case 144:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:273
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.tok = modernDollar[2].tok
 		}
-	case 144:
+	case 145:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:277
 		{
 			modernVAL.opts = nil
 		}
-	case 145:
+	case 146:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:278
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 147:
+	case 148:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:283
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 148:
+	case 149:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:284
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 149:
+	case 150:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:285
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 150:
+	case 151:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:286
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 151:
+	case 152:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:287
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 152:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:288
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
 	case 153:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:289
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:291
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opts = nil
 		}
 	case 154:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:290
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 155:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:291
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 156:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:292
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-			modernVAL.opt.arg = modernDollar[3].tok
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 157:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:293
+//line modern.y:298
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 158:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:294
+//line modern.y:299
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 159:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:295
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:300
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 160:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:296
+//line modern.y:301
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 161:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:297
+//line modern.y:302
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 162:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:298
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:303
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 163:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:299
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 164:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:303
-		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
-		}
-	case 165:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:304
 		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 164:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:305
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 165:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:306
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 166:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:308
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:307
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt.arg = modernDollar[3].tok
 		}
 	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:309
+//line modern.y:308
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 168:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:313
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:309
 		{
-			modernVAL.flag = false
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 169:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:314
+//line modern.y:310
 		{
-			modernVAL.flag = true
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 170:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:311
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 171:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:312
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 172:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:313
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 173:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:314
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 174:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:318
+		{
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
+		}
+	case 175:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:319
+		{
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
+		}
+	case 176:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:323
+		{
+			modernVAL.opts = nil
+		}
+	case 177:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:324
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 178:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:328
 		{
 			modernVAL.flag = false
 		}
-	case 171:
+	case 179:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:319
+//line modern.y:329
 		{
 			modernVAL.flag = true
 		}
-	case 172:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:323
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 173:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:324
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 174:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:325
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 175:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:326
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 176:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:327
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 177:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:328
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 178:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:329
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 179:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:330
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
 	case 180:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:331
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
-		}
-	case 181:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:332
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 182:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:333
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.flag = false
 		}
-	case 183:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+	case 181:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:334
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.flag = true
+		}
+	case 182:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:338
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 183:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:339
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 184:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:335
+//line modern.y:340
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 185:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:336
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:341
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 186:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:337
+//line modern.y:342
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 187:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:338
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:343
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 188:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:339
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:344
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 189:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:340
+//line modern.y:345
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 190:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:341
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:346
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 191:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:342
+//line modern.y:347
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 192:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:346
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
-		}
-	case 193:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:348
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+		}
+	case 193:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:349
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 194:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:350
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 195:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:352
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
-		}
-	case 196:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:354
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
-		}
-	case 211:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:365
+//line modern.y:351
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 212:
+	case 196:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:366
+//line modern.y:352
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 213:
+	case 197:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:353
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+		}
+	case 198:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:354
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 199:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:355
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 200:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:356
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 201:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:357
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 202:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:361
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
+		}
+	case 203:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:363
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+		}
+	case 204:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:365
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+		}
+	case 205:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
 //line modern.y:367
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
 		}
-	case 214:
+	case 206:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:369
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
+		}
+	case 221:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:380
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
+		}
+	case 222:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:368
+//line modern.y:381
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 215:
+	case 223:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:369
+//line modern.y:382
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 216:
+	case 224:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:383
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+		}
+	case 225:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:370
+//line modern.y:384
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+		}
+	case 226:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:385
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 217:
+	case 227:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:371
+//line modern.y:386
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 218:
+	case 228:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:372
+//line modern.y:387
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 219:
+	case 229:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:373
+//line modern.y:388
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

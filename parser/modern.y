@@ -30,11 +30,12 @@ package parser
 %token <tok> mSUBADDRDELIM mTABLE mTAG mTAGGED mTLS mTLSREQUIRE mTTL mUSER mUSERBASE
 %token <tok> mVERIFY mVIRTUAL mWARNINTERVAL mWRAPPER
 %token <tok> mLOGCONVERSATION mPASSONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
+%token <tok> mFULLMESSAGE mQUADRATIC mRETRY
 
 %type <node> stmt action match filter listen table
-%type <tok>  ttl phase silent telling port one_of_limit
+%type <tok>  ttl phase silent telling port one_of_limit kind
 %type <toks> delays names limits numbers words
-%type <opt>  mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond
+%type <opt>  mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond retry
 %type <opts> mopts ifopts sockopts lopts ropts procopts pkiopts
 %type <tab>  tables opt_tables
 %type <vals> values strings pairs
@@ -62,6 +63,8 @@ stmt:
 	| mCA mSTRING mCERT mSTRING     { $$ = &caStmt{name: $2, cert: $4} }
 	| mADMD mSTRING                 { $$ = setting("admd", $2) }
 	| mBOUNCE mWARNINTERVAL delays  { $$ = setting("bounce warn-interval", $3...) }
+	| mBOUNCE mFULLMESSAGE          { $$ = setting("bounce full-message") }
+	| mBOUNCE mFROM mSTRING         { $$ = setting("bounce from", $3) }
 	| mMDA mWRAPPER mSTRING mSTRING { $$ = setting("mda wrapper", $3, $4) }
 	| mMDA mLIMIT numbers           { $$ = limits("mda limit", nil, $3) }
 	| mMTA mMAXDEFERRED mNUMBER     { $$ = setting("mta max-deferred", $3) }
@@ -72,6 +75,9 @@ stmt:
 	| mQUEUE mCOMPRESSION           { $$ = setting("queue compression") }
 	| mQUEUE mENCRYPTION            { $$ = setting("queue encryption") }
 	| mQUEUE mENCRYPTION mSTRING    { $$ = setting("queue encryption", $3) }
+	| mQUEUE mRETRY kind delays     { $$ = retrySetting($3, $4, "") }
+	| mQUEUE mRETRY kind mSTRING mQUADRATIC
+	                                { $$ = retrySetting($3, []*token{$4}, $5.text) }
 	| mQUEUE mTTL mSTRING           { $$ = setting("queue ttl", $3) }
 	| mSCHEDULER mLIMIT numbers     { $$ = limits("scheduler limit", nil, $3) }
 	| mSMTP mLIMIT numbers          { $$ = limits("smtp limit", nil, $3) }
@@ -87,6 +93,13 @@ stmt:
 delays:
 	mSTRING                         { $$ = []*token{$1} }
 	| delays ',' mSTRING            { $$ = append($1, $3) }
+	;
+
+kind: mMDA | mMTA ;
+
+retry:
+	mRETRY delays                   { $$ = optWords($1, "", $2) }
+	| mRETRY mSTRING mQUADRATIC     { $$ = optWords($1, $3.text, []*token{$2}) }
 	;
 
 limits:
@@ -266,7 +279,8 @@ lopts:
 	;
 
 lopt:
-	mUSER mSTRING                   { $$ = opt($1, $2) }
+	retry
+	| mUSER mSTRING                   { $$ = opt($1, $2) }
 	| mALIAS tables                 { $$ = optTable($1, $2) }
 	| mVIRTUAL tables               { $$ = optTable($1, $2) }
 	| mUSERBASE tables              { $$ = optTable($1, $2) }
@@ -280,6 +294,7 @@ ropts:
 
 ropt:
 	filteropt
+	| retry
 	| mHELO mSTRING                 { $$ = opt($1, $2) }
 	| mHELOSRC tables               { $$ = optTable($1, $2) }
 	| mPKI mSTRING                  { $$ = opt($1, $2) }

@@ -68,11 +68,13 @@ func (w *place) isLaterName() bool {
 		return later && asked != w.text
 	}
 	first, last := w.before[0].text, &w.before[len(w.before)-1]
-	at := map[string]int{"listen": 3, "action": 3, "proc": 3, "filter": 4, "mta": 2}[first]
+	at := map[string]int{"listen": 3, "action": 3, "bounce": 1, "proc": 3, "filter": 4, "mta": 2, "queue": 1}[first]
 	switch {
 	case w.inside || at == 0 || len(w.before) < at || !wordIn(asked, first):
 		return true
-	case first == "action" && !has(w.before, 2, "relay"), first == "filter" && !has(w.before, 2, "proc-exec"):
+	case w.text == "quadratic":
+		return len(w.before) < 4 || !has(w.before, len(w.before)-2, "retry") && (first != "queue" || !has(w.before, 1, "retry"))
+	case first == "action" && w.text == "prefer" && !has(w.before, 2, "relay"), first == "filter" && !has(w.before, 2, "proc-exec"):
 		return true
 	case last.kind == tokOp:
 		return last.text == "<"

@@ -238,6 +238,9 @@ func (p *printer) node(n node) {
 	}
 }
 
+// commaSettings are the settings whose arguments are a list.
+var commaSettings = []string{"bounce warn-interval", "resolver", "queue retry mda", "queue retry mta"}
+
 // limitWords are the key words among those of a limit.
 var limitWords = []string{"inet4", "inet6", "prefer"}
 
@@ -248,10 +251,13 @@ func (p *printer) setting(n *settingStmt) {
 		p.tok(n.domain)
 	}
 	for i, a := range n.args {
-		if i > 0 && (n.key == "bounce warn-interval" || n.key == "resolver") {
+		if i > 0 && slices.Contains(commaSettings, n.key) {
 			p.line.WriteByte(',')
 		}
 		p.tok(a)
+	}
+	if n.tail != "" {
+		p.put(n.tail)
 	}
 	for _, l := range n.limits {
 		if l.kind == tokWord && slices.Contains(limitWords, l.text) {
@@ -304,6 +310,10 @@ func (p *printer) option(o *option) {
 		word = "!" + word
 	}
 	p.put(word)
+	if o.key == "retry" {
+		p.delays(o)
+		return
+	}
 	if o.sub != "" && o.key != "senders" {
 		p.put(o.sub)
 	}
@@ -324,6 +334,19 @@ func (p *printer) option(o *option) {
 		p.list(o.list)
 	}
 	if o.sub != "" && o.key == "senders" {
+		p.put(o.sub)
+	}
+}
+
+// delays writes when failed attempts are repeated.
+func (p *printer) delays(o *option) {
+	for i, d := range o.list {
+		if i > 0 {
+			p.line.WriteByte(',')
+		}
+		p.tok(d)
+	}
+	if o.sub != "" {
 		p.put(o.sub)
 	}
 }

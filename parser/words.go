@@ -29,6 +29,7 @@ var modernWords = map[string]int{
 	"warn-interval": mWARNINTERVAL, "wrapper": mWRAPPER,
 
 	"log-conversation": mLOGCONVERSATION, "pass-on-failure": mPASSONFAILURE, "prefer": mPREFER,
+	"full-message": mFULLMESSAGE, "quadratic": mQUADRATIC, "retry": mRETRY,
 	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
 	"without": mWITHOUT,
 }
@@ -37,13 +38,14 @@ var modernWords = map[string]int{
 // that can ask for them. Elsewhere, and where a name must stand, they are names,
 // so that a file that uses them as such keeps its meaning.
 var laterWords = map[string]string{
-	"log-conversation": "listen", "pass-on-failure": "proc filter", "prefer": "action mta",
+	"full-message": "bounce", "log-conversation": "listen", "pass-on-failure": "proc filter",
+	"prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
 	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
 	"without": "listen",
 }
 
 // askingWords stand before a name in statements that have later words.
-const askingWords = "on port ciphers protocols pki ca tag hostname hostnames senders filter from " +
+const askingWords = "lmtp mda wrapper alias virtual userbase on port ciphers protocols pki ca tag hostname hostnames senders filter from " +
 	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout without"
 
 // modernFirst are the words that a statement can begin with.
@@ -118,7 +120,7 @@ var wordsOf = map[string]string{
 	"table":                   "table",
 	"include":                 "include",
 	"admd":                    "admd",
-	"bounce":                  "bounce warn-interval",
+	"bounce":                  "bounce warn-interval from full-message",
 	"mda":                     "mda wrapper limit",
 	"mta":                     "mta max-deferred limit for domain inet4 inet6 prefer",
 	"scheduler":               "scheduler limit",

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	osuser "os/user"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,8 @@ import (
 	"smtpd/internal/expand"
 	"smtpd/internal/mail"
 	"smtpd/internal/ruleset"
+	"smtpd/mda"
+	"smtpd/parser"
 	"smtpd/table"
 )
 
@@ -33,7 +36,8 @@ const (
 type verdict struct {
 	Accepted  bool          `json:"accepted"`
 	Status    string        `json:"status"`
-	Rule      string        `json:"rule,omitempty"` // file:line that decided
+	Rule      string        `json:"rule,omitempty"`   // file:line that decided
+	Action    string        `json:"action,omitempty"` // of that rule
 	Envelopes []destination `json:"envelopes,omitempty"`
 	Steps     []expand.Step `json:"steps"`
 	Notes     []string      `json:"notes,omitempty"`
@@ -126,37 +130,83 @@ func (d *decider) decide(ctx context.Context, q *expand.Request) (*verdict, *exp
 	if st.OK() {
 		st.Text = "accepted"
 	}
+	d.nameValues(trace)
 	v := &verdict{Accepted: r.Status.OK(), Status: st.String(), Steps: trace.Steps}
 	if r.Rule != nil {
-		v.Rule = ruleset.Where(r.Rule)
+		v.Rule, v.Action = ruleset.Where(r.Rule), r.Rule.Action
 	}
 	for _, n := range r.Notes {
 		v.Notes = append(v.Notes, n.Text)
 	}
 	for i := range r.Envelopes {
-		v.Envelopes = append(v.Envelopes, d.destination(&r.Envelopes[i]))
+		v.Envelopes = append(v.Envelopes, d.destination(ctx, &r.Envelopes[i]))
 	}
 	return v, trace
 }
 
-func (d *decider) destination(e *mail.Envelope) destination {
+// inlineTable is how a trace names a table that is written where it is used.
+var inlineTable = regexp.MustCompile(`<dynamic:\d+>`)
+
+// nameValues shows the values of tables without a name.
+func (d *decider) nameValues(trace *expand.Trace) {
+	show := func(s *string) {
+		*s = inlineTable.ReplaceAllStringFunc(*s, func(name string) string { return parser.TableText(d.conf, name) })
+	}
+	for i := range trace.Steps {
+		step := &trace.Steps[i]
+		show(&step.Text)
+		for j := range step.Rules {
+			show(&step.Rules[j].Rule)
+			show(&step.Rules[j].Clause)
+		}
+	}
+}
+
+func (d *decider) destination(ctx context.Context, e *mail.Envelope) destination {
 	a := d.conf.Actions[e.Dispatcher]
 	to := destination{Action: e.Dispatcher, Method: string(a.Method), To: e.Dest.String(), User: e.User, Exec: e.Exec}
-	switch {
-	case a.Method == config.MethodRelay:
+	if a.Method == config.MethodRelay {
 		to.Details = "relay " + to.To + " " + d.route(a.Relay, e.Dest.Domain)
-	case e.Exec != "":
-		to.Details = fmt.Sprintf("%s as %s", e.Exec, e.User)
-	default:
-		what := string(a.Method)
-		for _, s := range []string{a.Path, a.Dest, a.Command} {
-			if s != "" {
-				what += " " + strconv.Quote(s)
-			}
-		}
-		to.Details = fmt.Sprintf("%s for %s as %s", what, to.To, e.User)
+		return to
 	}
+	v := d.delivery(ctx, a, e)
+	where, err := v.Destination("")
+	if err != nil {
+		where = "nowhere: " + err.Error()
+	}
+	to.Details = fmt.Sprintf("%s %s for %s as %s", v.Method, where, to.To, e.User)
 	return to
+}
+
+// delivery is what a delivery worker would be told.
+func (d *decider) delivery(ctx context.Context, a *config.Action, e *mail.Envelope) *mda.Delivery {
+	v := &mda.Delivery{
+		Method: mda.Method(a.Method), Path: a.Path + a.Dest, Command: a.Command, Wrapper: d.conf.Wrappers[a.Wrapper],
+		Junk: a.Junk, RcptTo: a.RcptTo,
+		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: d.home(ctx, a, e.User), Delim: d.conf.SMTP.SubAddrDelim},
+	}
+	if rest, ok := strings.CutPrefix(e.Exec, "|"); ok {
+		v.Method, v.Command = mda.Pipe, rest
+	} else if e.Exec != "" {
+		v.Method, v.Path = mda.File, e.Exec
+	}
+	return v
+}
+
+// home is the home folder of a user by the action; empty: it cannot be told.
+func (d *decider) home(ctx context.Context, a *config.Action, name string) string {
+	if a.Userbase != "" && a.User == "" {
+		value, err := d.tables.Lookup(ctx, a.Userbase, table.Userinfo, name)
+		if f := strings.SplitN(value, ":", 3); err == nil && len(f) == 3 {
+			return f[2]
+		}
+		return ""
+	}
+	u, err := d.x.System.User(ctx, name)
+	if err != nil {
+		return ""
+	}
+	return u.Home
 }
 
 // route names where a relay action sends mail for a domain to.
@@ -304,7 +354,7 @@ func (d *decider) tryCase(ctx context.Context, line string) (got, want string, e
 	case !v.Accepted:
 		return "reject", want, nil
 	}
-	return "action " + v.Envelopes[0].Action, strings.ReplaceAll(want, `"`, ""), nil
+	return "action " + v.Action, strings.ReplaceAll(want, `"`, ""), nil
 }
 
 // hostSystem answers expansion from this host, with the rights of who asks.

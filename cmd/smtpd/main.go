@@ -33,7 +33,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	f, err := parseFlags(args[1:])
 	if err != nil {
 		fmt.Fprintf(stderr, "smtpd: %v\n%s", err, usageText)
-		return 1
+		return failed(args)
 	}
 	for _, w := range f.warnings {
 		fmt.Fprintf(stderr, "smtpd: warning: %s\n", w)
@@ -46,12 +46,23 @@ func run(args []string, stdout, stderr io.Writer) int {
 	o, err := f.parseOptions()
 	if err != nil {
 		fmt.Fprintf(stderr, "smtpd: %v\n", err)
-		return 1
+		return failed(args)
 	}
 	if f.check {
 		return check(ctx, f, o, stdout, stderr)
 	}
 	return start(ctx, f, o, stderr)
+}
+
+// failed is the exit status when nothing could be done: 1, but for those who
+// ask what becomes of mail, to whom that means refused.
+func failed(args []string) int {
+	for _, a := range args {
+		if a == "--explain" || a == "--cases" || strings.HasPrefix(a, "--cases=") {
+			return exitError
+		}
+	}
+	return 1
 }
 
 // findConfig is the configuration file when none was named: the first that
@@ -97,6 +108,9 @@ func check(ctx context.Context, f *flags, o parser.Options, stdout, stderr io.Wr
 	conf, diags := parser.Parse(ctx, o)
 	printDiagnostics(stderr, diags)
 	if conf == nil || diags.Failed() {
+		if f.explain || f.cases != "" {
+			return exitError
+		}
 		return 1
 	}
 	switch {
