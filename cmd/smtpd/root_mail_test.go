@@ -39,6 +39,44 @@ func TestRootDelivers2000(t *testing.T) {
 	}
 }
 
+// TestRootMbox delivers to the mailbox of a user, made as the user, in a spool
+// like Debian's; mail for root, who has no alias, is not delivered as root.
+func TestRootMbox(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	script := "mkdir -p /var/mail && mount -t tmpfs tmpfs /var/mail && chown root:mail /var/mail && chmod 2775 /var/mail"
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	d := startRoot(t, "listen on 127.0.0.1 port 25\naction \"local\" mbox\nmatch from any for local action \"local\"\n")
+	l := &ledger{acked: map[string]string{}}
+	l.send(20, 4, []string{"alice@localhost"}, nil)
+	waitEmpty(t, d, waitLimit)
+	box, err := os.ReadFile("/var/mail/alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count("\n"+string(box), "\nFrom sender@example.org "); n != 20 {
+		t.Errorf("%d mails in the mailbox, want 20", n)
+	}
+	for token := range l.acked {
+		if strings.Count(string(box), "X-Token: "+token+"\n") != 1 {
+			t.Errorf("mail %s is not there once", token)
+		}
+	}
+	if !strings.Contains(string(box), "\nFrom the start\n") {
+		t.Error("a line that begins with From, not after an empty line, was changed")
+	}
+	out, err := exec.Command("stat", "-c", "%U %a", "/var/mail/alice").Output()
+	if err != nil || string(out) != "alice 600\n" {
+		t.Errorf("the mailbox is %q, %v; want alice 600", out, err)
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // otherClients sends a mail each with Python's smtplib and swaks, to both ways
 // out.
 func otherClients(t *testing.T, l *ledger) {

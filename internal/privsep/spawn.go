@@ -16,7 +16,8 @@ import (
 // from which the child steps down by itself.
 type As struct {
 	UID, GID uint32
-	Dir      string // working folder
+	Extra    []uint32 // further groups; usually none
+	Dir      string   // working folder
 }
 
 // Spawn starts this binary again as role. conn is the parent's end of the new
@@ -48,7 +49,8 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 	if as != nil {
 		cmd.Dir = as.Dir
 		if !b.Unprivileged {
-			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: as.UID, Gid: as.GID, Groups: []uint32{as.GID}}
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: as.UID, Gid: as.GID,
+				Groups: append([]uint32{as.GID}, as.Extra...)}
 		}
 	}
 	if err := cmd.Start(); err != nil {

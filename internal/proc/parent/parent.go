@@ -20,6 +20,7 @@ import (
 	"smtpd/internal/imsg"
 	"smtpd/internal/log"
 	"smtpd/internal/privsep"
+	"smtpd/mda"
 )
 
 // Options is all that the parent is told.
@@ -114,6 +115,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	if o.Unprivileged {
 		p.log.Info(fmt.Sprintf("info: running unprivileged as uid %d: mail is delivered to this user only, or relayed", os.Getuid()))
 	}
+	p.warnMailboxes()
 	for _, role := range imsg.Children {
 		if err := p.start(role); err != nil {
 			p.killAll()
@@ -121,6 +123,18 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 		}
 	}
 	return p.run(ctx, reload)
+}
+
+// warnMailboxes says at start what would keep mail out of the system mailboxes.
+func (p *parent) warnMailboxes() {
+	for _, a := range p.conf.Actions {
+		if a.Method == config.MethodMbox && !p.o.Unprivileged {
+			if err := mda.CheckSpool(mailSpool); err != nil {
+				p.log.Warn("warn: " + err.Error())
+			}
+			return
+		}
+	}
 }
 
 // run is the loop that owns the state.

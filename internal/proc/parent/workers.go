@@ -11,11 +11,15 @@ import (
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/privsep"
+	"smtpd/mda"
 )
 
 // maxWorkers bounds the delivery workers that run at a time. Ours: mda asks for
 // no more than its own limit of sessions; this holds when mda is not itself.
 const maxWorkers = 256
+
+// mailSpool is the folder of the system mailboxes.
+const mailSpool = "/var/mail"
 
 // workers are the delivery processes. It is safe for concurrent use.
 type workers struct {
@@ -56,10 +60,15 @@ func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
 	}
 	defer stderr.close()
 	b := privsep.Boot{Unprivileged: o.Unprivileged, Severity: w.p.asBoot(imsg.MDA).Severity, JSONLog: w.p.asBoot(imsg.MDA).JSONLog}
-	cmd, near, err := privsep.Spawn(imsg.Deliver, b, &privsep.As{UID: m.UID, GID: m.GID, Dir: m.Home}, stderr.w)
+	as := &privsep.As{UID: m.UID, GID: m.GID, Dir: m.Home}
+	if gid, ok := mda.SpoolGroup(mailSpool); m.Mbox && ok {
+		as.Extra = []uint32{uint32(gid)} // may make mailboxes and dot-locks there
+	}
+	cmd, near, err := privsep.Spawn(imsg.Deliver, b, as, stderr.w)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || m.Home == "" {
 		// The home is missing or closed to its own user: the delivery may not need it.
-		cmd, near, err = privsep.Spawn(imsg.Deliver, b, &privsep.As{UID: m.UID, GID: m.GID, Dir: "/"}, stderr.w)
+		as.Dir = "/"
+		cmd, near, err = privsep.Spawn(imsg.Deliver, b, as, stderr.w)
 	}
 	if err != nil {
 		return nil, err
