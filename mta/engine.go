@@ -52,6 +52,7 @@ type Engine struct {
 	nconnectors int
 	nsessions   int
 	nslow       int
+	ndeferred   int
 	nwaiting    int
 	nrunning    int
 	agenda      agenda
@@ -161,6 +162,11 @@ func (e *Engine) Submit(ctx context.Context, m *Message) {
 	defer e.mu.Unlock()
 	if e.stopping {
 		return
+	}
+	for i := range m.Envelopes {
+		if env := &m.Envelopes[i]; env.Retry > 0 {
+			e.undefer(domainKey(env), env.ID)
+		}
 	}
 	for _, g := range groups {
 		e.enqueue(e.relay(g.key), g.tasks)

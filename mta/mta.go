@@ -79,6 +79,9 @@ type Observer interface {
 	Hold(key uint64, ids []mail.EnvelopeID)
 	// Release wants up to count of the envelopes held under key, 0: all.
 	Release(key uint64, count int)
+	// Retry names envelopes that were deferred and are worth another attempt: a
+	// host of their domain has taken a recipient. It may keep ids.
+	Retry(ids []mail.EnvelopeID)
 	// Gauge is the present value of a counter: "mta.session", ...
 	Gauge(name string, value int64)
 }

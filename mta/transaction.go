@@ -267,6 +267,7 @@ func (s *session) recipients(x *transaction) error {
 		switch {
 		case rep.ok():
 			x.accepted = append(x.accepted, env)
+			s.e.accepts(env, time.Now())
 			s.refused = 0
 		case rep.code == 452 && len(x.accepted) > 0:
 			x.later = append(x.later, env) // RFC 5321 section 4.5.3.1.10
@@ -446,7 +447,7 @@ func (s *session) sendText(x *transaction) error {
 // settle reports what the host said about an envelope.
 func (s *session) settle(x *transaction, env *mail.Envelope, st *mail.Status) {
 	line := st.String()
-	s.e.remember(env.Dest.Domain, line, time.Now())
+	s.e.remember(env, st, line, time.Now())
 	r := &Report{Session: s.id, Envelope: env, Sender: x.task.sender, Source: s.source, Relay: s.peer,
 		Status: *st, Stat: line, Line: line, Remote: s.to.name}
 	switch {

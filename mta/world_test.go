@@ -166,6 +166,12 @@ func (w *world) Release(key uint64, n int) {
 	w.lines.WriteString(fmt.Sprintf("release %d\n", n))
 }
 
+func (w *world) Retry(ids []mail.EnvelopeID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines.WriteString(fmt.Sprintf("retry %v\n", ids))
+}
+
 func (w *world) Gauge(name string, v int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -34,7 +34,7 @@ var allowed = map[edge][]Type{
 	{Queue, SMTP}:  {TypeInject},
 	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery, TypeFilterOpen, TypeFilterEvents},
 	{MTA, Keys}:    {TypeSign},
-	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
+	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease, TypeRetry},
 	{Queue, MTA}:   {TypeTransfer},
 	{MDA, Lookup}:  {TypeUserbaseQuery, TypeTableQuery},
 	{MDA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
@@ -42,7 +42,7 @@ var allowed = map[edge][]Type{
 	{MDA, Deliver}: {TypeDeliverRun},
 	{Lookup, Keys}: {TypeSign},
 
-	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased},
+	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry},
 	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed},
 
 	{Control, Keys}:      {TypeStatsGet},

@@ -20,7 +20,7 @@ import (
 
 // lastType is the highest number in use; the test of the list notices when it
 // is not.
-const lastType = TypeFilterStarted
+const lastType = TypeRetry
 
 // all are the imsgs, empty, one of each type.
 func all(t testing.TB) []Msg {

@@ -107,3 +107,12 @@ type Release struct {
 
 // Fields implements Msg.
 func (m *Release) Fields(c *Codec) { Uint(c, &m.Key); c.Count(&m.Count, 1<<31-1) }
+
+// Retry names envelopes that were deferred and are worth another attempt now:
+// their destination has taken other mail. mta -> queue, and from there ->
+// scheduler, behind the results that came before. One that is under way,
+// suspended or held is not hurried.
+type Retry struct{ IDs []mail.EnvelopeID }
+
+// Fields implements Msg.
+func (m *Retry) Fields(c *Codec) { List(c, &m.IDs, MaxItems, envelopeID) }

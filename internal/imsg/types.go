@@ -94,6 +94,7 @@ const (
 	TypeTableAnswers   Type = 87
 	TypeFilterStart    Type = 88
 	TypeFilterStarted  Type = 89
+	TypeRetry          Type = 90
 )
 
 // kinds makes an empty imsg of each type.
@@ -185,6 +186,7 @@ var kinds = [...]func() Msg{
 	TypeFilterLinesOut: func() Msg { return &FilterLinesOut{} },
 	TypeTableChecks:    func() Msg { return &TableChecks{} },
 	TypeTableAnswers:   func() Msg { return &TableAnswers{} },
+	TypeRetry:          func() Msg { return &Retry{} },
 	TypeFilterStart:    func() Msg { return &FilterStart{} },
 	TypeFilterStarted:  func() Msg { return &FilterStarted{} },
 }
@@ -456,6 +458,9 @@ func (*TableChecks) Type() Type { return TypeTableChecks }
 
 // Type implements Msg.
 func (*TableAnswers) Type() Type { return TypeTableAnswers }
+
+// Type implements Msg.
+func (*Retry) Type() Type { return TypeRetry }
 
 // Type implements Msg.
 func (*FilterStart) Type() Type { return TypeFilterStart }

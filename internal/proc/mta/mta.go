@@ -47,6 +47,9 @@ type state struct {
 	mu   sync.Mutex
 	conf *config.Config
 	held map[mail.EnvelopeID]uint16 // from Transfer until queue has the result; the attempt
+	// retry are those of held that are worth another attempt once queue has the
+	// result.
+	retry map[mail.EnvelopeID]bool
 }
 
 // Run relays until ctx ends. Then no more is taken, transactions under way are
@@ -94,6 +97,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 
 func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 	s := &state{env: env, peers: p, conf: conf, held: map[mail.EnvelopeID]uint16{},
+		retry:  map[mail.EnvelopeID]bool{},
 		tables: &tables{link: p.Lookup, next: map[string]int{}},
 		trust:  &trust{keys: p.Keys}}
 	s.tables.set(conf)
@@ -199,11 +203,18 @@ func (s *state) queueAttached() {
 
 // settled is told which results queue has.
 func (s *state) settled(done []imsg.Result) {
+	var retry []mail.EnvelopeID
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i := range done {
-		delete(s.held, done[i].ID)
+		id := done[i].ID
+		delete(s.held, id)
+		if s.retry[id] {
+			delete(s.retry, id)
+			retry = append(retry, id)
+		}
 	}
+	s.mu.Unlock()
+	s.sendRetry(retry)
 }
 
 // Done implements mta.Observer: it logs and keeps the result.
@@ -256,6 +267,7 @@ func (s *state) Hold(key uint64, ids []mail.EnvelopeID) {
 	s.mu.Lock()
 	for _, id := range ids {
 		delete(s.held, id)
+		delete(s.retry, id)
 	}
 	s.mu.Unlock()
 	for len(ids) > 0 {
@@ -269,4 +281,28 @@ func (s *state) Hold(key uint64, ids []mail.EnvelopeID) {
 // Release implements mta.Observer.
 func (s *state) Release(key uint64, count int) {
 	_ = s.peers.Queue.Send(&imsg.Release{Key: key, Count: count}, nil) // a new queue holds nothing
+}
+
+// Retry implements mta.Observer. What queue does not know the end of yet has to
+// wait for that.
+func (s *state) Retry(ids []mail.EnvelopeID) {
+	now := ids[:0]
+	s.mu.Lock()
+	for _, id := range ids {
+		if _, ours := s.held[id]; ours {
+			s.retry[id] = true
+		} else {
+			now = append(now, id)
+		}
+	}
+	s.mu.Unlock()
+	s.sendRetry(now)
+}
+
+func (s *state) sendRetry(ids []mail.EnvelopeID) {
+	for len(ids) > 0 {
+		n := min(len(ids), imsg.MaxItems)
+		_ = s.peers.Queue.Send(&imsg.Retry{IDs: ids[:n]}, nil) // else they are tried when they would have been
+		ids = ids[n:]
+	}
 }

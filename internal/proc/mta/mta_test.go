@@ -36,6 +36,7 @@ type house struct {
 	log     *logBuffer
 	done    chan error
 	cancel  context.CancelFunc
+	attempt uint16 // of what is transferred
 
 	mu       sync.Mutex
 	results  []imsg.Result
@@ -43,6 +44,7 @@ type house struct {
 	inflight []mail.EnvelopeID
 	held     []mail.EnvelopeID
 	released int
+	retried  []mail.EnvelopeID
 	refuse   bool // Results are not taken
 	body     []byte
 	changed  chan struct{}
@@ -68,7 +70,7 @@ func (l *logBuffer) String() string {
 // start runs the process; sink is where the action "out" relays to.
 func start(t testing.TB, sink string) *house {
 	h := &house{t: t, log: &logBuffer{}, done: make(chan error, 1), changed: make(chan struct{}, 1000),
-		confs: make(chan *config.Config, 1)}
+		confs: make(chan *config.Config, 1), attempt: 3}
 	c := config.Defaults()
 	c.ServerName = "me.test"
 	c.Tables["<dynamic:1>"] = &config.Table{Name: "<dynamic:1>", Backend: "static", Type: config.TableList,
@@ -152,6 +154,8 @@ func (h *house) serveQueue(r *ipc.Request) {
 		h.held = append(h.held, m.IDs...)
 	case *imsg.Release:
 		h.released++
+	case *imsg.Retry:
+		h.retried = append(h.retried, m.IDs...)
 	case *imsg.BodyOpen:
 		h.sendBody(r)
 	}
@@ -202,14 +206,15 @@ func (h *house) transfer(id mail.MessageID, action, domain string, n int, inline
 		to := mail.Address{User: fmt.Sprintf("u%d", i), Domain: domain}
 		m.Envelopes = append(m.Envelopes, mail.Envelope{ID: id.Envelope(uint32(i + 1)), Kind: mail.KindMTA,
 			Dispatcher: action, Sender: mail.SplitAddress("a@b.test"), Rcpt: to, Dest: to,
-			Created: time.Now(), Retry: 3})
+			Created: time.Now(), Retry: h.attempt})
 	}
 	if err := h.queue.Send(m, nil); err != nil {
 		h.t.Fatal(err)
 	}
 }
 
-// sink takes mail on a loopback port: u1 is refused, everything else taken.
+// sink takes mail on a loopback port: u1 is refused, u3 deferred, everything else
+// taken.
 type sink struct {
 	ln     net.Listener
 	mu     sync.Mutex
@@ -262,6 +267,8 @@ func (s *sink) serve(c net.Conn) {
 			fmt.Fprint(c, "250-sink\r\n250 PIPELINING\r\n")
 		case strings.HasPrefix(line, "RCPT TO:<u1@"):
 			fmt.Fprint(c, "550 5.1.1 no such user\r\n")
+		case strings.HasPrefix(line, "RCPT TO:<u3@"):
+			fmt.Fprint(c, "451 4.7.1 later\r\n")
 		case strings.HasPrefix(line, "DATA"):
 			fmt.Fprint(c, "354 go\r\n")
 			var b strings.Builder
@@ -392,6 +399,38 @@ func TestQueueReplaced(t *testing.T) {
 	h.until("a result", func() bool { return len(h.results) == 1 })
 	if h.results[0].Status.Code != 250 {
 		t.Errorf("result: %+v", h.results[0])
+	}
+}
+
+// TestRetry: another attempt at what was deferred is asked for when queue has
+// the result of the last one, not before.
+func TestRetry(t *testing.T) {
+	s := newSink(t)
+	h := start(t, s.ln.Addr().String())
+	h.body, h.attempt = []byte("x\r\n"), 0
+	h.mu.Lock()
+	h.refuse = true
+	h.mu.Unlock()
+	late := mail.MessageID(7).Envelope(4)
+	h.transfer(7, "out", "d.test", 4, true)
+	h.until("the deferral", func() bool { return strings.Contains(h.log.String(), "451 4.7.1 later") })
+	h.untilSunk(s)
+	h.transfer(8, "out", "d.test", 1, true)
+	h.untilSunk(s)
+	h.mu.Lock()
+	if len(h.retried) > 0 {
+		t.Error("wanted again before its result was taken")
+	}
+	h.refuse = false
+	h.mu.Unlock()
+	h.until("another attempt", func() bool { return len(h.retried) > 0 })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Equal(h.retried, []mail.EnvelopeID{late}) {
+		t.Errorf("wanted again: %v, want %s", h.retried, late)
+	}
+	if !slices.ContainsFunc(h.results, func(r imsg.Result) bool { return r.ID == late }) {
+		t.Error("wanted again without a result")
 	}
 }
 

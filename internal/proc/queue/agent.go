@@ -308,6 +308,8 @@ func (a *agent) receive(r *ipc.Request) {
 		a.inOrder(func() { a.hold(m) })
 	case *imsg.Release:
 		a.inOrder(func() { a.release(m) })
+	case *imsg.Retry:
+		a.inOrder(func() { a.s.out.send(m) })
 	}
 }
 

@@ -182,6 +182,7 @@ func TestOrder(t *testing.T) {
 		answered <- err == nil && a.OK
 	}()
 	h.mta.send(&imsg.Release{Key: 7})
+	h.mta.send(&imsg.Retry{IDs: []mail.EnvelopeID{0x99}})
 	// All of it has come, and nothing is done, when a later question is answered.
 	ask[*imsg.Body](h.mta, &imsg.BodyOpen{Message: l[0].ID.Message()})
 	close(gate)
@@ -196,8 +197,8 @@ func TestOrder(t *testing.T) {
 	if m, _ := next[*imsg.Held](h.sched); m.Key != 7 || !slices.Equal(m.IDs, []mail.EnvelopeID{l[0].ID}) {
 		t.Errorf("held %+v", m)
 	}
-	var gone, released bool
-	for !gone || !released {
+	var gone, released, retry bool
+	for !gone || !released || !retry {
 		select {
 		case r := <-h.sched.in:
 			switch m := r.Msg.(type) {
@@ -205,9 +206,11 @@ func TestOrder(t *testing.T) {
 				gone = slices.Equal(m.IDs, []mail.EnvelopeID{l[1].ID})
 			case *imsg.Released:
 				released = m.Key == 7
+			case *imsg.Retry:
+				retry = released && slices.Equal(m.IDs, []mail.EnvelopeID{0x99})
 			}
 		case <-time.After(patience):
-			t.Fatalf("gone %v, released %v", gone, released)
+			t.Fatalf("gone %v, released %v, retry %v", gone, released, retry)
 		}
 	}
 	if left := st.Leases("mta"); len(left) > 0 {

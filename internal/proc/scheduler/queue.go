@@ -45,6 +45,8 @@ func (s *state) hear(m imsg.Msg) {
 		s.held(m)
 	case *imsg.Released:
 		s.released(m)
+	case *imsg.Retry:
+		s.retry(m)
 	}
 	s.mu.Unlock()
 	s.notify()
@@ -132,6 +134,16 @@ func (s *state) released(m *imsg.Released) {
 		return
 	}
 	s.runq.Release(s.now(), m.Key, m.Count)
+}
+
+// retry hurries envelopes that only wait for their next attempt.
+func (s *state) retry(m *imsg.Retry) {
+	now := s.now()
+	for _, id := range m.IDs {
+		if st, ok := s.runq.State(id); ok && !st.Held && !st.Suspended {
+			s.runq.Schedule(now, id)
+		}
+	}
 }
 
 // gauges brings the gauges up to date, for who asks. A scheduler that never had

@@ -129,6 +129,25 @@ func TestOverTheWire(t *testing.T) {
 	}
 }
 
+// Retry hurries what waits for its next attempt, and nothing else.
+func TestRetry(t *testing.T) {
+	r := start(t)
+	r.expect("LoadAll; ")
+	waits, paused, held := sched(1, 1, mail.KindMTA), sched(2, 1, mail.KindMTA), sched(3, 1, mail.KindMTA)
+	for _, e := range []*imsg.Sched{&waits, &paused, &held} {
+		e.Retry, e.LastTry = 5, time.Now()
+	}
+	paused.Flags, held.Flags = mail.FlagSuspended, mail.FlagHold
+	r.say(scheduled(waits, paused, held))
+	r.say(&imsg.Scheduled{Loaded: true})
+	r.say(&imsg.Retry{IDs: []mail.EnvelopeID{held.ID, paused.ID, 99, waits.ID}})
+	r.expect("Attempt 1.1; ")
+	// It is under way: not a second time.
+	r.say(&imsg.Retry{IDs: []mail.EnvelopeID{waits.ID}})
+	r.say(scheduled(sched(4, 1, mail.KindMTA)))
+	r.expect("Attempt 4.1; ")
+}
+
 // The queue dies and is replaced while the scheduler goes on.
 func TestQueueDies(t *testing.T) {
 	r := start(t)
