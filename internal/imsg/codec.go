@@ -96,13 +96,19 @@ type unsigned interface {
 }
 
 // Uint is one unsigned integer, bounded by its type.
-func Uint[T unsigned](c *Codec, v *T) { *v = T(c.uvarint(uint64(*v), uint64(^T(0)))) }
+func Uint[T unsigned](c *Codec, v *T) {
+	u := c.uvarint(uint64(*v), uint64(^T(0)))
+	if c.reading { // writing touches nothing: others may be reading it
+		*v = T(u)
+	}
+}
 
 // Int is one signed integer.
 func (c *Codec) Int(v *int64) {
-	u := uint64(*v)<<1 ^ uint64(*v>>63)
-	u = c.uvarint(u, ^uint64(0))
-	*v = int64(u>>1) ^ -int64(u&1)
+	u := c.uvarint(uint64(*v)<<1^uint64(*v>>63), ^uint64(0))
+	if c.reading {
+		*v = int64(u>>1) ^ -int64(u&1)
+	}
 }
 
 // Count is a number that is never negative, at most max.
@@ -111,7 +117,10 @@ func (c *Codec) Count(v *int, max int) {
 		c.fail()
 		return
 	}
-	*v = int(c.uvarint(uint64(*v), uint64(max)))
+	u := c.uvarint(uint64(*v), uint64(max))
+	if c.reading {
+		*v = int(u)
+	}
 }
 
 // Bool is one octet.
@@ -120,7 +129,10 @@ func (c *Codec) Bool(v *bool) {
 	if *v {
 		u = 1
 	}
-	*v = c.uvarint(u, 1) == 1
+	u = c.uvarint(u, 1)
+	if c.reading {
+		*v = u == 1
+	}
 }
 
 // Time is nanoseconds since 1970; the zero Time is kept.

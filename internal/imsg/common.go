@@ -22,7 +22,9 @@ func line(c *Codec, s *string, max int) {
 func status(c *Codec, s *mail.Status) {
 	code := uint16(s.Code)
 	Uint(c, &code)
-	s.Code = int(code)
+	if c.reading {
+		s.Code = int(code)
+	}
 	for i := range s.Enh {
 		Uint(c, &s.Enh[i])
 	}
