@@ -66,6 +66,8 @@ func TestCommands(t *testing.T) {
 		"show queue where to=x@y":           {rows(), "queue where to=x@y", outcome{}},
 		"corrupt return 170db3e6":           {data("x\n"), "show corrupt return 170db3e6", outcome{"x\n", "", 0}},
 		"q v":                               {data("x\n"), "show queue verify", outcome{"x\n", "", 0}},
+		"queue import":                      {data("1 message, 2 envelopes imported, 0 left\n"), "show queue import", outcome{"1 message, 2 envelopes imported, 0 left\n", "", 0}},
+		"corrupt remove x":                  {data("error: no such item\n"), "show corrupt remove x", outcome{"error: no such item\n", "", 1}},
 		"frob":                              {nil, "", outcome{"", possibilities(t), 255}},
 		"show stats now":                    {nil, "", outcome{"", "invalid command\n", 255}},
 		"-x show stats":                     {nil, "", outcome{"", usageText, 1}},
@@ -215,13 +217,13 @@ func TestShowQueueForms(t *testing.T) {
 func TestWaitsFor(t *testing.T) {
 	now := time.Unix(1795217035, 0)
 	tests := map[string]ctl.Entry{
-		"the daemon, which is not running":                    {State: ctl.StateOffline},
-		"its action to be configured again, or to be removed": {State: ctl.StateInvalid},
-		"the end of the attempt that began 5s ago":            {State: ctl.StateInflight, Since: now.Add(-5 * time.Second)},
-		"an operator: resume envelope":                        {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagSuspended}},
-		"its release: schedule":                               {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagHold}},
-		"its relay: a route or limit":                         {State: ctl.StatePending, Held: true},
-		"its turn: due now":                                   {State: ctl.StatePending, Since: now},
+		"the daemon, which is not running":                                   {State: ctl.StateOffline},
+		"its action to be configured again, or to be removed":                {State: ctl.StateInvalid},
+		"the end of the attempt that began 5s ago":                           {State: ctl.StateInflight, Since: now.Add(-5 * time.Second)},
+		"an operator: resume envelope":                                       {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagSuspended}},
+		"its release: schedule":                                              {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagHold}},
+		"its relay (a route or limit), or its action to be configured again": {State: ctl.StatePending, Held: true},
+		"its turn: due now":                                                  {State: ctl.StatePending, Since: now},
 	}
 	for want, e := range tests {
 		if got := waitsFor(&e, now); got != want {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,14 +22,24 @@ func showQueue(print form) handler {
 	return func(p *program, ctx context.Context, params []string) error { return p.list(ctx, print, nil, params) }
 }
 
-// showSelected lists what fits conditions.
+// showSelected lists what fits conditions, or with --dry-run among those says
+// how many that are.
 func showSelected(print form) handler {
 	return func(p *program, ctx context.Context, params []string) error {
-		sel, err := ctl.ParseSelection(params)
+		words := slices.DeleteFunc(slices.Clone(params), func(w string) bool { return w == "--dry-run" })
+		sel, err := ctl.ParseSelection(words)
 		if err != nil {
 			return failed("%v", err)
 		}
-		return p.list(ctx, print, sel, append([]string{ctl.Where}, params...))
+		n, each := 0, print
+		if len(words) < len(params) {
+			each = func(io.Writer, *ctl.Entry, time.Time) error { n++; return nil }
+		}
+		err = p.list(ctx, each, sel, append([]string{ctl.Where}, words...))
+		if err == nil && len(words) < len(params) {
+			fmt.Fprintf(p.stdout, "%d envelope%s selected\n", n, plural(n > 1))
+		}
+		return err
 	}
 }
 
@@ -174,7 +185,7 @@ func waitsFor(e *ctl.Entry, now time.Time) string {
 	case flags&mail.FlagHold != 0:
 		return "its release: schedule"
 	case e.Held:
-		return "its relay: a route or limit"
+		return "its relay (a route or limit), or its action to be configured again"
 	case e.Since.After(now):
 		return "time: next try in " + ctl.Duration(e.Since.Sub(now))
 	}

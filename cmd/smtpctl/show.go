@@ -25,15 +25,21 @@ func showOf(what string) handler {
 // print copies lines to standard output as they come. They may quote remote
 // servers: nothing in them may steer a terminal.
 func (p *program) print(ctx context.Context, request ...string) error {
+	return p.printEach(ctx, func(string) {}, request...)
+}
+
+// printEach is print that tells seen of each line.
+func (p *program) printEach(ctx context.Context, seen func(line string), request ...string) error {
 	_, err := p.ask(ctx, func(f ctl.Frame) error {
 		for line := range strings.Lines(f.Arg(0)) {
 			text, ended := strings.CutSuffix(line, "\n")
+			seen(text)
 			p.stdout.WriteString(mail.Clean(text, len(text)))
 			if ended {
 				p.stdout.WriteByte('\n')
 			}
 		}
-		return nil // the writer keeps its first error
+		return p.stdout.Flush() // some commands take long: their progress is to be seen
 	}, request...)
 	if f, ok := errors.AsType[*ctl.Failure](err); ok {
 		return p.refused(f)

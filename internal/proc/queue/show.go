@@ -33,7 +33,7 @@ type keeper interface {
 const (
 	taskWait  = 2 * time.Second // how long an answer waits for a line
 	maxShown  = 4096            // items of show corrupt
-	maxSource = 64 << 10        // octets of a body that show corrupt NAME shows
+	maxSource = 64 << 10        // octets of a body that corrupt inspect shows
 )
 
 // tasks are the commands that take long, each with the lines it has said. One of
@@ -101,7 +101,7 @@ func (t *task) from(ctx context.Context, skip int) (text []byte, more bool) {
 // show answers with lines about the spool:
 //
 //	corrupt                 what was moved aside: name, time, envelopes, reason
-//	corrupt show NAME       one of them
+//	corrupt inspect NAME    one of them
 //	corrupt return NAME     puts it back as it is
 //	corrupt remove NAME     forgets it
 //	queue verify            reads everything
@@ -114,7 +114,7 @@ func (s *state) show(r *ipc.Request, m *imsg.Show) {
 		return
 	}
 	command := map[string]func(keeper, *task, string){
-		"corrupt": s.listCorrupt, "corrupt show": s.showCorrupt, "corrupt return": s.returnCorrupt,
+		"corrupt": s.listCorrupt, "corrupt inspect": s.showCorrupt, "corrupt return": s.returnCorrupt,
 		"corrupt remove": s.removeCorrupt, "queue verify": s.verify, "queue compact": s.compact, "queue import": s.importOld,
 	}
 	words := strings.Fields(m.What)

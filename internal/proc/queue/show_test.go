@@ -71,7 +71,7 @@ func TestShow(t *testing.T) {
 	if got := h.lines("corrupt"); !strings.HasPrefix(got, name+"|") || !strings.HasSuffix(got, "|1|body has the wrong size: 5 octets, not 75348\n") {
 		t.Errorf("corrupt: %q", got)
 	}
-	if got := h.lines("corrupt show " + name); !strings.Contains(got, "envelope: "+id.Envelope(1).String()+" mta from=<alice@example.org>") {
+	if got := h.lines("corrupt inspect " + name); !strings.Contains(got, "envelope: "+id.Envelope(1).String()+" mta from=<alice@example.org>") {
 		t.Errorf("show: %q", got)
 	}
 	if got := h.lines("corrupt return " + name); got != "1 envelope returned\n" {
