@@ -2,7 +2,6 @@ package mail
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 )
 
@@ -12,7 +11,7 @@ import (
 type MessageID uint32
 
 // String prints the id as 8 lower-case hex digits.
-func (id MessageID) String() string { return fmt.Sprintf("%08x", uint32(id)) }
+func (id MessageID) String() string { return hex(uint64(id), 8) }
 
 // Envelope is the id of the message's recipient number n.
 func (id MessageID) Envelope(n uint32) EnvelopeID {
@@ -24,7 +23,7 @@ func (id MessageID) Envelope(n uint32) EnvelopeID {
 type EnvelopeID uint64
 
 // String prints the id as 16 lower-case hex digits.
-func (id EnvelopeID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+func (id EnvelopeID) String() string { return hex(uint64(id), 16) }
 
 // Message is the message that the envelope belongs to.
 func (id EnvelopeID) Message() MessageID { return MessageID(id >> 32) }
@@ -34,7 +33,7 @@ func (id EnvelopeID) Message() MessageID { return MessageID(id >> 32) }
 type SessionID uint64
 
 // String prints the id as 16 lower-case hex digits.
-func (id SessionID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+func (id SessionID) String() string { return hex(uint64(id), 16) }
 
 var errBadID = errors.New("invalid id")
 
@@ -59,4 +58,15 @@ func parseHex(s string, digits int) (uint64, error) {
 		return 0, errBadID
 	}
 	return v, nil
+}
+
+// hex writes n in so many hexadecimal digits, at most 16. Ids are in every line
+// of the log, where fmt is too slow.
+func hex(n uint64, digits int) string {
+	var b [16]byte
+	for i := digits - 1; i >= 0; i-- {
+		b[i] = "0123456789abcdef"[n&15]
+		n >>= 4
+	}
+	return string(b[:digits])
 }

@@ -313,8 +313,15 @@ type mailbox struct {
 // add takes the envelopes of one recipient in, leaving out those that go where
 // another one goes already, and gives the number of the last one's place.
 func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config.Action) (last int) {
+	if len(tx.envelopes) == 0 && len(envelopes) == 1 { // as most mail is
+		tx.envelopes = append(tx.envelopes, envelopes[0])
+		return 1
+	}
 	if tx.boxes == nil {
-		tx.boxes = make(map[mailbox]int, len(envelopes))
+		tx.boxes = make(map[mailbox]int, len(tx.envelopes)+len(envelopes))
+		for i := range tx.envelopes {
+			tx.boxes[mailboxOf(&tx.envelopes[i], actions[tx.envelopes[i].Dispatcher])] = i + 1
+		}
 	}
 	for i := range envelopes {
 		box := mailboxOf(&envelopes[i], actions[envelopes[i].Dispatcher])
