@@ -46,6 +46,7 @@ func TestScript(t *testing.T) {
 			"dns":       cmdDNS,
 			"sink":      cmdSink,
 			"user":      cmdUser,
+			"waitsmtp":  cmdWaitSMTP,
 		},
 	})
 }
@@ -214,6 +215,30 @@ func cmdSMTP(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Fatalf("%s: %v", args[0], err)
 	}
+}
+
+// cmdWaitSMTP is: waitsmtp FILE: plays a dialogue until it goes as it should, as
+// after a change of the configuration.
+func cmdWaitSMTP(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: waitsmtp FILE")
+	}
+	script := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var out string
+	var err error
+	for end := time.Now().Add(waitLimit); time.Now().Before(end); <-tick.C {
+		conn, dialErr := net.DialTimeout("tcp4", "127.0.0.1:"+ts.Getenv("PORT"), waitLimit)
+		ts.Check(dialErr)
+		ts.Check(conn.SetDeadline(time.Now().Add(waitLimit)))
+		out, err = dialogue(conn, script)
+		conn.Close()
+		if err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s: %v\n%s", args[0], err, out)
 }
 
 // cmdWaitLog is: waitlog RE [COUNT]: waits until so many lines match.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 
@@ -248,7 +249,9 @@ func (p *parent) reload() error {
 		err = p.sockets.update(conf)
 	}
 	if err != nil {
-		p.log.Warn("warn: configuration not reloaded: " + err.Error())
+		for line := range strings.Lines(err.Error()) {
+			p.log.Warn("warn: configuration not reloaded: " + strings.TrimSuffix(line, "\n"))
+		}
 		return err
 	}
 	p.o.Notify("RELOADING=1")
