@@ -185,7 +185,8 @@ func (s *relaying) option(o *option) {
 	case "auth":
 		s.auth(o)
 	case "filter":
-		r.Filter = c.filterNames(o)
+		c.filterNames(o)
+		c.errorf(o.pos, "filters of a relay action are not supported: programs take part in sessions with clients only")
 	case "prefer":
 		r.Prefer = o.sub
 	case "srs":
