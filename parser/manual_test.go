@@ -70,3 +70,47 @@ func TestManualWords(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeExamples: every configuration in the README is accepted, without a
+// word.
+func TestReadmeExamples(t *testing.T) {
+	data, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys := newFake(t)
+	sys.files["/etc/aliases"] = fakeFile{tableTexts["aliases"], 0o644, 0}
+	list := indented(string(data))
+	if len(list) == 0 {
+		t.Fatal("no example")
+	}
+	for _, text := range list {
+		if cfg, diags := Parse(t.Context(), sys.options(text)); cfg == nil || len(diags) > 0 {
+			t.Errorf("%s\n%s", report(diags, ""), text)
+		}
+	}
+}
+
+// indented are the indented blocks of a page that hold rules; blank lines do
+// not end one.
+func indented(page string) []string {
+	var out []string
+	var b strings.Builder
+	flush := func() {
+		if strings.Contains(b.String(), "\nmatch ") {
+			out = append(out, b.String())
+		}
+		b.Reset()
+	}
+	for line := range strings.Lines(page) {
+		rest, ok := strings.CutPrefix(line, "    ")
+		switch {
+		case ok:
+			b.WriteString(rest)
+		case strings.TrimSpace(line) != "":
+			flush()
+		}
+	}
+	flush()
+	return out
+}
