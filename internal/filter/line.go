@@ -76,8 +76,8 @@ func appendAsk(b []byte, t time.Time, p Phase, id mail.SessionID, token uint64, 
 // errMissing and the others are what a program can do wrong; %s of them is in
 // the log after the program's name.
 var (
-	errKind    = errors.New("Invalid filter message type")
-	errMissing = errors.New("Missing parameter")
+	errKind    = breach("Invalid filter message type")
+	errMissing = breach("Missing parameter")
 	errToken   = errors.New("misbehaving filter")
 	errLong    = errors.New("a line is too long")
 	errHello   = errors.New("not a registration")
@@ -85,6 +85,12 @@ var (
 	errSilent  = errors.New("gives no answer")
 	errClosed  = errors.New("stopped")
 )
+
+// breach is an error in the words of OpenSMTPD, which watchers of logs know.
+type breach string
+
+// Error is the text.
+func (e breach) Error() string { return string(e) }
 
 // kind is what a program says once it has registered.
 type kind uint8
