@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"smtpd/internal/ctl"
 )
@@ -72,6 +74,12 @@ func commands() []entry {
 		{"encrypt <str>", encrypt, false},
 		{"spf walk", spfWalk, false},
 
+		{"trace smtp", traceSMTP(true, nil), true},
+		{"trace smtp from <str>", traceSMTP(true, []string{"from"}), true},
+		{"trace smtp for <str>", traceSMTP(true, []string{"for"}), true},
+		{"trace smtp from <str> for <str>", traceSMTP(true, []string{"from", "for"}), true},
+		{"untrace smtp", traceSMTP(false, nil), true},
+		{"untrace smtp from <str>", traceSMTP(false, []string{"from"}), true},
 		{"corrupt inspect <str>", onSpool("corrupt inspect"), true},
 		{"corrupt remove <str>", onSpool("corrupt remove"), true},
 		{"corrupt return <str>", onSpool("corrupt return"), true},
@@ -176,6 +184,40 @@ func keyed(name string, on bool, keys ...string) handler {
 func trace(on bool) handler {
 	return keyed("trace", on, "imsg", "io", "smtp", "filters", "mta", "bounce", "scheduler", "lookup", "stat",
 		"rules", "mproc", "expand", "all")
+}
+
+// traceSMTP is the topic smtp for chosen clients, for a time; words say what the
+// parameters are.
+func traceSMTP(on bool, words []string) handler {
+	return func(p *program, ctx context.Context, params []string) error {
+		name := "trace smtp"
+		for i, w := range words {
+			text := params[i]
+			switch w {
+			case "from":
+				net, err := network(text)
+				if err != nil {
+					return failed("not an address or network: %s", text)
+				}
+				text = net
+			case "for":
+				if d, err := time.ParseDuration(text); err != nil || d <= 0 {
+					return failed("not a time like 90s, 10m or 2h: %s", text)
+				}
+			}
+			name += " " + w + " " + text
+		}
+		return p.simple(ctx, ctl.ReqSwitch, name, onOff(on))
+	}
+}
+
+// network checks an address or a network, and gives its usual form.
+func network(text string) (string, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap().String(), nil
+	}
+	n, err := netip.ParsePrefix(text)
+	return n.Masked().String(), err
 }
 
 func profile(on bool) handler { return keyed("profile", on, "imsg", "queue") }

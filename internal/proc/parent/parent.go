@@ -69,21 +69,22 @@ const shutdownLimit = 9 * time.Second
 // parent is the state of the process. One goroutine, in run, owns it; others
 // send it functions to run by way of do.
 type parent struct {
-	o        Options
-	ctx      context.Context
-	conf     *config.Config
-	log      *log.Logger
-	children map[imsg.Role]*child
-	sockets  *sockets
-	switches imsg.Switches
-	workers  *workers
-	programs *programs
-	actions  chan func()
-	quit     chan struct{}  // closed when run has ended
-	tasks    sync.WaitGroup // answers that take time
-	started  bool
-	stopping bool
-	failed   error // why a start cannot succeed
+	o         Options
+	ctx       context.Context
+	conf      *config.Config
+	log       *log.Logger
+	children  map[imsg.Role]*child
+	sockets   *sockets
+	switches  imsg.Switches
+	traceEnds map[string]*time.Timer // by topic, those that end by themselves
+	workers   *workers
+	programs  *programs
+	actions   chan func()
+	quit      chan struct{}  // closed when run has ended
+	tasks     sync.WaitGroup // answers that take time
+	started   bool
+	stopping  bool
+	failed    error // why a start cannot succeed
 }
 
 // Run starts everything and serves until ctx ends or the start fails. A signal

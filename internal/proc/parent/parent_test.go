@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -104,6 +105,31 @@ func TestFlip(t *testing.T) {
 	if s := p.switches; s.PauseMTA || !s.PauseMDA || !s.PauseSMTP || !s.Verbose || len(s.Trace) != 0 {
 		t.Errorf("switches %+v", s)
 	}
+}
+
+// TestTraceEnds: a topic traced for a time ends by itself, unless it was said
+// again without one.
+func TestTraceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &parent{log: discard(), children: map[imsg.Role]*child{}, actions: make(chan func()), quit: make(chan struct{})}
+		defer close(p.quit)
+		for _, bad := range []string{"smtp for ", "smtp for ever", "smtp for -1s", "smtp for 999999h"} {
+			if p.trace(bad, true) {
+				t.Errorf("%q was taken", bad)
+			}
+		}
+		p.flip("trace smtp from 192.0.2.0/24 for 10m", true)
+		p.flip("trace mta for 10m", true)
+		p.flip("trace mta", true)
+		if got := strings.Join(p.switches.Trace, ","); got != "smtp from 192.0.2.0/24,mta" {
+			t.Errorf("at first %s", got)
+		}
+		start := time.Now()
+		(<-p.actions)()
+		if got := strings.Join(p.switches.Trace, ","); got != "mta" || time.Since(start) != 10*time.Minute {
+			t.Errorf("after %s %s", time.Since(start), got)
+		}
+	})
 }
 
 func TestForward(t *testing.T) {

@@ -3,6 +3,7 @@ package parent
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"smtpd/internal/imsg"
 )
@@ -54,12 +55,36 @@ func set(b *bool, on bool) bool {
 // maxTrace bounds the number of traced topics, as imsg.Switches does.
 const maxTrace = 64
 
+// maxTraceTime bounds `trace TOPIC for TIME`. Ours.
+const maxTraceTime = 30 * 24 * time.Hour
+
+// trace changes one topic; " for TIME" behind it ends it by itself.
 func (p *parent) trace(key string, on bool) bool {
+	key, text, bounded := strings.Cut(key, " for ")
+	span, err := time.ParseDuration(text)
+	if bounded && (err != nil || span <= 0 || span > maxTraceTime) {
+		return false
+	}
+	if t := p.traceEnds[key]; t != nil { // what is said last holds
+		t.Stop()
+		delete(p.traceEnds, key)
+	}
 	topics := slices.DeleteFunc(slices.Clone(p.switches.Trace), func(t string) bool { return t == key })
-	if on && len(topics) < maxTrace {
+	if on && len(topics) >= maxTrace {
+		return false
+	}
+	if on {
 		topics = append(topics, key)
 	}
 	p.switches.Trace = topics
+	if on && bounded {
+		if p.traceEnds == nil {
+			p.traceEnds = map[string]*time.Timer{}
+		}
+		p.traceEnds[key] = time.AfterFunc(span, func() {
+			p.do(func() { p.flip("trace "+key, false) })
+		})
+	}
 	return true
 }
 
