@@ -173,10 +173,10 @@ func (t *translator) statement(st *stmt) {
 	case *pkiStmt:
 		t.pki(st, n)
 	case *mapStmt:
-		if !t.hoisted || !slices.Contains(t.late, st) {
-			t.mapStmt(st, n)
+		if t.hoisted && t.maps[n.name.text] == n {
+			t.emit(st) // one of the late ones, which stand above the first rule
 		} else {
-			t.emit(st)
+			t.mapStmt(st, n)
 		}
 	case *listenStmt:
 		t.listen(st, n)
