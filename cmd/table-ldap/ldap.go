@@ -75,13 +75,21 @@ func open(s *query.Settings) (query.Engine, []query.Query, error) {
 // server reads where the directory is. ldap+tls is LDAP with STARTTLS.
 func (e *engine) server(s *query.Settings) error {
 	text := s.Text("url", "")
+	if rest, ok := strings.CutPrefix(text, "ldapi://"); ok { // a socket, its slashes quoted or not
+		path, err := url.PathUnescape(rest)
+		if err != nil || !strings.HasPrefix(path, "/") {
+			return s.Mistake("url", fmt.Errorf("%q is not the path of a socket", rest))
+		}
+		e.url = "ldapi://" + path
+		return nil
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return s.Mistake("url", err)
 	}
 	e.url = text
 	switch u.Scheme {
-	case "ldap", "ldaps", "ldapi":
+	case "ldap", "ldaps":
 	case "ldap+tls":
 		e.url, e.startTLS = strings.Replace(text, "ldap+tls:", "ldap:", 1), true
 	default:

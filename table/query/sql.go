@@ -86,31 +86,53 @@ func (e *sqlEngine) Verify(ctx context.Context) error {
 	return nil
 }
 
-// statement is the prepared form of a query; the server may have to be there.
-func (e *sqlEngine) statement(ctx context.Context, q *Query) (*sql.Stmt, error) {
+// statement is the prepared form of a query; old: it has been used before. The
+// server may have to be there.
+func (e *sqlEngine) statement(ctx context.Context, q *Query) (st *sql.Stmt, old bool, err error) {
 	e.mu.Lock()
-	st := e.prepared[q.Name]
+	st = e.prepared[q.Name]
 	e.mu.Unlock()
 	if st != nil {
-		return st, nil
+		return st, true, nil
 	}
-	st, err := e.db.PrepareContext(ctx, q.Text)
+	st, err = e.db.PrepareContext(ctx, q.Text)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if other := e.prepared[q.Name]; other != nil { // somebody was quicker
 		st.Close()
-		return other, nil
+		return other, true, nil
 	}
 	e.prepared[q.Name] = st
-	return st, nil
+	return st, false, nil
 }
 
-// Rows implements Engine.
+// forget drops a prepared statement.
+func (e *sqlEngine) forget(q *Query, st *sql.Stmt) {
+	e.mu.Lock()
+	if e.prepared[q.Name] == st {
+		delete(e.prepared, q.Name)
+	}
+	e.mu.Unlock()
+	st.Close()
+}
+
+// Rows implements Engine. A statement that was prepared long ago may not fit
+// the tables any more: when it is refused, it is prepared anew.
 func (e *sqlEngine) Rows(ctx context.Context, q *Query, key string) ([][]string, error) {
-	rows, err := e.rows(ctx, q, key)
+	st, old, err := e.statement(ctx, q)
+	var rows [][]string
+	if err == nil {
+		rows, err = e.rows(ctx, q, st, key)
+	}
+	if err != nil && old && e.dialect.Answer(err) {
+		e.forget(q, st)
+		if st, _, err = e.statement(ctx, q); err == nil {
+			rows, err = e.rows(ctx, q, st, key)
+		}
+	}
 	switch {
 	case err == nil:
 		return rows, nil
@@ -122,11 +144,7 @@ func (e *sqlEngine) Rows(ctx context.Context, q *Query, key string) ([][]string,
 	return nil, err
 }
 
-func (e *sqlEngine) rows(ctx context.Context, q *Query, key string) (list [][]string, err error) {
-	st, err := e.statement(ctx, q)
-	if err != nil {
-		return nil, err
-	}
+func (e *sqlEngine) rows(ctx context.Context, q *Query, st *sql.Stmt, key string) (list [][]string, err error) {
 	args := make([]any, e.keys[q.Name])
 	for i := range args {
 		args[i] = key

@@ -94,28 +94,32 @@ const matching = table.Domain | table.Netaddr | table.Mailaddr | table.String | 
 // found", or "error".
 func Answer(t *testing.T, tab *table.Table, s table.Service, key string) string {
 	t.Helper()
+	word, err := answer(t, tab, s, key)
+	if err != nil {
+		t.Log(err)
+	}
+	return word
+}
+
+func answer(t *testing.T, tab *table.Table, s table.Service, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
+	var v string
+	var err error
 	if s&matching != 0 {
-		ok, err := tab.Check(ctx, s, key)
-		switch {
-		case err != nil:
-			t.Log(err)
-			return "error"
-		case ok:
-			return "yes"
-		}
-		return "no"
+		var yes bool
+		yes, err = tab.Check(ctx, s, key)
+		v = map[bool]string{true: "yes", false: "no"}[yes]
+	} else {
+		v, err = tab.Lookup(ctx, s, key)
 	}
-	v, err := tab.Lookup(ctx, s, key)
 	switch {
 	case errors.Is(err, table.ErrNotFound):
-		return "not found"
+		return "not found", nil
 	case err != nil:
-		t.Log(err)
-		return "error"
+		return "error", err
 	}
-	return v
+	return v, nil
 }
 
 // Await asks until the answer is want, within the time that a table has to
@@ -125,12 +129,12 @@ func Await(t *testing.T, tab *table.Table, s table.Service, key, want string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(returnLimit); ; <-tick.C {
-		got := Answer(t, tab, s, key)
+		got, err := answer(t, tab, s, key)
 		if got == want {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s %s: got %q, want %q", s, key, got, want)
+			t.Fatalf("%s %s: got %q, %v, want %q", s, key, got, err, want)
 		}
 	}
 }

@@ -24,6 +24,7 @@ type Server struct {
 	Dir    string // its files; short, as the names of sockets must be
 	Socket string // the path of its socket
 	args   []string
+	probe  []string // succeeds once the server works; empty: it does when it listens
 	cmd    *exec.Cmd
 	ended  chan struct{}
 }
@@ -99,7 +100,7 @@ func (s *Server) run(t testing.TB, args ...string) {
 	}
 }
 
-// Start starts the server and waits until it listens.
+// Start starts the server and waits until it works.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(s.Dir, "log"))
@@ -123,7 +124,9 @@ func (s *Server) Start(t testing.TB) {
 	for limit := time.After(startLimit); ; {
 		if c, err := net.Dial("unix", s.Socket); err == nil {
 			c.Close()
-			return
+			if len(s.probe) == 0 || s.command(s.probe...).Run() == nil {
+				return
+			}
 		}
 		select {
 		case <-tick.C:
@@ -175,10 +178,11 @@ func Redis(t testing.TB) *Server {
 // Postgres starts a PostgreSQL server: user smtpd without a password, database
 // postgres, its socket in Dir.
 func Postgres(t testing.TB) *Server {
-	p := needs(t, "initdb", "postgres")
+	p := needs(t, "initdb", "postgres", "pg_isready")
 	s := newServer(t, ".s.PGSQL.5432")
 	data := filepath.Join(s.Dir, "data")
 	s.run(t, p[0], "-D", data, "-U", "smtpd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	s.probe = []string{p[2], "-q", "-h", s.Dir, "-U", "smtpd"}
 	return s.launch(t, p[1], "-D", data, "-k", s.Dir, "-c", "listen_addresses=", "-c", "fsync=off")
 }
 
