@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
@@ -185,7 +187,23 @@ func (b *backend) CreateBody(ctx context.Context, id mail.MessageID) (io.WriteCl
 		}
 		return nil, temporary(&m.Status)
 	}
-	return f, nil
+	return bodyFile{f}, nil
+}
+
+// bodyFile is a body in a file of the queue. It is we who write it: that the
+// disk is full is told as the queue tells it.
+type bodyFile struct{ *os.File }
+
+// Write implements io.Writer. Its error is a *mail.Status with 452 when there is
+// no room.
+func (f bodyFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, full) {
+			err = mail.NewStatus(452, [3]uint8{4, 3, 1}, "Insufficient system storage")
+		}
+	}
+	return n, err
 }
 
 // AbortBody implements engine.Backend. A queue that is gone has nothing to

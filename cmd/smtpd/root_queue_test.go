@@ -1,0 +1,192 @@
+package main
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	gosmtp "github.com/emersion/go-smtp"
+)
+
+// spoolSize is that of the small disk.
+const spoolSize = "size=64m"
+
+// TestRootDiskFull fills a spool of 64 MB under load: clients are told 452,
+// nothing acknowledged is lost, delivery goes on, and mail is accepted again by
+// itself once there is room.
+func TestRootDiskFull(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	if err := os.MkdirAll("/var/spool/smtpd", 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", "/var/spool/smtpd", "tmpfs", 0, spoolSize+",mode=0711"); err != nil {
+		t.Fatal(err)
+	}
+	sinkDir := filepath.Join(t.TempDir(), "sink")
+	s, err := startSink("127.0.0.1:2525", sinkDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	d := startRoot(t, rootConf)
+	smtpctl(t, d, "pause", "mta")
+	smtpctl(t, d, "pause", "mda")
+	l := &ledger{acked: map[string]string{}}
+	refusals := fillSpool(t, l)
+	t.Logf("%d mails acknowledged before the disk was full, then %d of 20 told 452", l.len(), refusals)
+	if refusals < 20 {
+		t.Errorf("%d of 20 were told 452 when the disk was full", refusals)
+	}
+
+	// Delivery goes on, makes room, and nobody has to do anything.
+	smtpctl(t, d, "resume", "mda")
+	smtpctl(t, d, "resume", "mta")
+	waitEmpty(t, d, 2*time.Minute)
+	l.check(t, collect(t, "/home/alice/Maildir/new", sinkDir), true)
+	before := l.len()
+	stop := time.AfterFunc(waitLimit, func() { d.kill() })
+	l.send(200, 4, []string{"alice@localhost", "someone@far.test"}, d.ended)
+	stop.Stop()
+	if n := l.len() - before; n != 200 {
+		t.Fatalf("%d of 200 accepted once there was room\n%s", n, tail([]byte(d.log()), 20))
+	}
+	waitEmpty(t, d, time.Minute)
+	l.check(t, collect(t, "/home/alice/Maildir/new", sinkDir), true)
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func smtpctl(t *testing.T, d *daemon, words ...string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(bins, "smtpctl"), append([]string{"-s", d.socket}, words...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("smtpctl %s: %v\n%s", strings.Join(words, " "), err, out)
+	}
+	return string(out)
+}
+
+// fillSpool sends from eight connections until each was refused, then 20 more
+// mails, and gives how many of those were told 452.
+func fillSpool(t *testing.T, l *ledger) int {
+	t.Helper()
+	full := make(chan struct{}, 8)
+	for c := range cap(full) {
+		go func() {
+			defer func() { full <- struct{}{} }()
+			for n := 0; n < 20000; n++ {
+				if code := l.one([]string{"alice@localhost", "someone@far.test"}[c%2], 16<<10<<(c%3*2)); code == 452 {
+					return
+				}
+			}
+		}()
+	}
+	limit := time.After(2 * time.Minute)
+	for range cap(full) {
+		select {
+		case <-full:
+		case <-limit:
+			t.Fatal("the disk is not full after two minutes")
+		}
+	}
+	refused := 0
+	for range 20 {
+		code := l.one("alice@localhost", 200<<10)
+		if code == 452 {
+			refused++
+			continue
+		}
+		t.Logf("answered %d", code)
+	}
+	return refused
+}
+
+// one sends a mail on a connection of its own and gives the code of what was
+// refused; 0: it was accepted, or the connection broke.
+func (l *ledger) one(to string, size int) int {
+	conn, err := net.DialTimeout("tcp4", "127.0.0.1:25", waitLimit)
+	if err != nil {
+		return 0
+	}
+	c := gosmtp.NewClient(conn)
+	c.CommandTimeout, c.SubmissionTimeout = waitLimit, waitLimit
+	defer c.Close()
+	err = l.transaction(c, newLetter(to, size), to)
+	if e, ok := err.(*gosmtp.SMTPError); ok {
+		return e.Code
+	}
+	return 0
+}
+
+// oldEnvelope is how OpenSMTPD 7.8 keeps one.
+const oldEnvelope = `version: 3
+dispatcher: local
+type: mda
+smtpname: mx.test
+helo: client.test
+hostname: localhost
+sockaddr: local
+sender: sender@example.org
+rcpt: alice@localhost
+dest: alice@localhost
+ctime: 1795216993
+last-try: 0
+last-bounce: 0
+ttl: 345600
+retry: 0
+dsn-notify: 0
+mda-user: alice
+`
+
+// TestRootImport starts on the spool that OpenSMTPD left, with its owners and
+// modes: `smtpctl queue import` is all there is to do, in the locked up process
+// that keeps the queue.
+func TestRootImport(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	script := `set -e
+mkdir -p -m 711 /var/spool/smtpd
+cd /var/spool/smtpd
+for d in queue corrupt incoming temporary purge; do install -d -m 0700 -o _smtpq "$d"; done
+install -d -m 0770 -o root -g _smtpq offline
+i=1
+while [ $i -le 1200 ]; do
+	id=$(printf %02x000%03x $((i % 200)) $i)
+	mkdir -p queue/$(printf %02x $((i % 200)))/$id
+	cp "$1" queue/$(printf %02x $((i % 200)))/$id/${id}0000beef
+	printf 'X-Token: %s\nSubject: old\n\nhello\n' $id >queue/$(printf %02x $((i % 200)))/$id/message
+	i=$((i + 1))
+done
+chown -R _smtpq queue
+chmod -R go= queue`
+	file := filepath.Join(t.TempDir(), "envelope")
+	text := strings.Replace(oldEnvelope, "1795216993", "4000000000", 1) // no test lives so long
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-c", script, "sh", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := startRoot(t, rootConf)
+	out := smtpctl(t, d, "queue", "import")
+	if !regexp.MustCompile(`(?m)^1000 of 1200 messages$`).MatchString(out) || !strings.HasSuffix(out, "\n1200 messages, 1200 envelopes imported, 0 left\n") {
+		t.Errorf("import: %q", out)
+	}
+	smtpctl(t, d, "schedule", "all")
+	waitEmpty(t, d, time.Minute)
+	if n := len(collect(t, "/home/alice/Maildir/new")); n != 1200 {
+		t.Errorf("%d of 1200 delivered", n)
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
