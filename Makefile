@@ -26,7 +26,7 @@ CMDS = $(notdir $(wildcard cmd/*))
 # Programs that smtpd starts, or wrappers and .forward files name.
 HELPERS = $(filter-out smtpd smtpctl,$(CMDS))
 
-.PHONY: all build demo test race e2e root fuzz bench cover generate check install clean cross
+.PHONY: all build demo test race e2e root torture sim fuzz bench cover generate check install clean cross
 
 all: build
 
@@ -56,6 +56,16 @@ e2e: build
 root: build
 	@test "$$(id -u)" = 0 || { echo "make root needs root"; exit 1; }
 	$(GO) test -count=1 -v -run 'Root|Posture|Torture' ./cmd/smtpd ./mda ./internal/proc/parent
+
+# Kills the daemon 200 times under load; every long upload and crowd. As root.
+torture: build
+	@test "$$(id -u)" = 0 || { echo "make torture needs root"; exit 1; }
+	SMTPD_TORTURE=1 SMTPD_KILL_ROUNDS=200 $(GO) test -count=1 -v -timeout 3h -run 'TestRoot' ./cmd/smtpd
+
+# Simulated worlds of queue, scheduler and deliveries, each from a seed.
+SIM_SEEDS ?= 2000
+sim:
+	$(GO) test -count=1 -timeout 1h ./internal/proc/queue -run TestSimulation -sim.seeds $(SIM_SEEDS)
 
 fuzz:
 	@for p in $$($(GO) list ./...); do \
