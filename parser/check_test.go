@@ -78,7 +78,6 @@ func TestErrors(t *testing.T) {
 		"cert mode":             {"ca a cert \"/writable\"", "1: cannot load CA file /writable: insecure permissions 0777"},
 		"filter proc twice":     {"proc p \"x\"\nfilter a proc p\nfilter b proc p\nfilter c chain { a b }", "4: no proc allowed twice within a filter chain: p"},
 		"filter in chain":       {"filter c chain { a }", "1: no filter exist with that name: a"},
-		"filter of a relay":     {"filter a phase connect match rdns junk\naction r relay filter a", "2: filters of a relay action are not supported"},
 		"chain in listener":     {"filter a phase connect match rdns junk\nfilter c chain { a }\nlisten on lo filter { a, c }", "3: no filter chain allowed"},
 		"proc user twice":       {"proc p \"x\" user a user b", "1: user already specified for this processor"},
 		"proc-exec name":        {"proc p \"x\"\nfilter p proc-exec \"y\"", "2: processor already exists with that name: p"},
@@ -419,5 +418,18 @@ func TestQueueKey(t *testing.T) {
 	_, diags := Parse(t.Context(), o)
 	if got := report(diags, ""); !strings.Contains(got, "/open.conf:1: warning: /open.conf holds a secret and is readable by others") {
 		t.Error(got)
+	}
+}
+
+// TestRelayFilter: a check says that the file is good, the daemon does not
+// start with what it cannot carry out.
+func TestRelayFilter(t *testing.T) {
+	o := newFake(t).options("filter a phase connect match rdns junk\naction r relay filter a\nmatch for any action r\n")
+	for _, checking := range []bool{true, false} {
+		o.CheckOnly = checking
+		cfg, diags := Parse(t.Context(), o)
+		if (cfg != nil) != checking || !strings.Contains(report(diags, ""), "filters of a relay action are not carried out") {
+			t.Errorf("-n %v: configuration %v, %s", checking, cfg != nil, report(diags, ""))
+		}
 	}
 }
