@@ -119,10 +119,7 @@ func filterDaemon(t *testing.T, dir, conf string, args ...string) (d *daemon, ad
 	if err := openUp(dir); err != nil {
 		t.Fatal(err)
 	}
-	user := "nobody"
-	if os.Getuid() != 0 {
-		user = os.Getenv("USER")
-	}
+	user := daemonUser()
 	all := append([]string{"-q", filepath.Join(dir, "spool"), "-f", filepath.Join(dir, "smtpd.conf"),
 		"-D", fmt.Sprintf("port1=%d", ports[0]), "-D", "me=" + user, "-D", `box="` + filepath.Join(dir, "Maildir") + `"`}, args...)
 	d, err = startDaemon(context.Background(), dir, filepath.Join(dir, "smtpd.sock"), daemonUID(), all...)

@@ -69,12 +69,7 @@ func setupWorld(env *testscript.Env) error {
 	env.Setenv("PATH", bins+string(os.PathListSeparator)+os.Getenv("PATH"))
 	env.Setenv("SPOOL", filepath.Join(env.WorkDir, "spool"))
 	env.Setenv("SMTPD_SOCKET", filepath.Join(env.WorkDir, "smtpd.sock"))
-	user, home := "nobody", filepath.Join(env.WorkDir, "home")
-	if os.Getuid() != 0 {
-		if out, err := exec.Command("id", "-un").Output(); err == nil {
-			user = strings.TrimSpace(string(out))
-		}
-	}
+	user, home := daemonUser(), filepath.Join(env.WorkDir, "home")
 	env.Setenv("ME", user)
 	env.Setenv("HOME", home)
 	if err := os.MkdirAll(home, 0o755); err != nil {
@@ -118,6 +113,18 @@ func openUp(dir string) error {
 }
 
 func theWorld(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+// daemonUser is the name of who the daemon of a script runs as.
+func daemonUser() string {
+	if os.Getuid() == 0 {
+		return "nobody"
+	}
+	out, err := exec.Command("id", "-un").Output()
+	if err != nil {
+		return "nobody"
+	}
+	return strings.TrimSpace(string(out))
+}
 
 func daemonUID() int {
 	if os.Getuid() == 0 {
