@@ -167,12 +167,13 @@ func (s *Server) launch(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// Redis starts an empty Redis server that keeps what it is told.
-func Redis(t testing.TB) *Server {
+// Redis starts an empty Redis server that keeps what it is told; more are
+// further options.
+func Redis(t testing.TB, more ...string) *Server {
 	p := needs(t, "redis-server")
 	s := newServer(t, "s")
-	return s.launch(t, p[0], "--port", "0", "--unixsocket", s.Socket, "--unixsocketperm", "777",
-		"--dir", s.Dir, "--appendonly", "yes", "--appendfsync", "no")
+	return s.launch(t, append([]string{p[0], "--port", "0", "--unixsocket", s.Socket, "--unixsocketperm", "777",
+		"--dir", s.Dir, "--appendonly", "yes", "--appendfsync", "no"}, more...)...)
 }
 
 // Postgres starts a PostgreSQL server: user smtpd without a password, database
