@@ -365,7 +365,7 @@ func (l *lexer) addComment(text string, first bool) {
 		text = text[:len(text)-1]
 	}
 	if !first && !strings.HasPrefix(text, "#") {
-		text = "# " + strings.TrimLeft(text, " \t")
+		text = strings.TrimRight("# "+strings.TrimLeft(text, " \t"), " ")
 	} else if first {
 		text = "#" + text
 	}
