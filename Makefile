@@ -24,7 +24,7 @@ export CGO_ENABLED = 0
 CMDS = $(notdir $(wildcard cmd/*))
 
 # Programs that smtpd starts, or wrappers and .forward files name.
-HELPERS = $(filter-out smtpd smtpctl,$(CMDS))
+HELPERS = $(filter mail.% table-%,$(CMDS))
 
 .PHONY: all build demo test race e2e root torture sim fuzz bench cover generate check install clean cross
 
@@ -92,13 +92,15 @@ cross:
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/smtpd $(DESTDIR)/var/empty \
-		$(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
+		$(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 \
+		$(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 0755 $(BUILDDIR)/smtpd $(DESTDIR)$(PREFIX)/sbin/smtpd
 	install -m 0755 $(BUILDDIR)/smtpctl $(DESTDIR)$(PREFIX)/sbin/smtpctl
+	install -m 0755 $(BUILDDIR)/smtp $(DESTDIR)$(PREFIX)/bin/smtp
 	@test -n "$(DESTDIR)" || { chgrp $(QUEUE_USER) $(PREFIX)/sbin/smtpctl && chmod 2555 $(PREFIX)/sbin/smtpctl; }
 	for p in $(HELPERS); do install -m 0755 $(BUILDDIR)/$$p $(DESTDIR)$(PREFIX)/libexec/smtpd/$$p; done
 	for n in sendmail send-mail mailq newaliases makemap; do ln -sf smtpctl $(DESTDIR)$(PREFIX)/sbin/$$n; done
-	for s in 5 7 8; do for m in $$(find cmd parser table internal -name "*.$$s"); do \
+	for s in 1 5 7 8; do for m in $$(find cmd parser table internal -name "*.$$s"); do \
 		install -m 0644 $$m $(DESTDIR)$(PREFIX)/share/man/man$$s/; done; done
 
 clean:

@@ -12,7 +12,7 @@ for os in openbsd freebsd; do
 done
 GOARCH=arm64 go build -o /dev/null ./... || fail "build for linux/arm64"
 command -v mandoc >/dev/null || echo "check: mandoc is not installed: manual pages are not looked at"
-command -v mandoc >/dev/null && for m in $(git ls-files '*.[578]' ':!bench'); do
+command -v mandoc >/dev/null && for m in $(git ls-files '*.[1578]' ':!bench'); do
 	mandoc -Tlint -Wwarning "$m" >/tmp/mandoc.$$ 2>&1 || fail "mandoc $m: $(cat /tmp/mandoc.$$)"
 done
 rm -f /tmp/mandoc.$$
