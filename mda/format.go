@@ -20,6 +20,7 @@ type Values struct {
 	Sender, Rcpt, Dest mail.Address
 	User, Home         string
 	Delim              string // sub-address delimiter, for the modifier strip
+	SubAddr            string // of the item that led to User; empty: that of Dest
 	MDA                string // the expanded command, for %{mda} of a wrapper
 }
 

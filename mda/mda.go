@@ -179,8 +179,12 @@ func (v *Delivery) unexpanded(what string, err error) error {
 	return &failure{perm: perm, text: what + " could not be expanded: " + err.Error()}
 }
 
-// tag is the sub-address of the destination.
+// tag is the sub-address of the item that led to the user, or else of the
+// destination.
 func (v *Delivery) tag() string {
+	if v.SubAddr != "" {
+		return v.SubAddr
+	}
 	_, tag := v.Dest.SplitTag(v.Delim)
 	return tag
 }

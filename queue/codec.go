@@ -19,7 +19,11 @@ const (
 
 // envelopeVersion is the first octet of an encoded envelope. A change of the
 // fields is a new number, and decodeEnvelope goes on reading the old ones.
-const envelopeVersion = 1
+// The second has the sub-address at its end and is written where there is one.
+const (
+	envelopeVersion  = 1
+	envelopeVersion2 = 2
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -162,6 +166,10 @@ func (c *coder) envelope(e *mail.Envelope) {
 func appendEnvelope(b []byte, e *mail.Envelope) ([]byte, error) {
 	c := coder{out: append(b, envelopeVersion)}
 	c.envelope(e)
+	if e.SubAddr != "" {
+		c.out[len(b)] = envelopeVersion2
+		c.str(&e.SubAddr, mail.MaxLocalPart)
+	}
 	if c.err != nil {
 		return b, fmt.Errorf("%w: %w", ErrInvalid, c.err)
 	}
@@ -171,11 +179,16 @@ func appendEnvelope(b []byte, e *mail.Envelope) ([]byte, error) {
 // decodeEnvelope reads what appendEnvelope wrote.
 func decodeEnvelope(id mail.EnvelopeID, b []byte) (mail.Envelope, error) {
 	e := mail.Envelope{ID: id}
-	if len(b) == 0 || b[0] != envelopeVersion {
+	if len(b) == 0 || (b[0] != envelopeVersion && b[0] != envelopeVersion2) {
 		return e, errVersion
 	}
 	c := coder{in: string(b[1:]), reading: true}
 	c.envelope(&e)
+	if b[0] == envelopeVersion2 {
+		if c.str(&e.SubAddr, mail.MaxLocalPart); e.SubAddr == "" {
+			c.fail()
+		}
+	}
 	switch {
 	case c.err != nil:
 		return e, c.err
@@ -192,7 +205,8 @@ func decodeEnvelope(id mail.EnvelopeID, b []byte) (mail.Envelope, error) {
 func checkText(e *mail.Envelope) error {
 	for _, s := range []string{e.Dispatcher, e.Tag, e.SMTPName, e.Helo, e.Host, e.Client, e.Username,
 		e.Sender.User, e.Sender.Domain, e.Rcpt.User, e.Rcpt.Domain, e.Dest.User, e.Dest.Domain,
-		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.LastStatus.Text, e.LastError, e.RemoteMTA} {
+		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.SubAddr, e.LastStatus.Text, e.LastError,
+		e.RemoteMTA} {
 		for i := range len(s) {
 			if s[i] < ' ' || s[i] == 0x7f {
 				return fmt.Errorf("%w: a control octet in a field", ErrInvalid)

@@ -21,13 +21,15 @@ func sample() mail.Envelope {
 		SMTPName: "s", Helo: "h", Host: "o", Client: "c", Username: "u",
 		Sender: mail.Address{User: "a", Domain: "b"}, Rcpt: mail.Address{User: "c", Domain: "d"}, Dest: mail.Address{User: "e", Domain: "f"},
 		DSN:  mail.DSN{Notify: 3, Ret: 2, EnvID: "id", ORcpt: "rfc822;x"},
-		User: "us", Home: "/h", Exec: "|x", Created: time.Unix(1, 2), TTL: time.Hour, LastTry: time.Unix(3, 0), Retry: 9,
+		User: "us", Home: "/h", Exec: "|x", SubAddr: "sub", Created: time.Unix(1, 2), TTL: time.Hour, LastTry: time.Unix(3, 0), Retry: 9,
 		LastStatus: mail.Status{Code: 550, Enh: [3]uint8{5, 1, 1}, Text: "no"}, LastError: "550 no", RemoteMTA: "mx",
 		DelayNotices: 2, Notice: mail.NoticeDelayed, NoticeDelay: -time.Second}
 }
 
 func TestEnvelopeCodec(t *testing.T) {
-	for name, e := range map[string]mail.Envelope{"all": sample(), "least": {ID: 1, Kind: mail.KindMDA}} {
+	first := sample() // as version 1 had it
+	first.SubAddr = ""
+	for name, e := range map[string]mail.Envelope{"all": sample(), "version 1": first, "least": {ID: 1, Kind: mail.KindMDA}} {
 		b, err := appendEnvelope(nil, &e)
 		if err != nil {
 			t.Fatal(err)

@@ -362,6 +362,7 @@ func (p *oldParser) envelope() mail.Envelope {
 // method is where version 2 and 3 keep commands and files of local delivery
 // that came from an alias or a .forward.
 func (p *oldParser) method(e *mail.Envelope) {
+	e.SubAddr = p.old["mda-subaddress"]
 	if s := p.old["mda-exec"]; s != "" {
 		e.Exec = s
 		if s[0] != '/' && s[0] != '|' {

@@ -183,7 +183,8 @@ func (d *decider) delivery(ctx context.Context, a *config.Action, e *mail.Envelo
 	v := &mda.Delivery{
 		Method: mda.Method(a.Method), Path: a.Path + a.Dest, Command: a.Command, Wrapper: d.conf.Wrappers[a.Wrapper],
 		Junk: a.Junk, RcptTo: a.RcptTo,
-		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: d.home(ctx, a, e.User), Delim: d.conf.SMTP.SubAddrDelim},
+		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: d.home(ctx, a, e.User), Delim: d.conf.SMTP.SubAddrDelim,
+			SubAddr: e.SubAddr},
 	}
 	if rest, ok := strings.CutPrefix(e.Exec, "|"); ok {
 		v.Method, v.Command = mda.Pipe, rest

@@ -163,6 +163,7 @@ type node struct {
 	parent    string // the name whose items these are, "" none
 	forwarded bool   // they come from a .forward file
 	user      *User  // whose .forward file; nil: an alias
+	sub       string // sub-address of the item that led to the user
 }
 
 // recipient begins at the top: an address that a notice comes back to is
@@ -247,12 +248,12 @@ func (e *expansion) rule(addr mail.Address, internal bool) (*place, error) {
 // relay ends a branch: the address is sent on.
 func (e *expansion) relay(p *place) error {
 	e.say("relay to " + p.addr.String() + " by action " + p.action.Name)
-	return e.submit(p, mail.KindMTA, "", "")
+	return e.submit(&node{place: p}, mail.KindMTA, "", "")
 }
 
 // submit adds an envelope, unless one leads to the same place already.
-func (e *expansion) submit(p *place, kind mail.Kind, user, exec string) error {
-	box := e.box(p, kind, user, exec)
+func (e *expansion) submit(n *node, kind mail.Kind, user, exec string) error {
+	p, box := n.place, e.box(n, kind, user, exec)
 	if e.boxes[box] {
 		e.say("the same as before")
 		return nil
@@ -266,6 +267,7 @@ func (e *expansion) submit(p *place, kind mail.Kind, user, exec string) error {
 	}
 	env := e.q.Envelope
 	env.Kind, env.Dispatcher, env.Dest, env.User, env.Exec = kind, p.action.Name, p.addr, user, exec
+	env.SubAddr = n.sub
 	if env.TTL = p.action.TTL; env.TTL == 0 {
 		env.TTL = e.Config.Queue.TTL
 	}
@@ -279,14 +281,16 @@ func (e *expansion) submit(p *place, kind mail.Kind, user, exec string) error {
 // box names where an envelope leads: two with the same name would be one copy
 // too many. The destination counts as far as the action can tell it apart: by
 // its sub-address, or wholly when it is named to somebody.
-func (e *expansion) box(p *place, kind mail.Kind, user, exec string) string {
-	a := p.action
+func (e *expansion) box(n *node, kind mail.Kind, user, exec string) string {
+	p, a := n.place, n.action
 	var dest string
 	switch _, tag := p.addr.SplitTag(e.Config.SMTP.SubAddrDelim); {
 	case kind == mail.KindMTA:
 		dest = p.addr.User + "@" + strings.ToLower(p.addr.Domain)
 	case a.RcptTo || namesDest(a.Path) || namesDest(a.Command) || namesDest(a.Dest) || namesDest(e.Config.Wrappers[a.Wrapper]):
-		dest = strings.ToLower(p.addr.String())
+		dest = strings.ToLower(p.addr.String()) + "\x00" + n.sub
+	case n.sub != "":
+		dest = n.sub
 	default:
 		dest = tag
 	}

@@ -155,7 +155,8 @@ func request(rcpt string) *Request {
 }
 
 // show prints a result in one line: refusals without the address, envelopes as
-// kind:action:destination:user and what is executed.
+// kind:action:destination:user and what is executed, with the sub-address of an
+// item.
 func show(q *Request, r *Result) string {
 	if r.Status.Code != 250 {
 		return strings.TrimSuffix(r.Status.String(), ": <"+q.Envelope.Rcpt.String()+">")
@@ -168,6 +169,9 @@ func show(q *Request, r *Result) string {
 		}
 		if e.Exec != "" {
 			s += ":" + e.Exec
+		}
+		if e.SubAddr != "" {
+			s += " +" + e.SubAddr
 		}
 		if e.Flags&mail.FlagInternal != 0 {
 			s += " internal"
@@ -196,23 +200,26 @@ func TestExpand(t *testing.T) {
 		"inctrouble": ":include:/trouble", "incbad": ":include:/bad", "incnested": ":include:/nested",
 		"err": "error:550 5.7.1 go away", "err4": ":error:451 come back", "errquoted": `"error:550 no"`, "bad": "a b",
 		"baduser": "bob, nosuch", "badrule": "bob, x@rejected.test", "escaped": `\bob`, "fwd": "carol@example.org",
-		"comment": "bob # alice", "mixed": "bob@plain.test, bob", "emptylist": " , ,", "sameaddr": "carol@plain.test, bob@plain.test, carol@plain.test",
+		"comment": "bob # alice", "mixed": "bob@plain.test, bob", "subs": "bob+x, bob+y, bob+x, carol", "subsub": "bob+z", "emptylist": " , ,", "sameaddr": "carol@plain.test, bob@plain.test, carol@plain.test",
 	}
 	tests := map[string]struct{ rcpt, want string }{
-		"user":                   {"alice@plain.test", "mda:plain.test:alice@plain.test:alice"},
-		"user is folded":         {"ALICE@Plain.test", "mda:plain.test:ALICE@Plain.test:alice"},
-		"sub-address":            {"alice+x@plain.test", "mda:plain.test:alice+x@plain.test:alice"},
-		"no such user":           {"nosuch@plain.test", invalid},
-		"tag of nobody":          {"+x@plain.test", invalid},
-		"user, not now":          {"later@plain.test", troubles},
-		"relay":                  {"x@remote.test", "mta:out:x@remote.test"},
-		"reject":                 {"x@rejected.test", refused},
-		"no rule":                {"x@norule.test", refused},
-		"alias":                  {"root@example.org", "mda:example.org:root@example.org:alice"},
-		"alias of two":           {"list@example.org", "mda:example.org:list@example.org:alice; mda:example.org:list@example.org:bob"},
-		"names itself":           {"self@example.org", invalid},
-		"names only itself":      {"alice@example.org", "mda:example.org:alice@example.org:alice"},
-		"one copy":               {"twice@example.org", "mda:example.org:twice@example.org:alice"},
+		"user":              {"alice@plain.test", "mda:plain.test:alice@plain.test:alice"},
+		"user is folded":    {"ALICE@Plain.test", "mda:plain.test:ALICE@Plain.test:alice"},
+		"sub-address":       {"alice+x@plain.test", "mda:plain.test:alice+x@plain.test:alice"},
+		"no such user":      {"nosuch@plain.test", invalid},
+		"tag of nobody":     {"+x@plain.test", invalid},
+		"user, not now":     {"later@plain.test", troubles},
+		"relay":             {"x@remote.test", "mta:out:x@remote.test"},
+		"reject":            {"x@rejected.test", refused},
+		"no rule":           {"x@norule.test", refused},
+		"alias":             {"root@example.org", "mda:example.org:root@example.org:alice"},
+		"alias of two":      {"list@example.org", "mda:example.org:list@example.org:alice; mda:example.org:list@example.org:bob"},
+		"names itself":      {"self@example.org", invalid},
+		"names only itself": {"alice@example.org", "mda:example.org:alice@example.org:alice"},
+		"one copy":          {"twice@example.org", "mda:example.org:twice@example.org:alice"},
+		"sub-addresses of items": {"subs+q@example.org", "mda:example.org:subs+q@example.org:bob +x; " +
+			"mda:example.org:subs+q@example.org:bob +y; mda:example.org:subs+q@example.org:carol"},
+		"sub-address of an item": {"subsub@example.org", "mda:example.org:subsub@example.org:bob +z"},
 		"tag in aliases":         {"tag+x@example.org", "mda:example.org:tag+x@example.org:carol"},
 		"other tag":              {"tag+y@example.org", "mda:example.org:tag+y@example.org:bob"},
 		"addresses":              {"remote@example.org", "mta:out:x@remote.test internal; mta:out:y@remote.test internal; mta:out:X@Remote.test internal"},
@@ -298,7 +305,7 @@ func check(t *testing.T, x *Expander, q *Request, r *Result) {
 		if e.Rcpt != q.Envelope.Rcpt || e.TTL <= 0 {
 			t.Errorf("envelope for %v with ttl %v", e.Rcpt, e.TTL)
 		}
-		key := fmt.Sprint(e.Kind, e.Dispatcher, e.User, e.Exec, e.Dest)
+		key := fmt.Sprint(e.Kind, e.Dispatcher, e.User, e.Exec, e.Dest, e.SubAddr)
 		if seen[key] {
 			t.Errorf("two envelopes %s", key)
 		}

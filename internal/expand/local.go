@@ -191,7 +191,7 @@ func (e *expansion) external(it table.Item, n node) error {
 		return err
 	}
 	e.say(it.Kind.String() + " " + it.Text + " as " + user.Name)
-	return e.submit(n.place, mail.KindMDA, user.Name, exec)
+	return e.submit(&n, mail.KindMDA, user.Name, exec)
 }
 
 // username follows a local name: aliases, account, .forward, delivery.
@@ -200,9 +200,9 @@ func (e *expansion) username(name string, n node) error {
 		return err
 	}
 	a := n.action
-	bare, _, tagged := strings.Cut(name, e.Config.SMTP.SubAddrDelim)
+	bare, sub, tagged := strings.Cut(name, e.Config.SMTP.SubAddrDelim)
 	if e.Config.SMTP.SubAddrDelim == "" {
-		bare, tagged = name, false
+		bare, sub, tagged = name, "", false
 	}
 	// A name among its own items is not looked up again. The name of the address
 	// itself is not in the virtual table, or the address would not be here.
@@ -224,6 +224,9 @@ func (e *expansion) username(name string, n node) error {
 		if !errors.Is(err, table.ErrNotFound) {
 			return err
 		}
+	}
+	if n.sub = ""; n.parent != "" { // that of the address itself is in the envelope already
+		n.sub = sub
 	}
 	u, err := e.account(a, bare)
 	switch {
@@ -280,7 +283,7 @@ func (e *expansion) deliver(u User, n node) error {
 		}
 	}
 	e.say("deliver to " + as + " by action " + a.Name + " (" + string(a.Method) + ")")
-	return e.submit(n.place, mail.KindMDA, as, "")
+	return e.submit(&n, mail.KindMDA, as, "")
 }
 
 // identity refuses, when the daemon runs unprivileged, a delivery as anyone

@@ -62,6 +62,7 @@ func envelope(c *Codec, e *mail.Envelope) {
 	line(c, &e.User, MaxName)
 	c.Text(&e.Home)
 	c.Text(&e.Exec)
+	line(c, &e.SubAddr, mail.MaxLocalPart)
 	c.Time(&e.Created)
 	c.Duration(&e.TTL)
 	c.Time(&e.LastTry)

@@ -114,6 +114,10 @@ type Envelope struct {
 	Home string // empty: ask the user database at delivery
 	Exec string // "/file" or "|command" from an alias or .forward; empty: the action's method
 
+	// SubAddr is the sub-address in the item of an alias or .forward that led to
+	// User, as in "list: alice+x"; empty: that of Dest counts.
+	SubAddr string
+
 	Created time.Time
 	TTL     time.Duration // expires at Created+TTL
 	LastTry time.Time     // zero: never tried

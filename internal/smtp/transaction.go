@@ -307,7 +307,7 @@ type mailbox struct {
 	kind       mail.Kind
 	dispatcher string
 	user, exec string
-	dest       string
+	dest, sub  string
 }
 
 // add takes the envelopes of one recipient in, leaving out those that go where
@@ -339,7 +339,7 @@ func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config
 // mailboxOf tells where an envelope goes. Local delivery is to the user, unless
 // the action looks at the address; all else is to the address.
 func mailboxOf(e *mail.Envelope, a *config.Action) mailbox {
-	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec}
+	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec, sub: e.SubAddr}
 	if e.Kind != mail.KindMDA || a == nil || looksAtAddress(a, e) {
 		box.dest = e.Dest.User + "@" + strings.ToLower(e.Dest.Domain)
 	}

@@ -130,8 +130,9 @@ func delivery(m *imsg.DeliverRun, file *os.File) *mda.Delivery {
 		ID: e.ID, Created: e.Created, Retry: e.Retry, UTF8: e.Flags&mail.FlagUTF8 != 0,
 		Method: mda.Method(m.Method), Path: m.Path, Command: m.Command, Wrapper: m.Wrapper,
 		Junk: m.Junk, RcptTo: m.RcptTo, Hostname: m.Hostname,
-		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: e.Home, Delim: m.Delim},
-		Text:   mda.Text{Data: m.Inline, Size: m.Size},
+		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: e.Home, Delim: m.Delim,
+			SubAddr: e.SubAddr},
+		Text: mda.Text{Data: m.Inline, Size: m.Size},
 	}
 	if file != nil {
 		v.Text = mda.Text{File: file, Size: m.Size}

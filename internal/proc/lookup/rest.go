@@ -45,7 +45,7 @@ func envelopeSize(e *mail.Envelope) int {
 	return numbers + len(e.Dispatcher) + len(e.Tag) + len(e.SMTPName) + len(e.Helo) + len(e.Host) + len(e.Client) +
 		len(e.Username) + len(e.Sender.User) + len(e.Sender.Domain) + len(e.Rcpt.User) + len(e.Rcpt.Domain) +
 		len(e.Dest.User) + len(e.Dest.Domain) + len(e.DSN.EnvID) + len(e.DSN.ORcpt) + len(e.User) + len(e.Home) +
-		len(e.Exec) + len(e.LastStatus.Text) + len(e.LastError) + len(e.RemoteMTA)
+		len(e.Exec) + len(e.SubAddr) + len(e.LastStatus.Text) + len(e.LastError) + len(e.RemoteMTA)
 }
 
 // keep puts envelopes away and gives the token to ask for them; 0: too many

@@ -86,7 +86,9 @@ func (j *job) mailbox() string {
 	case e.Exec != "":
 		return ""
 	case j.act.Method == config.MethodMaildir:
-		_, tag = e.Dest.SplitTag(j.conf.SMTP.SubAddrDelim)
+		if tag = e.SubAddr; tag == "" {
+			_, tag = e.Dest.SplitTag(j.conf.SMTP.SubAddrDelim)
+		}
 	case j.act.Method == config.MethodLMTP && !j.act.RcptTo:
 	default:
 		return ""

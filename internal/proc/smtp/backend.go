@@ -278,7 +278,7 @@ func encodedSize(e *mail.Envelope) int {
 	n := 160
 	for _, s := range [...]string{e.Dispatcher, e.Tag, e.SMTPName, e.Helo, e.Host, e.Client, e.Username,
 		e.Sender.User, e.Sender.Domain, e.Rcpt.User, e.Rcpt.Domain, e.Dest.User, e.Dest.Domain,
-		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.LastStatus.Text, e.LastError, e.RemoteMTA} {
+		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.SubAddr, e.LastStatus.Text, e.LastError, e.RemoteMTA} {
 		n += len(s) + 3
 	}
 	return n
