@@ -590,6 +590,25 @@ func FuzzParseItems(f *testing.F) {
 	})
 }
 
+// FuzzQuestion: what is read as a question asks for the same when it is written
+// again.
+func FuzzQuestion(f *testing.F) {
+	f.Add("table|0.1|1795217242.635127|t1|lookup|alias|5bbdfb78|vu@tbl.test")
+	f.Add("table|0.1|1.2|t|fetch|source|5a95a8d1")
+	f.Add("table|0.1|1.2|t|update|16ef8b7b")
+	f.Add("table|0.1|1.2|t|check|auth|ba946f24|dora:p|w")
+	f.Fuzz(func(t *testing.T, line string) {
+		q, err := parseQuestion(line)
+		if err != nil || strings.Contains(q.id, "|") {
+			return
+		}
+		again, err := parseQuestion(strings.TrimSuffix(string((&lines{name: "t"}).encode(q.op, q.service, q.id, q.key)), "\n"))
+		if err != nil || again != q {
+			t.Errorf("%q: got %+v, %v, want %+v", line, again, err, q)
+		}
+	})
+}
+
 func FuzzRegex(f *testing.F) {
 	for _, s := range []string{"^a[[:alpha:]]$", `[\]]`, "[^]x]", `a{2}\<`} {
 		f.Add(s, "abc")

@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -230,7 +232,8 @@ func rcptCode(t *testing.T, addr, rcpt string) string {
 	return reply[:3]
 }
 
-// TestTableServerRestarts: while the server behind a table is down, mail waits
+// TestTableServerRestarts: the program of a table is started again when it dies.
+// While the server behind it is down, mail waits
 // and nothing is refused for good; it is taken within 10 s of the server's
 // return.
 func TestTableServerRestarts(t *testing.T) {
@@ -243,7 +246,7 @@ func TestTableServerRestarts(t *testing.T) {
 	}
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "redis.conf"), "master unix:"+s.Socket+"\n")
-	_, addr := filterDaemon(t, dir, "table team redis:"+dir+"/redis.conf\nlisten on 127.0.0.1 port $port1\n"+
+	d, addr := filterDaemon(t, dir, "table team redis:"+dir+"/redis.conf\nlisten on 127.0.0.1 port $port1\n"+
 		"action \"local\" maildir $box alias <team>\nmatch from any for any action \"local\"\n")
 	if got := rcptCode(t, addr, "team@x.test"); got != "250" {
 		t.Errorf("before: got %s", got)
@@ -251,6 +254,11 @@ func TestTableServerRestarts(t *testing.T) {
 	if got := rcptCode(t, addr, "other@x.test"); got != "550" {
 		t.Errorf("before: got %s for an unknown user", got)
 	}
+	killTable(t, d, "table-redis")
+	if got := rcptCode(t, addr, "team@x.test"); got != "250" && got != "451" {
+		t.Errorf("after the end of the program: got %s", got)
+	}
+	awaitRcpt(t, addr, "team@x.test")
 	s.Stop(t)
 	for _, rcpt := range []string{"team", "other", "nobody"} {
 		if got := rcptCode(t, addr, rcpt+"@x.test"); got != "451" {
@@ -258,15 +266,36 @@ func TestTableServerRestarts(t *testing.T) {
 		}
 	}
 	s.Start(t)
-	back := time.Now()
+	awaitRcpt(t, addr, "team@x.test")
+}
+
+// awaitRcpt asks until a recipient is taken: within 10 s, and refused for the
+// moment before.
+func awaitRcpt(t *testing.T, addr, rcpt string) {
+	t.Helper()
+	start := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for got := ""; got != "250"; <-tick.C {
-		if got = rcptCode(t, addr, "team@x.test"); got != "250" && (got != "451" || time.Since(back) > 10*time.Second) {
-			t.Fatalf("%v after the server's return: got %s", time.Since(back), got)
+		if got = rcptCode(t, addr, rcpt); got != "250" && (got != "451" || time.Since(start) > 10*time.Second) {
+			t.Fatalf("after %v: got %s", time.Since(start), got)
 		}
 	}
-	t.Logf("works again after %v", time.Since(back))
+	t.Logf("works again after %v", time.Since(start))
+}
+
+// killTable kills the program of a table, a child of lookup.
+func killTable(t *testing.T, d *daemon, name string) {
+	t.Helper()
+	pid := strconv.Itoa(d.children()["lookup"])
+	out, err := exec.Command("pgrep", "-P", pid, "-x", name).Output()
+	if err != nil {
+		t.Fatalf("no %s below lookup (%s): %v", name, pid, err)
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // buildTable makes one of our table programs.

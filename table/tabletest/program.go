@@ -139,14 +139,21 @@ func Await(t *testing.T, tab *table.Table, s table.Service, key, want string) {
 	}
 }
 
+// Command is the test binary as a table program with a configuration file, to
+// be started.
+func Command(ctx context.Context, config string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], config)
+	cmd.Env = append(os.Environ(), programVar+"=1")
+	return cmd
+}
+
 // Run runs the test binary as a table program with a configuration, its input
 // at its end after the handshake, and gives its status and what it said.
 func Run(t *testing.T, config string) (status int, said string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], Config(t, config))
-	cmd.Env = append(os.Environ(), programVar+"=1")
+	cmd := Command(ctx, Config(t, config))
 	cmd.Stdin = strings.NewReader("config|ready\n")
 	var errs strings.Builder
 	cmd.Stderr = &errs
