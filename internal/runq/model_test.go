@@ -81,8 +81,10 @@ func (m *model) add(now time.Time, e Entry) {
 			n.expires = soon
 		}
 	default:
-		m.suspend(e.ID, e.Suspended)
 		return
+	}
+	if old != nil {
+		n.Suspended = old.Suspended
 	}
 	if n.Hold && n.lapses == 0 {
 		n.state = "parked"
@@ -359,6 +361,7 @@ func (d *driver) result() {
 		return
 	}
 	entry := e.Entry
+	entry.Suspended = d.rng.IntN(2) == 0 // the queue may not have heard of the last pause
 	if e.state == "trying" && d.rng.IntN(3) > 0 {
 		entry.Retry++
 		entry.LastTry = d.now

@@ -51,7 +51,7 @@ type Entry struct {
 	Retry        uint16        // attempts that counted
 	DelayNotices uint8         // delay notices sent
 	NoDelay      bool          // the sender does not want delay notices
-	Suspended    bool          // by the operator
+	Suspended    bool          // by the operator; only for one that is not known
 	Hold         bool          // waits for Schedule after each attempt
 	Inflight     bool          // an attempt is under way
 }
@@ -215,7 +215,8 @@ const (
 // Add takes what the queue says about an envelope: a new one, one after its
 // attempt, one that is already known. An attempt that is over counted when Retry
 // has grown; if not, the envelope is tried again soon, later each time, unless a
-// later time is set.
+// later time is set. Whether a known one is suspended is Suspend's to say: what
+// the queue had stored when it spoke may be older than the operator's word.
 func (q *Queue) Add(now time.Time, e Entry) Outcome {
 	if !valid(e.Kind) || e.ID == 0 {
 		return Refused
@@ -224,6 +225,9 @@ func (q *Queue) Add(now time.Time, e Entry) Outcome {
 	if !known {
 		i = q.insert(e.ID)
 		n := q.pool.at(i)
+		if e.Suspended {
+			n.flags = flagSuspended
+		}
 		q.fill(n, now.UnixNano(), &e)
 		n.at = q.firstTry(n, e.LastTry)
 		q.settle(i, now.UnixNano(), &e)
@@ -240,7 +244,6 @@ func (q *Queue) Add(now time.Time, e Entry) Outcome {
 		return Updated
 	case e.Retry == n.retry && e.Kind == n.kind && n.state != expiring && e.Inflight == (n.state == inflight):
 		n.notices = max(n.notices, e.DelayNotices)
-		q.Suspend(now, e.ID, e.Suspended)
 		return Updated
 	}
 	return q.update(i, now.UnixNano(), &e)
@@ -285,10 +288,7 @@ func (q *Queue) fill(n *node, now int64, e *Entry) {
 	}
 	n.expires = n.created + min(max(int64(e.TTL), 0), math.MaxInt64/2)
 	n.notices = max(n.notices, e.DelayNotices)
-	n.flags = 0
-	if e.Suspended {
-		n.flags |= flagSuspended
-	}
+	n.flags &= flagSuspended
 	if e.Hold {
 		n.flags |= flagHold
 	}

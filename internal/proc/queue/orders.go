@@ -54,6 +54,11 @@ func (s *state) fromScheduler(r *ipc.Request) {
 func (s *state) schedulerAttached() {
 	s.out.attach()
 	s.orders.mu.Lock()
+	for _, m := range s.orders.list {
+		if m, ok := m.(*imsg.Suspend); ok { // an operator was told that it is done
+			s.pauses.add(m)
+		}
+	}
 	s.orders.list = nil
 	s.orders.mu.Unlock()
 	for _, a := range s.agents {
@@ -84,13 +89,13 @@ func (s *state) orderLoop() {
 }
 
 // order carries one order out. What needs a commit gets a goroutine, so that
-// many share one; but pauses and their ends keep their order.
+// many share one; but pauses and their ends keep their order among themselves.
 func (s *state) order(m imsg.Msg) {
 	switch m := m.(type) {
 	case *imsg.Attempt:
 		s.attempt(m.IDs)
 	case *imsg.Suspend:
-		s.suspend(m)
+		s.pauses.add(m)
 	case *imsg.Expire:
 		s.begin(func() { s.expire(m.IDs) })
 	case *imsg.Remove:
@@ -103,6 +108,7 @@ func (s *state) order(m imsg.Msg) {
 // loadAll tells a scheduler of every envelope there is.
 func (s *state) loadAll(gen int) {
 	var after mail.EnvelopeID
+	paused := s.pauses.wanted()
 	for end := false; !end; {
 		ok := s.out.load(gen, func() ([]imsg.Sched, bool) {
 			l, last, err := s.store.List(after, outboxPart)
@@ -113,6 +119,9 @@ func (s *state) loadAll(gen int) {
 			}
 			sched := make([]imsg.Sched, len(l))
 			for i := range l {
+				if on, ok := paused[l[i].ID]; ok {
+					suspended(&l[i], on)
+				}
 				sched[i] = schedOf(&l[i], s.leased(&l[i]))
 				after = l[i].ID
 			}
@@ -174,17 +183,6 @@ func (s *state) ttl(dispatcher string) time.Duration {
 		return a.TTL
 	}
 	return c.Queue.TTL
-}
-
-// suspend keeps an operator's pause.
-func (s *state) suspend(m *imsg.Suspend) {
-	s.apply(m.IDs, func(e *mail.Envelope) queue.Verdict {
-		e.Flags &^= mail.FlagSuspended
-		if m.On {
-			e.Flags |= mail.FlagSuspended
-		}
-		return queue.Verdict{}
-	})
 }
 
 // apply makes the same change to several envelopes. Outcomes are those that

@@ -123,6 +123,7 @@ type state struct {
 	notices *noticer
 	intake  intake
 	orders  orders
+	pauses  *pauses
 	tasks   tasks
 
 	mu         sync.Mutex
@@ -140,6 +141,7 @@ func newState(ctx context.Context, env *privsep.Env, p Peers, c *config.Config) 
 		mail.KindMDA: newAgent(s, "mda", mail.KindMDA, p.MDA),
 	}
 	s.notices = newNoticer(s)
+	s.pauses = &pauses{wake: make(chan struct{}, 1)}
 	return s
 }
 
@@ -165,6 +167,7 @@ func (s *state) serve() {
 	s.peers.SMTP.Serve(s.fromSMTP, nil, func(error) { s.smtpLost() })
 	s.peers.Control.Serve(s.fromControl, nil, nil)
 	s.begin(s.orderLoop)
+	s.begin(s.pauseLoop)
 }
 
 // begin runs f on a goroutine that stop waits for. It reports whether there was

@@ -536,6 +536,36 @@ func TestSuspendAndLoad(t *testing.T) {
 	}
 }
 
+// An operator's pause that the disk refuses at first is kept, and shown to the
+// next scheduler meanwhile.
+func TestSuspendOnFullDisk(t *testing.T) {
+	h := build(t)
+	m := h.store.(*queuetest.Memory)
+	id := h.commit(body, envelope(mail.KindMTA, "a@example.net"))[0].ID
+	m.Fail(mail.NewStatus(452, [3]uint8{4, 3, 1}, "full"))
+	h.sched.send(&imsg.Suspend{IDs: []mail.EnvelopeID{id}, On: true})
+	h.sched.send(&imsg.Attempt{IDs: []mail.EnvelopeID{0x77}}) // behind it
+	h.gone(0x77, mail.GoneRemoved)
+	h.sched.send(&imsg.LoadAll{})
+	if l, _ := next[*imsg.Scheduled](h.sched); len(l.Envelopes) != 1 || l.Envelopes[0].Flags&mail.FlagSuspended == 0 {
+		t.Errorf("loaded %+v", l)
+	}
+	if l, _ := next[*imsg.Scheduled](h.sched); !l.Loaded {
+		t.Errorf("not the end: %+v", l)
+	}
+	if e, _ := h.store.Load(id); e.Flags&mail.FlagSuspended != 0 {
+		t.Error("the full disk took it")
+	}
+	m.Fail(nil)
+	for e, _ := h.store.Load(id); e.Flags&mail.FlagSuspended == 0; e, _ = h.store.Load(id) {
+		select { // it is tried again every second
+		case <-time.After(10 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("the pause was lost")
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	h := build(t)
 	ids := ask[*imsg.ReservedIDs](h.smtp, &imsg.ReserveIDs{Count: 100})
