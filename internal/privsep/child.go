@@ -27,6 +27,7 @@ const maxConfig = 256 << 20
 // run. Its result is the exit status. The process ends at once when the parent
 // is gone.
 func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role) *ipc.Link) error) int {
+	tuneHeap()
 	logger := newLogger(b)
 	conn, err := channel()
 	if err == nil {

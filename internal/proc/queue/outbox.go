@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"sync"
+	"time"
 
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -13,6 +14,10 @@ import (
 const (
 	outboxPart = 512     // envelopes in one imsg
 	outboxMax  = 1 << 17 // envelopes that wait; who has more waits too
+
+	// outboxPause lies between two imsgs while news go on coming: some ten of
+	// them go at once instead of one by one, each with its wake-up.
+	outboxPause = 2 * time.Millisecond
 )
 
 // outbox is the way to the scheduler: in order, gathered into large imsgs, and
@@ -165,7 +170,11 @@ func (o *outbox) run(ctx context.Context) {
 		o.cond.Broadcast()
 	})
 	defer stop()
+	var last time.Time
 	for {
+		if time.Since(last) < outboxPause {
+			o.gather(ctx)
+		}
 		o.mu.Lock()
 		for len(o.msgs) == 0 && !o.ended {
 			o.cond.Wait()
@@ -173,6 +182,7 @@ func (o *outbox) run(ctx context.Context) {
 		msgs, gen := o.msgs, o.gen
 		o.msgs, o.count = nil, 0
 		ended := o.ended
+		last = time.Now()
 		o.cond.Broadcast()
 		o.mu.Unlock()
 		for _, m := range msgs {
@@ -183,6 +193,22 @@ func (o *outbox) run(ctx context.Context) {
 		if ended {
 			return
 		}
+	}
+}
+
+// gather lets a crowd gather, unless one is there already.
+func (o *outbox) gather(ctx context.Context) {
+	o.mu.Lock()
+	crowd := o.count >= outboxPart
+	o.mu.Unlock()
+	if crowd {
+		return
+	}
+	t := time.NewTimer(outboxPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
