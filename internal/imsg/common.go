@@ -43,38 +43,6 @@ func dsn(c *Codec, d *mail.DSN) {
 	line(c, &d.ORcpt, mail.MaxORcpt)
 }
 
-// envelope is all of mail.Envelope. Home and Exec are not for printing.
-func envelope(c *Codec, e *mail.Envelope) {
-	Uint(c, &e.ID)
-	Uint(c, &e.Kind)
-	Uint(c, &e.Flags)
-	line(c, &e.Dispatcher, MaxName)
-	line(c, &e.Tag, MaxName)
-	line(c, &e.SMTPName, MaxName)
-	line(c, &e.Helo, MaxName)
-	line(c, &e.Host, MaxName)
-	line(c, &e.Client, MaxName)
-	line(c, &e.Username, MaxName)
-	address(c, &e.Sender)
-	address(c, &e.Rcpt)
-	address(c, &e.Dest)
-	dsn(c, &e.DSN)
-	line(c, &e.User, MaxName)
-	c.Text(&e.Home)
-	c.Text(&e.Exec)
-	line(c, &e.SubAddr, mail.MaxLocalPart)
-	c.Time(&e.Created)
-	c.Duration(&e.TTL)
-	c.Time(&e.LastTry)
-	Uint(c, &e.Retry)
-	status(c, &e.LastStatus)
-	line(c, &e.LastError, MaxText)
-	line(c, &e.RemoteMTA, MaxName)
-	Uint(c, &e.DelayNotices)
-	Uint(c, &e.Notice)
-	c.Duration(&e.NoticeDelay)
-}
-
 func envelopeID(c *Codec, id *mail.EnvelopeID) { Uint(c, id) }
 
 // TableQuery asks one table one question. smtp, mta, mda, control -> lookup;

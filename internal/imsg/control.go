@@ -44,7 +44,7 @@ type QueueListing struct {
 }
 
 // Fields implements Msg.
-func (m *QueueListing) Fields(c *Codec) { List(c, &m.Envelopes, MaxItems, envelope); c.Bool(&m.End) }
+func (m *QueueListing) Fields(c *Codec) { envelopes(c, &m.Envelopes, &mail.Envelope{}); c.Bool(&m.End) }
 
 // EnvelopeGet asks for one stored envelope. control -> queue; answered by
 // QueueListing.

@@ -15,7 +15,7 @@ type Transfer struct {
 // Fields implements Msg.
 func (m *Transfer) Fields(c *Codec) {
 	Uint(c, &m.Message)
-	List(c, &m.Envelopes, MaxItems, envelope)
+	envelopes(c, &m.Envelopes, &mail.Envelope{})
 	c.Int(&m.Size)
 	c.Bytes(&m.Inline, MaxInline)
 }

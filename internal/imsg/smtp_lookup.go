@@ -22,7 +22,8 @@ func (m *ClientName) Fields(c *Codec) { c.Name(&m.Host); c.Name(&m.FCrDNS) }
 // what becomes of it. smtp -> lookup; answered by RcptAnswer.
 type RcptCheck struct {
 	Session  mail.SessionID
-	Envelope mail.Envelope // all but ID, Dispatcher and what expansion decides
+	Envelope mail.Envelope   // all but ID, Dispatcher and what expansion decides
+	Next     []mail.Envelope // recipients whose RCPT has come in behind it
 	TLS      bool
 	Local    bool // came through the local socket
 }
@@ -31,14 +32,23 @@ type RcptCheck struct {
 func (m *RcptCheck) Fields(c *Codec) {
 	Uint(c, &m.Session)
 	envelope(c, &m.Envelope)
+	envelopes(c, &m.Next, &m.Envelope)
 	c.Bool(&m.TLS)
 	c.Bool(&m.Local)
 }
 
-// RcptAnswer answers RcptCheck: a Status with code 250 and the envelopes that
-// expansion gave, or the Status to refuse with. Envelopes come in parts when
-// they do not fit a frame: then More is set and RcptMore asks for the rest.
+// RcptAnswer answers RcptCheck. Next are the outcomes of the first of its Next,
+// maybe of none.
 type RcptAnswer struct {
+	RcptOutcome
+	Next []RcptOutcome
+}
+
+// RcptOutcome is what becomes of a recipient: a Status with code 250 and the
+// envelopes that expansion gave, or the Status to refuse with. Envelopes come in
+// parts when they do not fit a frame: then More is set and RcptMore asks for the
+// rest.
+type RcptOutcome struct {
 	Status    mail.Status
 	Rule      string // "file:line" that decided, for the log
 	Envelopes []mail.Envelope
@@ -47,10 +57,18 @@ type RcptAnswer struct {
 
 // Fields implements Msg.
 func (m *RcptAnswer) Fields(c *Codec) {
-	status(c, &m.Status)
-	c.Text(&m.Rule)
-	List(c, &m.Envelopes, MaxItems, envelope)
-	Uint(c, &m.More)
+	before := &mail.Envelope{}
+	outcome := func(c *Codec, o *RcptOutcome) {
+		status(c, &o.Status)
+		c.Text(&o.Rule)
+		envelopes(c, &o.Envelopes, before)
+		if n := len(o.Envelopes); n > 0 {
+			before = &o.Envelopes[n-1]
+		}
+		Uint(c, &o.More)
+	}
+	outcome(c, &m.RcptOutcome)
+	List(c, &m.Next, MaxItems, outcome)
 }
 
 // RcptMore asks for the next envelopes of a long expansion. smtp -> lookup;

@@ -49,7 +49,7 @@ type CommitPart struct {
 // Fields implements Msg.
 func (m *CommitPart) Fields(c *Codec) {
 	Uint(c, &m.ID)
-	List(c, &m.Envelopes, MaxItems, envelope)
+	envelopes(c, &m.Envelopes, &mail.Envelope{})
 }
 
 // Commit makes a message durable: body, envelopes of this imsg and of the
@@ -71,7 +71,7 @@ func (m *Commit) Fields(c *Codec) {
 	c.Int(&m.Size)
 	c.Bytes(&m.Inline, MaxInline)
 	c.Bool(&m.InFile)
-	List(c, &m.Envelopes, MaxItems, envelope)
+	envelopes(c, &m.Envelopes, &mail.Envelope{})
 	c.Count(&m.Total, 1<<20)
 }
 

@@ -178,17 +178,19 @@ func TestLargestFrame(t *testing.T) {
 		r.Reply(&imsg.Committed{Status: mail.Status{Code: 250, Text: strconv.Itoa(len(r.Msg.(*imsg.Commit).Envelopes))}}, nil)
 	}, nil, nil)
 	m := &imsg.Commit{ID: 1, Inline: make([]byte, imsg.MaxInline)}
-	env := mail.Envelope{LastError: strings.Repeat("x", imsg.MaxText), Helo: strings.Repeat("h", imsg.MaxName)}
-	for range 180 {
-		m.Envelopes = append(m.Envelopes, env)
+	add := func(n int) { // each unlike the one before: what is alike goes once
+		for range n {
+			c := string(rune('a' + len(m.Envelopes)%2))
+			m.Envelopes = append(m.Envelopes,
+				mail.Envelope{LastError: strings.Repeat(c, imsg.MaxText), Helo: strings.Repeat(c, imsg.MaxName)})
+		}
 	}
+	add(180)
 	a, err := Ask[*imsg.Committed](t.Context(), e.a, m)
 	if err != nil || a.Status.Text != "180" {
 		t.Fatalf("got %+v, %v", a, err)
 	}
-	for range 100 {
-		m.Envelopes = append(m.Envelopes, env)
-	}
+	add(100)
 	if _, err := Ask[*imsg.Committed](t.Context(), e.a, m); !errors.Is(err, errTooLarge) {
 		t.Fatalf("a frame over the bound: %v", err)
 	}

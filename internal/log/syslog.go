@@ -104,34 +104,10 @@ func (s *Syslog) dial() bool {
 	return true
 }
 
-// nap is how long Forward rests between two reads of a writer that goes on
-// writing. Ours: nobody sees it, and some ten lines come at once instead of one
-// by one, each with its wake-up.
-const nap = 2 * time.Millisecond
-
-// rested reads r in large pieces: after a read that took all there was it
-// rests, unless that was long ago.
-type rested struct {
-	r    io.Reader
-	last time.Time // of such a read
-}
-
-// Read implements io.Reader.
-func (n *rested) Read(b []byte) (int, error) {
-	if time.Since(n.last) < nap {
-		time.Sleep(nap)
-	}
-	k, err := n.r.Read(b)
-	if n.last = time.Now(); k == len(b) {
-		n.last = time.Time{}
-	}
-	return k, err
-}
-
 // Forward reads lines from r until it ends and hands each to line, cut to a
 // bound. It is how what a child writes reaches the log.
 func Forward(r io.Reader, line func([]byte)) {
-	br := bufio.NewReaderSize(&rested{r: r}, maxLine)
+	br := bufio.NewReaderSize(r, maxLine)
 	for {
 		b, err := br.ReadSlice('\n')
 		if len(b) > 0 {

@@ -51,7 +51,8 @@ type fake struct {
 	sender    string
 	hostname  string
 	verifiers map[string]*auth.Verifier
-	inside    int // clients behind a proxy
+	inside    int   // clients behind a proxy
+	asked     []int // recipients in each question
 	filter    func(*Client) Filter
 }
 
@@ -120,14 +121,24 @@ var verdicts = map[string]*mail.Status{
 	"invisible.log4j@example.org": {Code: 550, Text: strings.Repeat("x", 1000)},
 }
 
-func (f *fake) CheckRcpt(_ context.Context, r *Rcpt) ([]mail.Envelope, error) {
+func (f *fake) CheckRcpt(_ context.Context, r *Rcpt) []Expansion {
+	list := []Expansion{f.expand(r.Envelope)}
+	for _, e := range r.Next {
+		list = append(list, f.expand(e))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, len(list))
+	return list
+}
+
+func (f *fake) expand(e mail.Envelope) Expansion {
 	if f.deaf {
-		return nil, errors.New("deaf")
+		return Expansion{Err: errors.New("deaf")}
 	}
-	if st := verdicts[r.Envelope.Rcpt.String()]; st != nil {
-		return nil, st
+	if st := verdicts[e.Rcpt.String()]; st != nil {
+		return Expansion{Err: st}
 	}
-	e := r.Envelope
 	e.Kind, e.Dispatcher, e.User = mail.KindMDA, "local", e.Rcpt.User
 	switch e.Rcpt.User {
 	case "postmaster":
@@ -135,9 +146,9 @@ func (f *fake) CheckRcpt(_ context.Context, r *Rcpt) ([]mail.Envelope, error) {
 	case "team":
 		b := e
 		e.User, b.User = "alice", "bob"
-		return []mail.Envelope{e, b}, nil
+		return Expansion{Envelopes: []mail.Envelope{e, b}}
 	}
-	return []mail.Envelope{e}, nil
+	return Expansion{Envelopes: []mail.Envelope{e}}
 }
 
 func (f *fake) ReserveID(context.Context) (mail.MessageID, error) {

@@ -71,9 +71,9 @@ type Backend interface {
 	// CheckSender asks whether a login may use a reverse-path; nil: it may.
 	CheckSender(ctx context.Context, user string, sender mail.Address) error
 
-	// CheckRcpt asks what becomes of a recipient: the envelopes, one at least,
-	// or why it is refused.
-	CheckRcpt(ctx context.Context, r *Rcpt) ([]mail.Envelope, error)
+	// CheckRcpt asks what becomes of a recipient and of those that follow it. It
+	// answers for the first of them, one at least.
+	CheckRcpt(ctx context.Context, r *Rcpt) []Expansion
 
 	// ReserveID takes an id for a message, and bounds its wait by itself: mostly
 	// there is none. ReleaseID gives the id back when the message came to
@@ -103,9 +103,17 @@ var ErrCredentials = errors.New("smtp: wrong credentials")
 // Rcpt is a recipient to be checked.
 type Rcpt struct {
 	Session  mail.SessionID
-	Envelope mail.Envelope // all but ID, Dispatcher and what expansion decides
+	Envelope mail.Envelope   // all but ID, Dispatcher and what expansion decides
+	Next     []mail.Envelope // recipients whose RCPT has come in behind it
 	TLS      bool
 	Local    bool // through the local socket, or a notice
+}
+
+// Expansion is what becomes of a recipient: the envelopes, one at least, or why
+// it is refused.
+type Expansion struct {
+	Envelopes []mail.Envelope
+	Err       error
 }
 
 // Message is a message to be made durable. The body has LF line ends, no dot

@@ -19,6 +19,7 @@ type transaction struct {
 	sender    mail.Address
 	p         params
 	rcpts     []rcpt
+	ahead     []known // about recipients whose RCPT has its turn next
 	envelopes []mail.Envelope
 	boxes     map[mailbox]int // where each goes -> its place in envelopes
 	junk      bool
@@ -204,14 +205,7 @@ func (s *Session) parseRcpt(text string) (to mail.Address, dsn mail.DSN, reply s
 
 // expand asks what becomes of a recipient and answers RCPT.
 func (s *Session) expand(to, shown mail.Address, dsn mail.DSN) {
-	ctx, cancel := context.WithTimeout(s.ctx, lookupTimeout)
-	defer cancel()
-	envelopes, err := s.c.Backend.CheckRcpt(ctx, &Rcpt{
-		Session:  s.client.Session,
-		Envelope: s.template(to, dsn),
-		TLS:      s.tls != nil,
-		Local:    s.isLocal(),
-	})
+	envelopes, err := s.expansion(to, dsn)
 	if err != nil {
 		s.refuseRcpt(to, shown, err)
 		return

@@ -51,11 +51,12 @@ type server struct {
 	worlds   worlds
 	filters  filters
 
-	life context.Context // of questions under way
-	work sync.WaitGroup  // questions under way
-	mu   sync.Mutex
-	open int  // number of them
-	ends bool // no new ones
+	life    context.Context // of questions under way
+	work    sync.WaitGroup  // questions under way, and workers
+	workers *workers
+	mu      sync.Mutex
+	open    int  // number of them
+	ends    bool // no new ones
 }
 
 // Run serves until ctx ends.
@@ -66,7 +67,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	}
 	life, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s := &server{env: env, peers: p, pool: pool, life: life, daemon: self(),
+	s := &server{env: env, peers: p, pool: pool, life: life, daemon: self(), workers: newWorkers(),
 		system: newSystem(env.Parent, env.Now)}
 	var first *config.Config
 	select {
@@ -142,6 +143,7 @@ func (s *server) farewell(cancel context.CancelFunc) {
 	s.mu.Lock()
 	s.ends = true
 	s.mu.Unlock()
+	s.workers.end()
 	force := time.AfterFunc(farewellTime, cancel)
 	s.work.Wait()
 	force.Stop()
@@ -172,7 +174,7 @@ func (s *server) long(r *ipc.Request, f func(ctx context.Context)) {
 		return
 	}
 	s.open++
-	s.work.Go(func() {
+	s.workers.run(&s.work, func() {
 		defer func() {
 			s.mu.Lock()
 			s.open--
@@ -188,7 +190,7 @@ func later(m imsg.Msg) imsg.Msg {
 	case *imsg.ClientLookup:
 		return &imsg.ClientName{Host: unknownHost, FCrDNS: fcrdnsError}
 	case *imsg.RcptCheck, *imsg.RcptMore:
-		return &imsg.RcptAnswer{Status: temporary()}
+		return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
 	case *imsg.AuthCheck:
 		return &imsg.AuthResult{Temporary: true}
 	case *imsg.DNSQuery:

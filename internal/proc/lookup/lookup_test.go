@@ -627,6 +627,27 @@ func TestLocalAddresses(t *testing.T) {
 	}
 }
 
+// Recipients that come together get together what each gets alone.
+func TestRcptCheckNext(t *testing.T) {
+	h := start(t, conf(t), false)
+	addrs := []string{"alice@example.org", "nosuch@example.org", "x@else.test", "bob@example.org"}
+	m := rcpt(addrs[0])
+	for _, a := range addrs[1:] {
+		m.Next = append(m.Next, rcpt(a).Envelope)
+	}
+	together := ask[*imsg.RcptAnswer](t, h.smtp, m)
+	got := append([]imsg.RcptOutcome{together.RcptOutcome}, together.Next...)
+	if len(got) != len(addrs) {
+		t.Fatalf("%d outcomes of %d", len(got), len(addrs))
+	}
+	for i, a := range addrs {
+		alone := ask[*imsg.RcptAnswer](t, h.smtp, rcpt(a))
+		if got, want := show(&imsg.RcptAnswer{RcptOutcome: got[i]}), show(alone); got != want {
+			t.Errorf("%s: got %s; want %s", a, got, want)
+		}
+	}
+}
+
 func BenchmarkRcptCheck(b *testing.B) {
 	h := start(b, conf(b), false)
 	m := rcpt("x@else.test")

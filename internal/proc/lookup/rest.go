@@ -39,6 +39,15 @@ func cut(envs []mail.Envelope) (part, others []mail.Envelope) {
 	return envs, nil
 }
 
+// sizeOf is what envelopes take in a frame, at most, with what comes with them.
+func sizeOf(envs []mail.Envelope) int {
+	size := imsg.MaxText + imsg.MaxName
+	for i := range envs {
+		size += envelopeSize(&envs[i])
+	}
+	return size
+}
+
 // envelopeSize is what an envelope takes in a frame, at most.
 func envelopeSize(e *mail.Envelope) int {
 	const numbers = 200 // all that is not text, and the lengths of that
@@ -80,13 +89,13 @@ func (r *rest) next(token uint64, now time.Time) *imsg.RcptAnswer {
 	delete(r.kept, token)
 	r.mu.Unlock()
 	if !ok {
-		return &imsg.RcptAnswer{Status: temporary()}
+		return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
 	}
-	a := &imsg.RcptAnswer{Status: mail.Status{Code: 250}}
+	a := &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}}}
 	part, others := cut(k.envelopes)
 	if len(others) > 0 {
 		if a.More = r.keep(others, now); a.More == 0 {
-			return &imsg.RcptAnswer{Status: temporary()}
+			return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
 		}
 	}
 	a.Envelopes = part

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"smtpd/internal/auth"
 	"smtpd/internal/expand"
@@ -66,30 +67,57 @@ func hostName(s string) bool {
 	}) < 0
 }
 
-// rcptCheck finds what becomes of a recipient.
+// aheadTime is how long recipients are looked at ahead of their turn. Ours: a
+// slow table must not hold up the answer to the first.
+const aheadTime = time.Second
+
+// rcptCheck finds what becomes of a recipient, and of those that follow as long
+// as that is quick and fits the answer.
 func (s *server) rcptCheck(ctx context.Context, w *world, m *imsg.RcptCheck) *imsg.RcptAnswer {
+	res := s.expand(ctx, w, m, m.Envelope)
+	part, others := cut(res.Envelopes)
+	answer := &imsg.RcptAnswer{RcptOutcome: outcome(res, part)}
+	if len(others) > 0 {
+		if answer.More = s.rest.keep(others, s.env.Now()); answer.More == 0 {
+			return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
+		}
+		return answer
+	}
+	size := sizeOf(part)
+	until := s.env.Now().Add(aheadTime)
+	for _, next := range m.Next {
+		if s.env.Now().After(until) {
+			break
+		}
+		res := s.expand(ctx, w, m, next)
+		if size += sizeOf(res.Envelopes); size > partSize || ctx.Err() != nil {
+			break
+		}
+		answer.Next = append(answer.Next, outcome(res, res.Envelopes))
+	}
+	return answer
+}
+
+// expand expands one recipient of a question.
+func (s *server) expand(ctx context.Context, w *world, m *imsg.RcptCheck, e mail.Envelope) *expand.Result {
 	var trace *expand.Trace
 	if s.env.Log.Tracing("expand") || s.env.Log.Tracing("rules") || s.env.Log.Tracing("lookup") {
 		trace = &expand.Trace{}
 	}
-	q := &expand.Request{Envelope: m.Envelope, TLS: m.TLS, Local: m.Local}
-	res := w.expand.Expand(ctx, q, trace)
+	res := w.expand.Expand(ctx, &expand.Request{Envelope: e, TLS: m.TLS, Local: m.Local}, trace)
 	s.notes(res.Notes)
 	if trace != nil {
 		s.trace(m.Session, trace)
 	}
-	answer := &imsg.RcptAnswer{Status: res.Status}
+	return res
+}
+
+func outcome(res *expand.Result, envelopes []mail.Envelope) imsg.RcptOutcome {
+	o := imsg.RcptOutcome{Status: res.Status, Envelopes: envelopes}
 	if res.Rule != nil {
-		answer.Rule = ruleset.Where(res.Rule)
+		o.Rule = ruleset.Where(res.Rule)
 	}
-	part, others := cut(res.Envelopes)
-	if len(others) > 0 {
-		if answer.More = s.rest.keep(others, s.env.Now()); answer.More == 0 {
-			return &imsg.RcptAnswer{Status: temporary()}
-		}
-	}
-	answer.Envelopes = part
-	return answer
+	return o
 }
 
 func (s *server) notes(notes []expand.Note) {

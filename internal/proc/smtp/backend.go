@@ -140,28 +140,42 @@ func (b *backend) CheckSender(ctx context.Context, user string, sender mail.Addr
 const maxExpansion = 20000
 
 // CheckRcpt implements engine.Backend.
-func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) ([]mail.Envelope, error) {
-	lookup := b.s.lookup
-	a, err := askAgain[*imsg.RcptAnswer](ctx, lookup,
-		&imsg.RcptCheck{Session: r.Session, Envelope: r.Envelope, TLS: r.TLS, Local: r.Local})
+func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) []engine.Expansion {
+	a, err := askAgain[*imsg.RcptAnswer](ctx, b.s.lookup,
+		&imsg.RcptCheck{Session: r.Session, Envelope: r.Envelope, Next: r.Next, TLS: r.TLS, Local: r.Local})
 	if err != nil {
-		return nil, err
+		return []engine.Expansion{{Err: err}}
 	}
+	list := make([]engine.Expansion, 1, 1+len(a.Next))
+	list[0].Envelopes, list[0].Err = b.expansion(ctx, r, &r.Envelope, &a.RcptOutcome)
+	for i := range min(len(a.Next), len(r.Next)) {
+		var e engine.Expansion
+		e.Envelopes, e.Err = b.expansion(ctx, r, &r.Next[i], &a.Next[i])
+		list = append(list, e)
+	}
+	return list
+}
+
+// expansion is what lookup said of one recipient, with what did not fit its
+// answer.
+func (b *backend) expansion(ctx context.Context, r *engine.Rcpt, e *mail.Envelope, o *imsg.RcptOutcome) ([]mail.Envelope, error) {
 	if log := b.s.env.Log; log.Verbose() {
-		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, r.Envelope.Rcpt, a.Rule, &a.Status))
+		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, e.Rcpt, o.Rule, &o.Status))
 	}
-	if !a.Status.OK() {
-		return nil, mail.NewStatus(a.Status.Code, a.Status.Enh, a.Status.Text)
+	if !o.Status.OK() {
+		return nil, mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)
 	}
-	envelopes := a.Envelopes
-	for a.More != 0 {
-		if a, err = ask[*imsg.RcptAnswer](ctx, lookup, &imsg.RcptMore{Token: a.More}); err != nil {
+	envelopes := o.Envelopes
+	for token := o.More; token != 0; {
+		a, err := ask[*imsg.RcptAnswer](ctx, b.s.lookup, &imsg.RcptMore{Token: token})
+		if err != nil {
 			return nil, fmt.Errorf("ask lookup for more: %w", err)
 		}
 		if !a.Status.OK() || len(envelopes)+len(a.Envelopes) > maxExpansion {
 			return nil, mail.NewStatus(452, [3]uint8{4, 5, 3}, "Too many recipients")
 		}
 		envelopes = append(envelopes, a.Envelopes...)
+		token = a.More
 	}
 	if len(envelopes) == 0 {
 		return nil, errors.New("lookup: accepted, but for nobody")

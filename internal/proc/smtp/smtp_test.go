@@ -146,7 +146,7 @@ func (w *world) fromLookup(r *ipc.Request) {
 		w.mu.Unlock()
 		switch m.Envelope.Rcpt.User {
 		case "nosuch":
-			r.Reply(&imsg.RcptAnswer{Status: mail.Status{Code: 550, Enh: [3]uint8{5, 1, 1}, Text: "Invalid recipient"}}, nil)
+			r.Reply(&imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 550, Enh: [3]uint8{5, 1, 1}, Text: "Invalid recipient"}}}, nil)
 		case "list":
 			w.expansion(r, 1)
 		case "gone":
@@ -154,7 +154,7 @@ func (w *world) fromLookup(r *ipc.Request) {
 		default:
 			e := m.Envelope
 			e.Kind, e.Dispatcher, e.User = mail.KindMDA, "local", e.Rcpt.User
-			r.Reply(&imsg.RcptAnswer{Status: mail.Status{Code: 250}, Envelopes: []mail.Envelope{e}}, nil)
+			r.Reply(&imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}, Envelopes: []mail.Envelope{e}}}, nil)
 		}
 	}
 }
@@ -163,7 +163,7 @@ func (w *world) fromLookup(r *ipc.Request) {
 const listParts, listSize = 3, 2000
 
 func (w *world) expansion(r *ipc.Request, token uint64) {
-	a := &imsg.RcptAnswer{Status: mail.Status{Code: 250}}
+	a := &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}}}
 	for i := range listSize {
 		user := fmt.Sprintf("u%d-%d", token, i)
 		a.Envelopes = append(a.Envelopes, mail.Envelope{Kind: mail.KindMTA, Dispatcher: "relay", Host: strings.Repeat("h", 200),

@@ -1,0 +1,73 @@
+package smtp
+
+import (
+	"bytes"
+	"context"
+	"strings"
+
+	"smtpd/internal/mail"
+)
+
+// maxAhead bounds the recipients asked about in one question. Ours: what a
+// pipelining client has in one packet.
+const maxAhead = 100
+
+// known is the answer about a recipient whose turn has not come.
+type known struct {
+	to  mail.Address
+	dsn mail.DSN
+	Expansion
+}
+
+// expansion is what becomes of a recipient. With one question it asks for those
+// that the client has sent already behind it (RFC 2920): their turn comes with
+// all that belongs to a RCPT, only the answer is there.
+func (s *Session) expansion(to mail.Address, dsn mail.DSN) ([]mail.Envelope, error) {
+	tx := s.tx
+	if len(tx.ahead) > 0 {
+		k := tx.ahead[0]
+		if tx.ahead = tx.ahead[1:]; k.to == to && k.dsn == dsn {
+			return k.Envelopes, k.Err
+		}
+	}
+	tx.ahead = s.lookAhead()
+	first := s.template(to, dsn)
+	r := &Rcpt{Session: s.client.Session, Envelope: first, TLS: s.tls != nil, Local: s.isLocal()}
+	for i := range tx.ahead {
+		next := s.template(tx.ahead[i].to, tx.ahead[i].dsn)
+		next.Created = first.Created
+		r.Next = append(r.Next, next)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, lookupTimeout)
+	defer cancel()
+	found := s.c.Backend.CheckRcpt(ctx, r)
+	tx.ahead = tx.ahead[:min(len(tx.ahead), len(found)-1)]
+	for i := range tx.ahead {
+		tx.ahead[i].Expansion = found[i+1]
+	}
+	return found[0].Envelopes, found[0].Err
+}
+
+// lookAhead reads the RCPT commands that have come in and are next. Filters may
+// rewrite them, and see them one by one.
+func (s *Session) lookAhead() []known {
+	if s.filter != nil {
+		return nil
+	}
+	const verb = "RCPT TO:"
+	var list []known
+	rest := s.wire.buffered()
+	for len(list) < min(maxAhead, s.c.SMTP.MaxRcpt-len(s.tx.rcpts)-1) {
+		line, more, ok := bytes.Cut(rest, []byte("\r\n"))
+		if !ok || len(line) > maxCommand || len(line) < len(verb) || !strings.EqualFold(string(line[:len(verb)]), verb) {
+			break
+		}
+		to, dsn, reply := s.parseRcpt(string(bytes.TrimRight(line[len(verb):], " \t")))
+		if reply != "" {
+			break
+		}
+		list = append(list, known{to: to, dsn: dsn})
+		rest = more
+	}
+	return list
+}
