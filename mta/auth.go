@@ -40,7 +40,18 @@ func (s *session) authenticate() error {
 	if first != nil {
 		line += " " + initialResponse(first)
 	}
-	s.traceOut("AUTH " + name + " ********")
+	shown := "AUTH " + name
+	if first != nil {
+		shown += " ********"
+	}
+	s.traceOut(shown)
+	err = s.speakAuth(mech, line)
+	s.tellAuth(err)
+	return err
+}
+
+// speakAuth carries the dialogue of a login out; line is how it begins.
+func (s *session) speakAuth(mech sasl.Client, line string) error {
 	for range maxAuthSteps {
 		if err := s.w.command(line); err != nil {
 			return &setupError{err, blameRelay}

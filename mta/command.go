@@ -56,16 +56,25 @@ func (s *session) rcptCommand(env *mail.Envelope, utf8 bool) error {
 			parts = append(parts, " ORCPT=", param(env.DSN.ORcpt))
 		}
 	}
-	return s.send(parts)
+	if err := s.send(parts); err != nil {
+		return err
+	}
+	if s.told != nil {
+		s.told.Tell(toldEnvelope, env.ID.Message().String(), env.ID.String())
+	}
+	return nil
 }
 
 // send gathers one command.
 func (s *session) send(parts []string) error {
 	s.parts = parts
-	if s.tracing {
+	if err := s.w.command(parts...); err != nil {
+		return err
+	}
+	if s.tracing || s.told != nil {
 		s.traceOut(strings.Join(parts, ""))
 	}
-	return s.w.command(parts...)
+	return nil
 }
 
 // param is a parameter value; a blank in it would begin another parameter, so

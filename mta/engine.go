@@ -188,7 +188,7 @@ func addTo(tasks []*task, m *Message, sender mail.Address, env *mail.Envelope) [
 func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope) (relayKey, *failure) {
 	k := relayKey{domain: lower(env.Dest.Domain), helo: a.Helo, heloTable: a.HeloSrc, srcTable: a.Src,
 		prefer: a.Prefer, pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
-		requireTLS: env.Flags&mail.FlagRequireTLS != 0, port: 25}
+		requireTLS: env.Flags&mail.FlagRequireTLS != 0, port: 25, filters: filtersKey(a.Filter)}
 	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: k.requireTLS}
 	if a.Host != "" || a.Domain != "" {
 		u, fail := e.smarthost(ctx, a, k.domain)

@@ -147,6 +147,10 @@ type Options struct {
 	Trust    Trust
 	Observer Observer
 
+	// Tell gives who is told what happens on a connection of an action with
+	// filters; nil, or what gives nil: nobody is.
+	Tell func(filters []string, id mail.SessionID) Told
+
 	// Timeouts is for tests; the zero value means DefaultTimeouts.
 	Timeouts Timeouts
 	// Grace is how long transactions under way may go on when the engine

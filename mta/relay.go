@@ -53,6 +53,7 @@ type relayKey struct {
 	protocols  string
 	srs        bool
 	requireTLS bool
+	filters    string // see filtersKey
 }
 
 // relay is one destination as it is wanted, with the tasks that wait for it.

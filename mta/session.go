@@ -56,6 +56,8 @@ type session struct {
 	source  string // local address, as logged
 	peer    string // relay= of the log
 	tracing bool
+	told    Told         // of the connection; nil: nobody is
+	telling *transaction // that was told to have begun
 
 	starting *task        // in begin
 	current  *transaction // under way
@@ -295,6 +297,7 @@ func (s *session) dial() error {
 		}
 	}
 	s.event("mta connected")
+	s.tellConnect(conn)
 	return nil
 }
 
@@ -313,6 +316,7 @@ func (s *session) banner() error {
 	if !rep.ok() {
 		return &setupError{rejected("BANNER", &rep), blameSMTP}
 	}
+	s.tellGreeting(&rep)
 	return nil
 }
 
@@ -336,12 +340,14 @@ func (s *session) hello(mayHelo bool) error {
 		return &setupError{err, blameRelay}
 	}
 	s.traceOut(word + name)
+	s.tellIdentify(word[:4], name)
 	rep, err := s.exchange(s.e.opt.Timeouts.Hello, true)
 	if err != nil {
 		return &setupError{err, blameRoute}
 	}
 	if rep.ok() {
 		s.ext = parseExtensions(rep.lines)
+		s.ext.pipelining = s.ext.pipelining && s.told == nil
 		return nil
 	}
 	if !mayHelo || s.relay.lmtp || s.relay.authLabel != "" || s.tls != nil || rep.code == 421 {
@@ -352,6 +358,7 @@ func (s *session) hello(mayHelo bool) error {
 		return &setupError{err, blameRelay}
 	}
 	s.traceOut("HELO " + name)
+	s.tellIdentify("HELO", name)
 	if rep, err = s.exchange(s.e.opt.Timeouts.Hello, false); err != nil {
 		return &setupError{err, blameRoute}
 	}
@@ -429,6 +436,9 @@ func (s *session) startTLS() error {
 	s.use(conn)
 	cs := conn.ConnectionState()
 	s.tls = &cs
+	if s.told != nil && s.relay.policy.need == tlsImplicit {
+		s.told.Tell(toldTLS, cipherText(&cs))
+	}
 	s.event("mta tls", slog.String("ciphers", cipherText(&cs)))
 	result := "unverified"
 	if s.relay.policy.verify {
@@ -443,14 +453,14 @@ func (s *session) exchange(limit time.Duration, keep bool) (reply, error) {
 	if err := s.w.flush(limit); err != nil {
 		return reply{}, err
 	}
-	rep, err := s.in.read(limit, keep)
+	rep, err := s.in.read(limit, keep || s.told != nil)
 	s.traceIn(&rep, err)
 	return rep, err
 }
 
 // reply reads one reply.
 func (s *session) reply(limit time.Duration) (reply, error) {
-	rep, err := s.in.read(limit, false)
+	rep, err := s.in.read(limit, s.told != nil)
 	s.traceIn(&rep, err)
 	return rep, err
 }
@@ -466,6 +476,7 @@ func (s *session) quit(reason string) {
 }
 
 func (s *session) close() {
+	s.tellDisconnect()
 	if s.conn != nil {
 		s.unhook()
 		s.conn.Close()
@@ -497,12 +508,16 @@ func (s *session) event(what string, attrs ...slog.Attr) {
 }
 
 func (s *session) traceOut(line string) {
+	if s.told != nil {
+		s.told.Tell(toldClient, line)
+	}
 	if s.tracing {
 		s.e.opt.Observer.Trace(s.id, ">>> "+mail.Clean(line, maxReplyLine))
 	}
 }
 
 func (s *session) traceIn(rep *reply, err error) {
+	s.tellReply(rep, err)
 	switch {
 	case !s.tracing:
 	case err != nil:

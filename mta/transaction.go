@@ -191,8 +191,12 @@ func (s *session) envelope(x *transaction) error {
 		}
 		return nil
 	}
+	s.tellMail(x)
 	if err := s.recipients(x); err != nil {
 		return err
+	}
+	if len(x.accepted) == 0 {
+		s.tellEnd(false)
 	}
 	if !x.dataSent {
 		if len(x.accepted) == 0 {
@@ -264,6 +268,7 @@ func (s *session) recipients(x *transaction) error {
 			return s.goesAway(x, &rep)
 		}
 		x.rcpts = x.rcpts[1:]
+		s.tellRcpt(x, env, &rep)
 		switch {
 		case rep.ok():
 			x.accepted = append(x.accepted, env)
@@ -289,7 +294,9 @@ func (s *session) dataReply(x *transaction) error {
 	if rep.code == 421 {
 		return s.goesAway(x, &rep)
 	}
+	s.tellData(x, &rep)
 	if rep.code != 354 {
+		s.tellEnd(false)
 		x.dataSent = false
 		st := rep.status()
 		if rep.ok() { // no reply to DATA is 2xx
@@ -339,6 +346,9 @@ func (s *session) content(x *transaction) error {
 	if err := s.sendText(x); err != nil {
 		return s.lastWords(x, err)
 	}
+	if s.told != nil {
+		s.told.Tell(toldClient, ".")
+	}
 	s.beginNext()
 	if err := s.w.flush(t.Block); err != nil {
 		return s.lastWords(x, err)
@@ -363,6 +373,7 @@ func (s *session) content(x *transaction) error {
 		}
 		ok = ok || rep.ok()
 	}
+	s.tellEnd(ok)
 	if ok {
 		s.mails++
 		s.rejected = 0

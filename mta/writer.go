@@ -32,6 +32,9 @@ type writer struct {
 	bol    bool // at the start of a line
 	sentCR bool // the last octet was CR, held back
 	limit  time.Duration
+	gone   int64 // octets that have left
+	start  int64 // of the text, counted as gone is
+	size   int64 // of the text once it has ended, without the final dot
 }
 
 // command gathers one command. parts are put together without blanks between
@@ -85,6 +88,7 @@ func (w *writer) flush(limit time.Duration) error {
 	if err == nil {
 		_, err = w.conn.Write(w.out)
 	}
+	w.gone += int64(len(w.out))
 	if w.out = w.out[:0]; cap(w.out) > flushSize+keepSize {
 		w.out = nil
 	}
@@ -104,6 +108,7 @@ func (w *writer) shrink() {
 // begin starts a text; limit is the time for each write.
 func (w *writer) begin(limit time.Duration) {
 	w.bol, w.sentCR, w.limit = true, false, limit
+	w.start = w.gone + int64(len(w.out))
 }
 
 // text gathers a part of a text as it goes over the wire: each line ends in
@@ -167,5 +172,6 @@ func (w *writer) end() {
 	if !w.bol {
 		w.out = append(w.out, "\r\n"...)
 	}
+	w.size = w.gone + int64(len(w.out)) - w.start
 	w.out = append(w.out, ".\r\n"...)
 }

@@ -185,8 +185,8 @@ func (s *relaying) option(o *option) {
 	case "auth":
 		s.auth(o)
 	case "filter":
-		c.filterNames(o)
-		c.relayFilter(o)
+		r.Filter = c.filterNames(o)
+		c.relayFilter(r.Filter, o)
 	case "prefer":
 		r.Prefer = o.sub
 	case "srs":
@@ -292,13 +292,17 @@ func (c *checker) secretTable(e *tableExpr) {
 	}
 }
 
-// relayFilter: what this daemon cannot carry out it does not start with. The
-// file itself is good, and a check says so.
-func (c *checker) relayFilter(o *option) {
-	const text = "filters of a relay action are not carried out: programs take part in sessions with clients only"
-	if c.o.CheckOnly {
-		c.warnf(o.pos, "%s; the daemon does not start with this", text)
-		return
+// relayFilter warns of filters that have no part in a session to another host.
+func (c *checker) relayFilter(names []string, o *option) {
+	for _, n := range names {
+		members := c.cfg.Filters[n].Chain
+		if members == nil {
+			members = []string{n}
+		}
+		for _, m := range members {
+			if f := c.cfg.Filters[m]; f != nil && f.Phase != "" {
+				c.warnf(o.pos, "filter %s decides in sessions with clients, it has no effect on relaying", m)
+			}
+		}
 	}
-	c.errorf(o.pos, "%s", text)
 }

@@ -421,15 +421,25 @@ func TestQueueKey(t *testing.T) {
 	}
 }
 
-// TestRelayFilter: a check says that the file is good, the daemon does not
-// start with what it cannot carry out.
+// TestRelayFilter: programs are told of relaying; a filter of our own has
+// nothing to decide there, which is said.
 func TestRelayFilter(t *testing.T) {
-	o := newFake(t).options("filter a phase connect match rdns junk\naction r relay filter a\nmatch for any action r\n")
-	for _, checking := range []bool{true, false} {
-		o.CheckOnly = checking
-		cfg, diags := Parse(t.Context(), o)
-		if (cfg != nil) != checking || !strings.Contains(report(diags, ""), "filters of a relay action are not carried out") {
-			t.Errorf("-n %v: configuration %v, %s", checking, cfg != nil, report(diags, ""))
-		}
+	tests := map[string]struct{ text, want string }{
+		"program":  {"filter p proc-exec \"/bin/sh\"\naction r relay filter p\n", ""},
+		"of ours":  {"filter a phase connect match rdns junk\naction r relay filter a\n", "x:2: warning: filter a decides in sessions with clients, it has no effect on relaying"},
+		"in chain": {"filter a phase connect match rdns junk\nfilter c chain { a }\naction r relay filter c\n", "x:3: warning: filter a decides"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			sys := newFake(t)
+			sys.files["/bin/sh"] = fakeFile{"", fs.FileMode(0o755), 0}
+			cfg, diags := Parse(t.Context(), sys.options(tt.text+"match for any action r\n"))
+			if cfg == nil || len(cfg.Actions["r"].Relay.Filter) != 1 {
+				t.Fatalf("%v, %s", cfg, report(diags, ""))
+			}
+			if got := report(diags, ""); tt.want == "" && strings.Contains(got, "warning") || !strings.Contains(got, tt.want) {
+				t.Errorf("got %s", got)
+			}
+		})
 	}
 }

@@ -191,11 +191,11 @@ func parseResult(b []byte) (said, error) {
 	return s, nil
 }
 
-// parseReport reads timestamp|smtp-in|session|text, the report of a program's
+// parseReport reads timestamp|direction|session|text, the report of a program's
 // own.
 func parseReport(b []byte) (said, error) {
 	f := bytes.SplitN(b, []byte{'|'}, 4)
-	if len(f) != 4 || !bytes.EqualFold(f[1], []byte("smtp-in")) {
+	if len(f) != 4 || !direction(f[1]) {
 		return said{}, errMissing
 	}
 	id, ok := parseHex(f[2])
@@ -203,6 +203,10 @@ func parseReport(b []byte) (said, error) {
 		return said{}, errMissing
 	}
 	return said{kind: kindReport, session: mail.SessionID(id), text: f[3]}, nil
+}
+
+func direction(b []byte) bool {
+	return bytes.EqualFold(b, []byte("smtp-in")) || bytes.EqualFold(b, []byte("smtp-out"))
 }
 
 // registration is what a program wants.

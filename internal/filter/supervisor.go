@@ -48,13 +48,15 @@ type Supervisor struct {
 	program *Program
 	up      chan struct{} // closed while there is a program
 	starts  int
+	tried   chan struct{} // closed once it has registered, or has not
+	once    sync.Once     // closes tried
 }
 
 // Supervise starts a program and keeps it running until Close. warn is told
 // what the log should say.
 func Supervise(o Options, start func(context.Context) (Process, error), warn func(string)) *Supervisor {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, up: make(chan struct{})}
+	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, up: make(chan struct{}), tried: make(chan struct{})}
 	s.work.Go(func() { s.run(ctx) })
 	return s
 }
@@ -82,11 +84,24 @@ func (s *Supervisor) Program(ctx context.Context) *Program {
 	}
 }
 
+// Tried waits until the program has registered for the first time, or could not
+// be started, or ctx ends: nobody who can do without it goes on without it just
+// because the daemon has just been started.
+func (s *Supervisor) Tried(ctx context.Context) {
+	select {
+	case <-s.tried:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Supervisor) tryEnded() { s.once.Do(func() { close(s.tried) }) }
+
 func (s *Supervisor) run(ctx context.Context) {
 	pause := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
 		served, err := s.live(ctx)
+		s.tryEnded()
 		if ctx.Err() != nil {
 			return
 		}
@@ -137,6 +152,7 @@ func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
 	s.program = p
 	close(s.up)
 	s.mu.Unlock()
+	s.tryEnded()
 	select {
 	case <-p.Done():
 	case <-ctx.Done():

@@ -32,7 +32,7 @@ var allowed = map[edge][]Type{
 	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
 	{SMTP, Keys}:   {TypeSign},
 	{Queue, SMTP}:  {TypeInject},
-	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery},
+	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery, TypeFilterOpen, TypeFilterEvents},
 	{MTA, Keys}:    {TypeSign},
 	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease, TypeRetry},
 	{Queue, MTA}:   {TypeTransfer},

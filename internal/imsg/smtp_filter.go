@@ -31,7 +31,7 @@ func filterEvents(c *Codec, l *[]FilterEvent) { List(c, l, maxEvents, filterEven
 
 func filterPlace(c *Codec, n *uint8) { Uint(c, n) }
 
-// FilterOpen begins a session with filter programs. smtp -> lookup;
+// FilterOpen begins a session with filter programs. smtp, mta -> lookup;
 // answered by FilterOpened.
 type FilterOpen struct {
 	Session mail.SessionID
@@ -92,7 +92,7 @@ func (m *FilterVerdict) Fields(c *Codec) {
 }
 
 // FilterEvents tells filter programs what has happened, and ends the session
-// with them. smtp -> lookup; one way.
+// with them. smtp, mta -> lookup; one way.
 type FilterEvents struct {
 	Session mail.SessionID
 	Events  []FilterEvent

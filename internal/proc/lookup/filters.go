@@ -145,6 +145,7 @@ func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterO
 		}
 		wait := ctx
 		if pass || d == filter.Out {
+			sup.Tried(ctx)
 			now, cancel := context.WithCancel(ctx)
 			cancel() // it goes on without
 			wait = now

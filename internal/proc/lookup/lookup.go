@@ -85,7 +85,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	s.filters = filters{s: s, sessions: map[sessionKey]*filter.Session{}}
 	s.filters.configure(first)
 	p.SMTP.Serve(s.fromSMTP, nil, func(error) { s.filters.dropAll(filter.In) })
-	p.MTA.Serve(s.fromMTA, nil, nil)
+	p.MTA.Serve(s.fromMTA, nil, func(error) { s.filters.dropAll(filter.Out) })
 	p.MDA.Serve(s.fromMDA, nil, nil)
 	p.Control.Serve(s.fromControl, nil, nil)
 	env.Ready()
@@ -238,6 +238,14 @@ func (s *server) fromSMTP(r *ipc.Request) {
 }
 
 func (s *server) fromMTA(r *ipc.Request) {
+	switch m := r.Msg.(type) {
+	case *imsg.FilterOpen:
+		s.long(r, func(ctx context.Context) { r.Reply(s.filters.open(ctx, filter.Out, m), nil) })
+		return
+	case *imsg.FilterEvents: // in the order in which they come
+		s.filters.tell(filter.Out, m)
+		return
+	}
 	s.question(r, func(ctx context.Context, w *world) {
 		switch m := r.Msg.(type) {
 		case *imsg.DNSQuery:

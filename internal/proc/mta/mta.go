@@ -108,7 +108,7 @@ func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 		env.Stat.Set(name, 0)
 	}
 	s.engine = mta.New(conf, mta.Options{DNS: &dns{p.Lookup}, Tables: s.tables, Dialer: dialer{},
-		Trust: s.trust, Observer: s})
+		Trust: s.trust, Observer: s, Tell: s.tell})
 	return s
 }
 
