@@ -85,6 +85,7 @@ func commands() []entry {
 		{"corrupt return <str>", onSpool("corrupt return"), true},
 		{"encrypt -a <str>", encryptWith, true},
 		{"encrypt -a <str> <str>", encryptWith, true},
+		{"lookup <str> <str>", lookup, true},
 		{"lookup <str> <str> <str>", lookup, true},
 		{"pause envelope where", selected(ctl.ReqPause, "paused"), true},
 		{"pause where", selected(ctl.ReqPause, "paused"), true},
@@ -307,10 +308,20 @@ const (
 	exitTemporary = 75
 )
 
+// maxQuestion bounds what lookup asks, in octets. Ours: four times the longest
+// key of a table; control takes no more.
+const maxQuestion = 4096
+
 // lookup asks a table of the daemon and prints what it says as "name: value".
+// Without a key it takes the next value of a list.
 func lookup(p *program, ctx context.Context, params []string) error {
+	for _, word := range params {
+		if len(word) > maxQuestion {
+			return failed("the question is too long")
+		}
+	}
 	var row ctl.Frame
-	_, err := p.ask(ctx, func(f ctl.Frame) error { row = f; return nil }, ctl.ReqLookup, params[0], params[1], params[2])
+	_, err := p.ask(ctx, func(f ctl.Frame) error { row = f; return nil }, append([]string{ctl.ReqLookup}, params...)...)
 	if f, ok := errors.AsType[*ctl.Failure](err); ok {
 		return p.refused(f)
 	}
@@ -319,8 +330,11 @@ func lookup(p *program, ctx context.Context, params []string) error {
 	}
 	result, value := row.Arg(0), row.Arg(1)
 	fmt.Fprintf(p.stdout, "result: %s\n", result)
-	if result == "found" {
+	if value != "" {
 		fmt.Fprintf(p.stdout, "value: %s\n", ctl.Vis(value))
+	}
+	if reason := row.Arg(3); reason != "" {
+		fmt.Fprintf(p.stdout, "reason: %s\n", ctl.Vis(reason))
 	}
 	fmt.Fprintf(p.stdout, "time: %sus\n", row.Arg(2))
 	switch result {

@@ -72,7 +72,7 @@ const (
 	ReqRoute    = "route"    // id: resume it
 	ReqUpdate   = "update"   // table
 	ReqReload   = "reload"   // OK, or Fail with the errors, a line each
-	ReqLookup   = "lookup"   // table, service, key -> row: result, value, microseconds
+	ReqLookup   = "lookup"   // table, service[, key] -> row: result, value, microseconds, reason
 )
 
 // Where stands before the conditions of a Selection in a request, DryRun has

@@ -67,6 +67,7 @@ type TableAnswer struct {
 	Found     bool
 	Temporary bool // could not be decided
 	Value     string
+	Reason    string // why, for the operator: in answers to control alone
 }
 
 // Fields implements Msg.
@@ -74,6 +75,7 @@ func (m *TableAnswer) Fields(c *Codec) {
 	c.Bool(&m.Found)
 	c.Bool(&m.Temporary)
 	String(c, &m.Value, MaxInline)
+	c.Text(&m.Reason)
 }
 
 // Sign asks for a signature over a digest with a private key that stays where

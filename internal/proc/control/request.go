@@ -308,9 +308,12 @@ func (r *request) route() (string, error) {
 }
 
 func (r *request) lookup() (string, error) {
+	q := &imsg.TableQuery{Table: r.arg(0), Service: r.arg(1), Key: r.arg(2), Fetch: len(r.args) == 2}
+	if len(q.Table) > imsg.MaxName || len(q.Service) > imsg.MaxName || len(q.Key) > imsg.MaxText {
+		return "", &ctl.Failure{Reason: "the question is too long"}
+	}
 	start := r.env.Now()
-	a, err := ask[*imsg.TableAnswer](r, r.peers.Lookup, callTimeout,
-		&imsg.TableQuery{Table: r.arg(0), Service: r.arg(1), Key: r.arg(2)})
+	a, err := ask[*imsg.TableAnswer](r, r.peers.Lookup, callTimeout, q)
 	if err != nil {
 		return "", err
 	}
@@ -321,5 +324,6 @@ func (r *request) lookup() (string, error) {
 	case a.Found:
 		result = "found"
 	}
-	return "", r.c.Send(ctl.KindRow, result, a.Value, strconv.FormatInt(r.env.Now().Sub(start).Microseconds(), 10))
+	took := strconv.FormatInt(r.env.Now().Sub(start).Microseconds(), 10)
+	return "", r.c.Send(ctl.KindRow, result, a.Value, took, a.Reason)
 }

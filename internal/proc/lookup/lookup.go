@@ -277,7 +277,7 @@ func (s *server) fromControl(r *ipc.Request) {
 		case *imsg.TableUpdate:
 			r.Reply(s.tableUpdate(ctx, w, m), nil)
 		case *imsg.TableQuery:
-			r.Reply(s.tableQuery(ctx, w, m), nil)
+			r.Reply(s.tableProbe(ctx, w, m), nil)
 		case *imsg.Show:
 			r.Reply(s.show(ctx, w, m), nil)
 		}

@@ -379,7 +379,11 @@ func TestTables(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			for _, l := range []*ipc.Link{h.mta, h.mda, h.smtp, h.control} {
-				if a := ask[*imsg.TableAnswer](t, l, &tt.m); *a != tt.want {
+				a := ask[*imsg.TableAnswer](t, l, &tt.m)
+				if why := a.Reason; (why != "") != (tt.want.Temporary && l == h.control) { // the operator is told
+					t.Errorf("%s: reason %q", l.Self, why)
+				}
+				if a.Reason = ""; *a != tt.want {
 					t.Errorf("%s: got %+v, want %+v", l.Self, *a, tt.want)
 				}
 			}
@@ -400,6 +404,18 @@ func TestTables(t *testing.T) {
 	}
 	if a := ask[*imsg.TableAnswer](t, h.smtp, &imsg.SenderCheck{Table: "senders", User: "bob"}); a.Found || a.Temporary {
 		t.Errorf("a login without senders: got %+v", *a)
+	}
+	for key, want := range map[string]imsg.TableAnswer{ // a login, as a client's
+		"alice:secret": {Found: true}, "Alice:secret": {Found: true}, "alice:Secret": {}, "nobody:secret": {}, "alice": {},
+		"a\nlice:secret": {},
+	} {
+		if a := ask[*imsg.TableAnswer](t, h.control, &imsg.TableQuery{Table: "creds", Service: "auth", Key: key}); *a != want {
+			t.Errorf("auth %q: got %+v, want %+v", key, *a, want)
+		}
+	}
+	a := ask[*imsg.TableAnswer](t, h.control, &imsg.TableQuery{Table: "domains", Service: "domain", Key: "a\nb"})
+	if a.Found || a.Temporary || a.Reason == "" {
+		t.Errorf("a key that no table can hold: got %+v", *a)
 	}
 	lines := ask[*imsg.Lines](t, h.control, &imsg.Show{What: "tables"})
 	if !strings.Contains(string(lines.Text), "sources|static|entries=2|lookups=3|") || lines.More {

@@ -16,19 +16,43 @@ const matching = table.Domain | table.Netaddr | table.Mailaddr | table.String | 
 
 // tableQuery asks one table one question.
 func (s *server) tableQuery(ctx context.Context, w *world, m *imsg.TableQuery) *imsg.TableAnswer {
+	return s.tableAnswer(tableAsk(ctx, w, m))
+}
+
+func tableAsk(ctx context.Context, w *world, m *imsg.TableQuery) (value string, found bool, err error) {
 	service, ok := table.ParseService(m.Service)
 	switch {
 	case !ok:
-		return s.tableAnswer("", false, fmt.Errorf("table %s: unknown service %q", m.Table, mail.Clean(m.Service, 64)))
+		return "", false, fmt.Errorf("table %s: unknown service %q", m.Table, mail.Clean(m.Service, 64))
 	case m.Fetch:
-		v, err := w.tables.Fetch(ctx, m.Table, service)
-		return s.tableAnswer(v, true, err)
+		value, err = w.tables.Fetch(ctx, m.Table, service)
+		return value, true, err
 	case service&matching != 0:
-		found, err := w.tables.Check(ctx, m.Table, service, m.Key)
-		return s.tableAnswer("", found, err)
+		found, err = w.tables.Check(ctx, m.Table, service, m.Key)
+		return "", found, err
 	}
-	v, err := w.tables.Lookup(ctx, m.Table, service, m.Key)
-	return s.tableAnswer(v, true, err)
+	value, err = w.tables.Lookup(ctx, m.Table, service, m.Key)
+	return value, true, err
+}
+
+// tableProbe is tableQuery for the operator, who is told why there is no
+// answer. A login is checked as that of a client would be, whether the table
+// does so itself or holds the hash.
+func (s *server) tableProbe(ctx context.Context, w *world, m *imsg.TableQuery) *imsg.TableAnswer {
+	var value string
+	var found bool
+	var err error
+	if m.Service == table.Auth.String() && !m.Fetch {
+		user, password, _ := strings.Cut(m.Key, ":")
+		found, err = s.checkPassword(ctx, w, &imsg.AuthCheck{Table: m.Table, User: user, Password: password})
+	} else {
+		value, found, err = tableAsk(ctx, w, m)
+	}
+	a := s.tableAnswer(value, found, err)
+	if err != nil && !errors.Is(err, table.ErrNotFound) {
+		a.Reason = mail.Clean(err.Error(), imsg.MaxText)
+	}
+	return a
 }
 
 // tableAnswer is the answer that an end of a lookup makes. A key that no table
@@ -37,7 +61,7 @@ func (s *server) tableAnswer(value string, found bool, err error) *imsg.TableAns
 	switch {
 	case err == nil:
 		return &imsg.TableAnswer{Found: found, Value: value}
-	case errors.Is(err, table.ErrNotFound):
+	case errors.Is(err, table.ErrNotFound), errors.Is(err, table.ErrKey):
 		return &imsg.TableAnswer{}
 	}
 	s.env.Log.Warn("warn: " + mail.Clean(err.Error(), mail.MaxStatusText))
