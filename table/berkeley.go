@@ -18,6 +18,8 @@ const (
 	bdbMagicAt   = 12 // in the first page
 	bdbSizeAt    = 20 // in the first page: size of a page
 	bdbCryptAt   = 24 // in the first page: not zero when encrypted
+	bdbLastAt    = 32 // in the first page: the last page
+	bdbFlagsAt   = 48 // in the first page: what is special about the file
 	bdbNextAt    = 16
 	bdbCountAt   = 20 // items of a page
 	bdbFreeAt    = 22 // overflow pages: octets in this page
@@ -25,6 +27,15 @@ const (
 	bdbItemsAt   = 26 // offsets of items; overflow pages: their octets
 	bdbHashMagic = 0x061561
 	bdbTreeMagic = 0x053162
+)
+
+// Flags of the first page: several values for one key, or what is no map at all
+// (numbered records, a folder of maps, compressed leaves).
+const (
+	bdbTreeDup   = 0x01 | 0x40
+	bdbTreeOther = 0x02 | 0x08 | 0x20 | 0x80
+	bdbHashDup   = 0x01 | 0x04
+	bdbHashOther = 0x02
 )
 
 // Types of pages and items.
@@ -85,9 +96,19 @@ func walkBerkeley(data []byte, yield func(key, value string) error) error {
 	if len(data) < bdbMinPage {
 		return errDamaged
 	}
-	order, _, ok := berkeleyOrder(data)
+	order, magic, ok := berkeleyOrder(data)
 	if !ok {
 		return errNotMap
+	}
+	dup, other := uint32(bdbHashDup), uint32(bdbHashOther)
+	if magic == bdbTreeMagic {
+		dup, other = bdbTreeDup, bdbTreeOther
+	}
+	switch flags := order.Uint32(data[bdbFlagsAt:]); {
+	case flags&other != 0:
+		return errNotMap
+	case flags&dup != 0:
+		return errDuplicates
 	}
 	if data[bdbCryptAt] != 0 {
 		return errEncrypted
@@ -97,6 +118,9 @@ func walkBerkeley(data []byte, yield func(key, value string) error) error {
 		return errDamaged
 	}
 	b := &berkeley{order: order, size: size, pages: len(data) / size, data: data}
+	if int64(order.Uint32(data[bdbLastAt:])) >= int64(b.pages) {
+		return errDamaged // its end is missing
+	}
 	for n := 1; n < b.pages; n++ {
 		if err := b.leaf(b.page(n), yield); err != nil {
 			return fmt.Errorf("page %d: %w", n, err)

@@ -53,14 +53,20 @@ func ParseMapType(word string) (MapType, bool) {
 // setValue is the value of every entry of a set.
 const setValue = "<set>"
 
+// ErrCreate is wrapped by an error of WriteMap when nothing can be written
+// where the map is to be.
+var ErrCreate = errors.New("cannot create the map")
+
 // ReadMap reads the source of a map: one entry a line, '#' lines are comments,
 // key and value parted by blanks or a colon. Keys become lower case; the
 // values of aliases are checked and written anew, items parted by ", ". The
-// first bad line ends it with a *LineError that reads "NAME:LINE: invalid entry".
+// first bad line ends it with a *LineError that reads "NAME:LINE: invalid entry",
+// or "duplicate entry for KEY".
 func ReadMap(r io.Reader, name string, typ MapType) ([][2]string, error) {
 	var entries [][2]string
 	in := bufio.NewScanner(r)
 	in.Buffer(nil, MaxKey+MaxValue+64)
+	seen := map[string]struct{}{}
 	n := 1
 	for ; in.Scan(); n++ {
 		line := strings.TrimSpace(in.Text())
@@ -71,7 +77,12 @@ func ReadMap(r io.Reader, name string, typ MapType) ([][2]string, error) {
 		if !ok {
 			return nil, &LineError{name, n, errEntry}
 		}
-		entries = append(entries, [2]string{Fold(key), value})
+		key = Fold(key)
+		if _, twice := seen[key]; twice {
+			return nil, &LineError{name, n, fmt.Errorf("duplicate entry for %s", key)}
+		}
+		seen[key] = struct{}{}
+		entries = append(entries, [2]string{key, value})
 	}
 	if errors.Is(in.Err(), bufio.ErrTooLong) {
 		return nil, &LineError{name, n, errLong}
@@ -121,7 +132,7 @@ func WriteMap(dst string, typ MapType, mode fs.FileMode, entries iter.Seq2[strin
 	dir := filepath.Dir(dst)
 	tmp, err := os.CreateTemp(dir, filepath.Base(dst)+".new-*")
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrCreate, err)
 	}
 	name := tmp.Name()
 	defer os.Remove(name) // fails once it was renamed

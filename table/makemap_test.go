@@ -187,6 +187,9 @@ func TestBerkeleyDamaged(t *testing.T) {
 		"short":     func(b []byte) []byte { return b[:300] },
 		"page size": func(b []byte) []byte { binary.LittleEndian.PutUint32(b[bdbSizeAt:], 3000); return b },
 		"encrypted": func(b []byte) []byte { b[bdbCryptAt] = 1; return b },
+		"cut":       func(b []byte) []byte { return b[:len(b)-4096] },
+		"several":   func(b []byte) []byte { b[bdbFlagsAt] |= 0x01; return b },
+		"records":   func(b []byte) []byte { b[bdbFlagsAt] |= 0x02; return b },
 		"no magic":  func(b []byte) []byte { b[bdbMagicAt]++; return b },
 		"item count": func(b []byte) []byte {
 			binary.LittleEndian.PutUint16(b[4096+bdbCountAt:], 0xfffe)

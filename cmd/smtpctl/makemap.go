@@ -60,18 +60,24 @@ func (p *program) makemapArgs(args []string) (*mapJob, error) {
 			files = append(files, word)
 			continue
 		}
-		if word == "-U" {
+		if word = word[1:]; word[0] == 'U' { // other options may follow in the word
 			job.dump = true
+			if word = word[1:]; word != "" {
+				args = append([]string{"-" + word}, args...)
+			}
 			continue
 		}
-		value := word[2:]
+		if strings.IndexByte("CdoOt", word[0]) < 0 {
+			return nil, p.usage(fmt.Sprintf("%s: invalid option -- '%s'\n", p.path, word[:1]) + makemapUsage)
+		}
+		value := word[1:]
 		if value == "" {
 			if len(args) == 0 {
-				return nil, p.usage(makemapUsage)
+				return nil, p.usage(fmt.Sprintf("%s: option requires an argument -- '%s'\n", p.path, word) + makemapUsage)
 			}
 			value, args = args[0], args[1:]
 		}
-		if err := p.makemapOption(job, word[1], value); err != nil {
+		if err := makemapOption(job, word[0], value); err != nil {
 			return nil, err
 		}
 	}
@@ -89,7 +95,8 @@ func (p *program) makemapArgs(args []string) (*mapJob, error) {
 	return job, nil
 }
 
-func (p *program) makemapOption(job *mapJob, option byte, value string) error {
+// makemapOption carries out an option that has a value.
+func makemapOption(job *mapJob, option byte, value string) error {
 	switch option {
 	case 'C': // a configuration file, which a map does not depend on
 	case 'd':
@@ -108,8 +115,6 @@ func (p *program) makemapOption(job *mapJob, option byte, value string) error {
 			return failed("unsupported type '%s'", value)
 		}
 		job.typ = t
-	default:
-		return p.usage(makemapUsage)
 	}
 	return nil
 }
@@ -153,8 +158,13 @@ func (p *program) buildMap(job *mapJob) error {
 		job.output = job.source + ".db"
 	}
 	n, err := writeMap(in, name, job, mode)
-	if err != nil {
+	switch {
+	case errors.Is(err, table.ErrCreate):
+		return failed("mkstemp: %s", reasonOf(err))
+	case err != nil:
 		return failed("%v", err)
+	case n == 0:
+		fmt.Fprintf(p.stderr, "%s: warning: empty map created: %s\n", p.name, job.output)
 	}
 	if job.typ == table.MapAliases {
 		fmt.Fprintf(p.stdout, "%s: %d aliases\n", name, n)
@@ -183,10 +193,14 @@ func (p *program) dumpMap(path string) error {
 		_, err := fmt.Fprintf(p.stdout, "%s\t%s\n", key, value)
 		return err
 	})
-	if err != nil {
-		return failed("dbopen: %s: %v", path, reasonOf(err))
+	if err == nil {
+		return nil
 	}
-	return nil
+	if _, ok := errors.AsType[syscall.Errno](err); !ok { // what is wrong with the file, then what programs expect
+		fmt.Fprintln(p.stderr, err)
+		err = syscall.EINVAL
+	}
+	return failed("dbopen: %s: %v", path, reasonOf(err))
 }
 
 // reasonOf is the system's word for an error, as the C library spells it.
@@ -267,7 +281,7 @@ func (p *program) newaliasesArgs(args []string) (file string, err error) {
 // aliasFile is the text that the alias map of a configuration is made of.
 func (p *program) aliasFile(ctx context.Context, file string) (string, error) {
 	conf, diags := parser.Parse(ctx, parser.Options{
-		File: file, CheckOnly: true, Unprivileged: p.who.euid != 0, Now: p.now,
+		File: file, CheckOnly: true, Unprivileged: p.who.euid != 0, Now: p.now, MapsToCome: true,
 	})
 	if diags.Failed() {
 		for _, d := range diags {

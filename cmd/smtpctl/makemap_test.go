@@ -44,7 +44,14 @@ func TestMakemap(t *testing.T) {
 		"no file":         {args: "nosuch", want: outcome{"", "makemap: stat: nosuch: No such file or directory\n", 1}},
 		"nothing":         {args: "", want: outcome{"", makemapUsage, 1}},
 		"three words":     {args: "a b c", want: outcome{"", makemapUsage, 1}},
-		"option":          {args: "-z map", want: outcome{"", makemapUsage, 1}},
+		"option":          {args: "-z map", want: outcome{"", "/usr/sbin/makemap: invalid option -- 'z'\n" + makemapUsage, 1}},
+		"no value":        {args: "map -t", want: outcome{"", "/usr/sbin/makemap: option requires an argument -- 't'\n" + makemapUsage, 1}},
+		"-U and more":     {args: "-Udhash nosuch.db", want: outcome{"", "makemap: dbopen: nosuch.db: No such file or directory\n", 1}},
+		"twice":           {args: "twice", want: outcome{"", "makemap: twice:3: duplicate entry for a\n", 1}},
+		"twice in a set":  {args: "-t set twice-set", want: outcome{"", "makemap: twice-set:2: duplicate entry for a\n", 1}},
+		"empty":           {args: "empty", want: outcome{"", "makemap: warning: empty map created: empty.db\n", 0}, db: "empty.db"},
+		"no folder":       {args: "-o none/x.db map", want: outcome{"", "makemap: mkstemp: No such file or directory\n", 1}},
+		"dump a text":     {args: "-U map", want: outcome{"", "map: not a map made by makemap\nmakemap: dbopen: map: Invalid argument\n", 1}},
 		"dump nothing":    {args: "-U nosuch.db", want: outcome{"", "makemap: dbopen: nosuch.db: No such file or directory\n", 1}},
 		"a folder":        {args: ".", want: outcome{"", "makemap: .: not a plain file\n", 1}},
 	}
@@ -52,7 +59,7 @@ func TestMakemap(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			files(t, map[string]string{
 				"map": "A one\nb: two words\n", "set": "b.org\nA.org\n", "aliases": "# x\nroot: alice, bob\nabuse:\troot\n",
-				"bad": "a: b\n\nc: d,\n",
+				"bad": "a: b\n\nc: d,\n", "twice": "a b\nc d\nA e\n", "twice-set": "a\na\n", "empty": "# nothing\n",
 			})
 			check(t, run(t, "makemap", "", tt.stdin, strings.Fields(tt.args)...), tt.want)
 			if tt.db == "" {
@@ -88,6 +95,21 @@ func TestNewaliases(t *testing.T) {
 	check(t, run(t, "makemap", "", "", "-U", path+".db"), outcome{"abuse\troot\nroot\talice\n", "", 0})
 	check(t, run(t, "newaliases", filepath.Join(dir, "none"), "", "-fsmtpd.conf"), want)
 	check(t, run(t, "newaliases", d.socket, "", "-x"), outcome{"", newaliasesUsage, 1})
+
+	// A table that is a map not made yet, or spoilt, is what newaliases is for.
+	if err := os.WriteFile("db.conf", []byte(strings.NewReplacer("file:%", "db:"+path+".db").Replace(conf)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check(t, run(t, "newaliases", filepath.Join(dir, "none"), "", "-fdb.conf"), want)
+	for _, spoil := range []func() error{
+		func() error { return os.Remove(path + ".db") },
+		func() error { return os.WriteFile(path+".db", []byte("nonsense"), 0o600) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		check(t, run(t, "newaliases", filepath.Join(dir, "none"), "", "-fdb.conf"), want)
+	}
 
 	d = startDaemon(t, says("", &ctl.Failure{}))
 	got := run(t, "newaliases", d.socket, "", "-f", "smtpd.conf")
