@@ -79,6 +79,7 @@ type parent struct {
 	traceEnds map[string]*time.Timer // by topic, those that end by themselves
 	workers   *workers
 	programs  *programs
+	accounts  *accounts
 	actions   chan func()
 	quit      chan struct{}  // closed when run has ended
 	tasks     sync.WaitGroup // answers that take time
@@ -101,6 +102,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	defer close(p.quit)
 	p.switches.Started = o.Now()
 	p.workers = newWorkers(p)
+	p.accounts = newAccounts(o.Now)
 	p.programs = &programs{p: p, running: map[string]*exec.Cmd{}}
 	var err error
 	if err := checkSpool(o); err != nil {

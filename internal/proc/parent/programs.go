@@ -108,7 +108,10 @@ func (g *programs) run(name string, cmd *exec.Cmd) error {
 func (g *programs) credential(c *config.Proc) (*syscall.Credential, error) {
 	uid, gid := uint32(g.p.o.Daemon.UID), uint32(g.p.o.Daemon.GID)
 	if c.User != "" {
-		u := user(c.User)
+		u, err := lookupUser(c.User)
+		if err != nil {
+			return nil, err
+		}
 		if !u.Found {
 			return nil, fmt.Errorf("no user %s", c.User)
 		}
