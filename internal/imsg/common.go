@@ -52,6 +52,8 @@ type TableQuery struct {
 	Service string // as the table package names it: "alias", "credentials", ...
 	Key     string
 	Fetch   bool // the next value of a list, in turn; Key is not used
+
+	Generation uint64 // of the configuration that the asker works by; 0: the present one
 }
 
 // Fields implements Msg.
@@ -60,6 +62,7 @@ func (m *TableQuery) Fields(c *Codec) {
 	c.Name(&m.Service)
 	c.Text(&m.Key)
 	c.Bool(&m.Fetch)
+	Uint(c, &m.Generation)
 }
 
 // TableAnswer answers TableQuery.

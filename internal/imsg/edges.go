@@ -9,26 +9,26 @@ type edge struct{ from, to Role }
 // on receiving, a type that is not listed for its edge. Replies are not listed:
 // they follow from replies.
 var allowed = map[edge][]Type{
-	{Parent, Keys}:      {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, Control}:   {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
-	{Parent, Lookup}:    {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, SMTP}:      {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
-	{Parent, Queue}:     {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, Scheduler}: {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, MTA}:       {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, MDA}:       {TypeConfigure, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, Keys}:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, Control}:   {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+	{Parent, Lookup}:    {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, SMTP}:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+	{Parent, Queue}:     {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, Scheduler}: {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, MTA}:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	{Parent, MDA}:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
 
-	{Keys, Parent}:      {TypeReady, TypeFatal, TypeViolation},
-	{Control, Parent}:   {TypeReady, TypeFatal, TypeViolation, TypeReload, TypeSwitch, TypeStatusGet},
-	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart},
-	{SMTP, Parent}:      {TypeReady, TypeFatal, TypeViolation},
-	{Queue, Parent}:     {TypeReady, TypeFatal, TypeViolation},
-	{Scheduler, Parent}: {TypeReady, TypeFatal, TypeViolation},
-	{MTA, Parent}:       {TypeReady, TypeFatal, TypeViolation},
-	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypeDeliverStart},
+	{Keys, Parent}:      {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	{Control, Parent}:   {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeReload, TypeSwitch, TypeStatusGet},
+	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart, TypeTableOpen},
+	{SMTP, Parent}:      {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	{Queue, Parent}:     {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	{Scheduler, Parent}: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	{MTA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeDeliverStart},
 
 	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery,
-		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks},
+		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks, TypeGenerations},
 	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
 	{SMTP, Keys}:   {TypeSign},
 	{Queue, SMTP}:  {TypeInject},
@@ -91,6 +91,7 @@ var replies = map[Type]Type{
 	TypeRouteCommand:  TypeDone,
 	TypeFilterOpen:    TypeFilterOpened,
 	TypeFilterStart:   TypeFilterStarted,
+	TypeTableOpen:     TypeTableOpened,
 	TypeFilterAsk:     TypeFilterVerdict,
 	TypeFilterLines:   TypeFilterLinesOut,
 	TypeTableChecks:   TypeTableAnswers,
@@ -98,7 +99,7 @@ var replies = map[Type]Type{
 
 // carriers are the imsgs that a descriptor may come with.
 var carriers = []Type{TypePeerLink, TypeListenSocket, TypeDeliverStarted, TypeDeliverRun,
-	TypeBodyCreated, TypeBody, TypeSessionOpened, TypeFilterLinesOut, TypeFilterStarted}
+	TypeBodyCreated, TypeBody, TypeSessionOpened, TypeFilterLinesOut, TypeFilterStarted, TypeTableOpened}
 
 // MayCarry reports whether a descriptor may come with t.
 func MayCarry(t Type) bool { return slices.Contains(carriers, t) }

@@ -83,7 +83,7 @@ func TestEdges(t *testing.T) {
 		used[a] = true
 	}
 	for n := Type(1); n <= lastType; n++ {
-		if !used[n] {
+		if n.make() != nil && !used[n] {
 			t.Errorf("%s is on no edge", name1(n.make()))
 		}
 	}

@@ -39,7 +39,9 @@ func (m *DNSAnswer) Fields(c *Codec) {
 type UserbaseQuery struct {
 	Table string
 	User  string
+
+	Generation uint64 // see TableQuery
 }
 
 // Fields implements Msg.
-func (m *UserbaseQuery) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User) }
+func (m *UserbaseQuery) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User); Uint(c, &m.Generation) }

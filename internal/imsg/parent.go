@@ -7,11 +7,14 @@ import (
 )
 
 // Configure hands a child its part of the configuration: JSON of config.Config
-// in parts, in order. parent -> child, first of all and again at each reload.
+// in parts, in order. parent -> child, first of all and again at each reload:
+// then with Stage, which has it got ready and not yet used. The child answers
+// with Prepared, and waits for Apply.
 type Configure struct {
 	Generation uint64
 	Data       []byte
 	Last       bool
+	Stage      bool
 }
 
 // Fields implements Msg.
@@ -19,7 +22,49 @@ func (m *Configure) Fields(c *Codec) {
 	Uint(c, &m.Generation)
 	c.Bytes(&m.Data, MaxData)
 	c.Bool(&m.Last)
+	c.Bool(&m.Stage)
 }
+
+// Prepared says whether a child can work by a configuration that was staged.
+// child -> parent.
+type Prepared struct {
+	Generation uint64
+	Error      string // why not; empty: it can
+}
+
+// Fields implements Msg.
+func (m *Prepared) Fields(c *Codec) { Uint(c, &m.Generation); c.Text(&m.Error) }
+
+// Apply ends the wait of a staged configuration: it is used from here on and
+// answered with Applied, or forgotten. parent -> child.
+type Apply struct {
+	Generation uint64
+	Commit     bool
+}
+
+// Fields implements Msg.
+func (m *Apply) Fields(c *Codec) { Uint(c, &m.Generation); c.Bool(&m.Commit) }
+
+// Applied says that a child works by a configuration. child -> parent.
+type Applied struct{ Generation uint64 }
+
+// Fields implements Msg.
+func (m *Applied) Fields(c *Codec) { Uint(c, &m.Generation) }
+
+// TableOpen asks for a table file that only the parent may read. The parent
+// opens what tables of the configuration name, and nothing else. lookup ->
+// parent; answered by TableOpened.
+type TableOpen struct{ Path string }
+
+// Fields implements Msg.
+func (m *TableOpen) Fields(c *Codec) { c.Text(&m.Path) }
+
+// TableOpened answers TableOpen: with the descriptor of a regular file that can
+// be read, or an error.
+type TableOpened struct{ Error string }
+
+// Fields implements Msg.
+func (m *TableOpened) Fields(c *Codec) { line(c, &m.Error, MaxText) }
 
 // PeerLink hands a child its end of a fresh channel to a neighbour; an earlier
 // one is dead. parent -> child, with a descriptor.

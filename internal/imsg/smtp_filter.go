@@ -37,6 +37,8 @@ type FilterOpen struct {
 	Session mail.SessionID
 	Filters []string // in the order of the chain; later they go by their place
 	Events  []FilterEvent
+
+	Generation uint64 // of the configuration that the session began with
 }
 
 // Fields implements Msg.
@@ -44,6 +46,7 @@ func (m *FilterOpen) Fields(c *Codec) {
 	Uint(c, &m.Session)
 	List(c, &m.Filters, maxFilters, func(c *Codec, s *string) { c.Name(s) })
 	filterEvents(c, &m.Events)
+	Uint(c, &m.Generation)
 }
 
 // FilterOpened answers FilterOpen. Failed: a program that must be there is not.
@@ -164,12 +167,15 @@ func (m *TableAnswers) Fields(c *Codec) {
 }
 
 // FilterStart asks for the program of a processor of the configuration to be
-// started as another user; an earlier one of it is ended. lookup -> parent;
+// started as another user; an earlier one of the same generation is ended. lookup -> parent;
 // answered by FilterStarted.
-type FilterStart struct{ Proc string }
+type FilterStart struct {
+	Proc       string
+	Generation uint64 // of the configuration that says how
+}
 
 // Fields implements Msg.
-func (m *FilterStart) Fields(c *Codec) { c.Name(&m.Proc) }
+func (m *FilterStart) Fields(c *Codec) { c.Name(&m.Proc); Uint(c, &m.Generation) }
 
 // FilterStarted answers FilterStart: with the descriptor of the program's input
 // and output, or an error.

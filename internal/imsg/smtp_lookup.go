@@ -26,6 +26,8 @@ type RcptCheck struct {
 	Next     []mail.Envelope // recipients whose RCPT has come in behind it
 	TLS      bool
 	Local    bool // came through the local socket
+
+	Generation uint64 // of the configuration that the session began with
 }
 
 // Fields implements Msg.
@@ -35,6 +37,7 @@ func (m *RcptCheck) Fields(c *Codec) {
 	envelopes(c, &m.Next, &m.Envelope)
 	c.Bool(&m.TLS)
 	c.Bool(&m.Local)
+	Uint(c, &m.Generation)
 }
 
 // RcptAnswer answers RcptCheck. Next are the outcomes of the first of its Next,
@@ -83,10 +86,17 @@ type AuthCheck struct {
 	Table    string // empty: accounts of the system
 	User     string
 	Password string
+
+	Generation uint64
 }
 
 // Fields implements Msg.
-func (m *AuthCheck) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User); c.Name(&m.Password) }
+func (m *AuthCheck) Fields(c *Codec) {
+	c.Name(&m.Table)
+	c.Name(&m.User)
+	c.Name(&m.Password)
+	Uint(c, &m.Generation)
+}
 
 // SenderCheck asks whether a login may use a reverse-path. smtp -> lookup;
 // answered by TableAnswer: Found says yes.
@@ -94,7 +104,28 @@ type SenderCheck struct {
 	Table  string
 	User   string
 	Sender mail.Address
+
+	Generation uint64
 }
 
 // Fields implements Msg.
-func (m *SenderCheck) Fields(c *Codec) { c.Name(&m.Table); c.Name(&m.User); address(c, &m.Sender) }
+func (m *SenderCheck) Fields(c *Codec) {
+	c.Name(&m.Table)
+	c.Name(&m.User)
+	address(c, &m.Sender)
+	Uint(c, &m.Generation)
+}
+
+// Generations names the configurations before the present one that sessions
+// still work by: lookup keeps those and forgets the others. smtp -> lookup,
+// whenever one has become unused.
+type Generations struct{ Used []uint64 }
+
+// MaxGenerations is how many old configurations sessions may still work by.
+// Ours: a hundred reloads in the life of one session, and some.
+const MaxGenerations = 128
+
+// Fields implements Msg.
+func (m *Generations) Fields(c *Codec) {
+	List(c, &m.Used, MaxGenerations, func(c *Codec, g *uint64) { Uint(c, g) })
+}

@@ -95,6 +95,12 @@ const (
 	TypeFilterStart    Type = 88
 	TypeFilterStarted  Type = 89
 	TypeRetry          Type = 90
+	TypePrepared       Type = 110
+	TypeApply          Type = 111
+	TypeApplied        Type = 112
+	TypeTableOpen      Type = 113
+	TypeTableOpened    Type = 114
+	TypeGenerations    Type = 115
 )
 
 // kinds makes an empty imsg of each type.
@@ -189,6 +195,12 @@ var kinds = [...]func() Msg{
 	TypeRetry:          func() Msg { return &Retry{} },
 	TypeFilterStart:    func() Msg { return &FilterStart{} },
 	TypeFilterStarted:  func() Msg { return &FilterStarted{} },
+	TypePrepared:       func() Msg { return &Prepared{} },
+	TypeApply:          func() Msg { return &Apply{} },
+	TypeApplied:        func() Msg { return &Applied{} },
+	TypeTableOpen:      func() Msg { return &TableOpen{} },
+	TypeTableOpened:    func() Msg { return &TableOpened{} },
+	TypeGenerations:    func() Msg { return &Generations{} },
 }
 
 func (t Type) make() Msg {
@@ -467,3 +479,21 @@ func (*FilterStart) Type() Type { return TypeFilterStart }
 
 // Type implements Msg.
 func (*FilterStarted) Type() Type { return TypeFilterStarted }
+
+// Type implements Msg.
+func (*Prepared) Type() Type { return TypePrepared }
+
+// Type implements Msg.
+func (*Apply) Type() Type { return TypeApply }
+
+// Type implements Msg.
+func (*Applied) Type() Type { return TypeApplied }
+
+// Type implements Msg.
+func (*TableOpen) Type() Type { return TypeTableOpen }
+
+// Type implements Msg.
+func (*TableOpened) Type() Type { return TypeTableOpened }
+
+// Type implements Msg.
+func (*Generations) Type() Type { return TypeGenerations }
