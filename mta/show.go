@@ -115,6 +115,58 @@ func (e *Engine) ShowRelays() []string {
 	return lines
 }
 
+// ShowWaits says of each relay that has tasks waiting what they wait for, and
+// which envelopes they are: lines "reason: id id ...", each of one relay and of
+// at most waitsPerLine envelopes.
+func (e *Engine) ShowWaits() []string {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, r := range slices.SortedFunc(maps.Values(e.relays), func(a, b *relay) int { return cmp.Compare(a.id, b.id) }) {
+		var ids []string
+		for t := r.tasks.first; t != nil; t = t.next {
+			for _, v := range t.envs {
+				ids = append(ids, v.ID.String())
+			}
+		}
+		why := r.waitsFor(now)
+		for part := range slices.Chunk(ids, waitsPerLine) {
+			lines = append(lines, why+": "+strings.Join(part, " "))
+		}
+	}
+	return lines
+}
+
+// waitsPerLine bounds a line of ShowWaits. Ours.
+const waitsPerLine = 100
+
+// waitsFor says in a few words why the tasks of a relay wait: for a table, the
+// name system, a limit, a time or a route. There is no colon in it.
+func (r *relay) waitsFor(now time.Time) string {
+	var all flags
+	for _, c := range r.connectors {
+		if !c.stale {
+			all |= c.flags
+		}
+	}
+	switch limits := all &^ (delayed | probing) & waits; {
+	case r.preparing && r.authLabel != "":
+		return "a table, with credentials for " + r.name
+	case r.preparing:
+		return "the name system, about " + r.name
+	case r.notBefore.After(now) || r.mayMail(now).After(now):
+		return "a limit, the time between mails to " + r.name
+	case limits != 0:
+		return "a limit, " + limits.String() + " of " + r.name
+	case r.n > 0:
+		return "a limit, a free connection to " + r.name
+	case all&waits != 0:
+		return "a limit, the time between connections to " + r.name
+	}
+	return "a route to " + r.name
+}
+
 // ShowRoutes are the lines of `smtpctl show routes`.
 func (e *Engine) ShowRoutes() []string {
 	now := time.Now()

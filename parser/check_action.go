@@ -187,6 +187,8 @@ func (s *relaying) option(o *option) {
 	case "filter":
 		r.Filter = c.filterNames(o)
 		c.relayFilter(r.Filter, o)
+	case "hold":
+		r.Hold = c.hold(o.list)
 	case "prefer":
 		r.Prefer = o.sub
 	case "srs":
@@ -195,6 +197,23 @@ func (s *relaying) option(o *option) {
 			c.errorf(o.pos, "an srs key is required for srs, write above: srs key \"SECRET\"")
 		}
 	}
+}
+
+// hold reads the windows in which held mail leaves.
+func (c *checker) hold(list []*token) *config.Hold {
+	h := &config.Hold{}
+	for i, t := range list {
+		w, err := config.ParseWindow(t.text)
+		switch {
+		case err != nil:
+			c.errorf(t.pos, "hold: invalid window: %s, %v", t.text, err)
+		case i == config.MaxWindows:
+			c.errorf(t.pos, "hold: too many windows, at most %d", config.MaxWindows)
+		case i < config.MaxWindows:
+			h.Windows = append(h.Windows, w)
+		}
+	}
+	return h
 }
 
 func (s *relaying) backup(o *option) {

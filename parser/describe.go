@@ -120,6 +120,12 @@ func actionText(c *config.Config, a *config.Action) string {
 		add("pki", r.PKI)
 		add("ca", r.CA)
 		add("prefer", r.Prefer)
+		if r.Hold != nil {
+			b.WriteString(" hold")
+			for i, w := range r.Hold.Windows {
+				b.WriteString(map[bool]string{true: ",", false: ""}[i > 0] + fmt.Sprintf(" %q", w))
+			}
+		}
 		if r.SRS {
 			b.WriteString(" srs")
 		}

@@ -135,6 +135,7 @@ const mWITHOUT = 57457
 const mFULLMESSAGE = 57458
 const mQUADRATIC = 57459
 const mRETRY = 57460
+const mHOLD = 57461
 
 var modernToknames = [...]string{
 	"$end",
@@ -255,6 +256,7 @@ var modernToknames = [...]string{
 	"mFULLMESSAGE",
 	"mQUADRATIC",
 	"mRETRY",
+	"mHOLD",
 	"'='",
 	"','",
 	"'{'",
@@ -279,116 +281,116 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 524
+const modernLast = 526
 
 var modernAct = [...]int16{
-	260, 126, 258, 351, 281, 209, 305, 125, 116, 101,
-	71, 31, 108, 129, 212, 179, 99, 102, 375, 261,
-	374, 264, 261, 306, 173, 149, 377, 62, 280, 44,
-	278, 196, 197, 285, 87, 29, 195, 45, 261, 261,
-	192, 364, 261, 172, 293, 32, 261, 176, 398, 66,
-	292, 176, 398, 183, 176, 398, 265, 224, 283, 56,
-	248, 199, 200, 333, 186, 187, 330, 271, 75, 76,
-	41, 53, 117, 43, 202, 90, 361, 72, 249, 48,
-	65, 131, 42, 204, 119, 120, 122, 214, 194, 188,
-	98, 221, 193, 205, 304, 405, 82, 81, 203, 169,
-	121, 247, 168, 162, 70, 39, 130, 201, 47, 135,
-	136, 189, 119, 120, 403, 341, 421, 198, 339, 190,
-	191, 161, 259, 132, 46, 54, 250, 170, 207, 40,
-	410, 206, 401, 102, 208, 262, 219, 263, 262, 307,
-	263, 226, 227, 228, 185, 220, 222, 223, 225, 286,
-	88, 270, 231, 230, 262, 262, 263, 263, 262, 30,
-	263, 269, 262, 89, 263, 423, 266, 267, 268, 422,
-	282, 105, 399, 183, 367, 37, 277, 279, 118, 211,
-	213, 216, 276, 215, 38, 217, 160, 84, 359, 288,
-	291, 176, 414, 164, 180, 218, 85, 163, 69, 298,
-	299, 302, 303, 181, 176, 352, 176, 395, 176, 393,
-	176, 357, 50, 176, 355, 310, 311, 312, 346, 27,
-	106, 176, 177, 103, 104, 329, 316, 327, 318, 319,
-	314, 321, 110, 326, 323, 317, 142, 182, 320, 328,
-	49, 112, 331, 332, 325, 334, 324, 78, 79, 322,
-	51, 315, 313, 309, 308, 335, 301, 338, 340, 139,
-	344, 140, 111, 143, 388, 347, 300, 348, 349, 350,
-	345, 336, 337, 289, 252, 254, 290, 144, 342, 343,
-	356, 354, 358, 1, 297, 386, 296, 52, 360, 295,
-	244, 390, 240, 294, 284, 235, 275, 274, 273, 236,
-	272, 145, 381, 171, 167, 391, 166, 242, 165, 363,
-	148, 362, 183, 147, 383, 251, 257, 232, 233, 241,
-	138, 134, 146, 365, 141, 133, 366, 124, 115, 392,
-	387, 239, 123, 380, 114, 113, 107, 368, 369, 86,
-	370, 255, 371, 372, 373, 83, 389, 234, 80, 77,
-	73, 237, 68, 376, 67, 32, 253, 256, 63, 61,
-	60, 59, 394, 57, 396, 96, 55, 397, 382, 95,
-	385, 384, 238, 245, 36, 35, 34, 33, 243, 400,
-	211, 28, 175, 174, 93, 64, 137, 92, 127, 246,
-	402, 404, 128, 91, 94, 58, 218, 353, 412, 413,
-	411, 109, 159, 229, 415, 210, 416, 417, 418, 419,
-	420, 406, 407, 408, 409, 4, 97, 178, 24, 14,
-	184, 154, 100, 74, 287, 15, 379, 13, 378, 150,
-	6, 158, 7, 151, 157, 10, 9, 8, 2, 153,
-	0, 0, 0, 0, 26, 0, 0, 0, 152, 0,
-	0, 0, 0, 0, 3, 0, 0, 0, 0, 0,
-	23, 0, 155, 0, 0, 0, 0, 25, 0, 0,
-	0, 16, 17, 0, 0, 0, 0, 0, 0, 12,
-	0, 11, 0, 0, 0, 18, 156, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 19, 0, 20,
-	0, 0, 0, 0, 0, 21, 0, 22, 0, 0,
+	261, 126, 259, 353, 282, 209, 306, 125, 31, 101,
+	116, 71, 108, 129, 212, 179, 99, 102, 262, 196,
+	197, 265, 377, 376, 195, 173, 149, 379, 192, 62,
+	176, 400, 281, 307, 279, 29, 366, 262, 262, 176,
+	400, 183, 286, 87, 172, 262, 66, 39, 294, 199,
+	200, 293, 186, 187, 262, 262, 176, 400, 266, 224,
+	56, 41, 202, 50, 53, 284, 334, 331, 183, 43,
+	32, 204, 75, 76, 272, 363, 194, 188, 42, 48,
+	193, 205, 90, 122, 44, 305, 203, 117, 214, 180,
+	98, 49, 45, 221, 407, 201, 121, 131, 181, 189,
+	169, 51, 119, 120, 72, 198, 130, 190, 191, 135,
+	136, 65, 168, 405, 343, 162, 207, 37, 54, 206,
+	40, 341, 208, 289, 292, 70, 38, 119, 120, 170,
+	260, 84, 182, 161, 102, 263, 219, 264, 52, 132,
+	85, 226, 227, 228, 185, 220, 222, 223, 225, 425,
+	308, 271, 231, 230, 263, 263, 264, 264, 424, 287,
+	88, 270, 263, 47, 264, 142, 267, 268, 269, 69,
+	89, 263, 263, 264, 264, 401, 278, 280, 283, 46,
+	211, 213, 216, 277, 215, 30, 217, 423, 139, 412,
+	140, 403, 143, 118, 110, 369, 218, 361, 160, 299,
+	300, 303, 304, 112, 348, 164, 144, 290, 32, 163,
+	291, 82, 81, 176, 416, 311, 312, 313, 78, 79,
+	330, 253, 255, 328, 111, 327, 317, 315, 319, 320,
+	145, 322, 326, 390, 324, 318, 325, 154, 321, 329,
+	176, 354, 332, 333, 323, 335, 316, 158, 314, 151,
+	157, 146, 310, 141, 388, 153, 337, 336, 340, 342,
+	392, 346, 252, 258, 152, 309, 349, 302, 350, 351,
+	352, 347, 338, 339, 393, 249, 176, 397, 155, 344,
+	345, 358, 356, 360, 301, 105, 176, 395, 256, 362,
+	176, 359, 244, 250, 240, 176, 357, 235, 394, 389,
+	298, 236, 156, 254, 257, 297, 176, 177, 296, 242,
+	365, 295, 364, 285, 183, 391, 248, 383, 276, 232,
+	233, 241, 275, 274, 367, 273, 171, 368, 96, 385,
+	167, 166, 95, 239, 106, 165, 148, 103, 104, 370,
+	371, 251, 372, 147, 373, 374, 375, 93, 382, 234,
+	92, 138, 134, 237, 133, 378, 91, 94, 124, 115,
+	123, 114, 113, 107, 396, 86, 398, 83, 80, 399,
+	77, 73, 68, 67, 238, 245, 63, 61, 60, 97,
+	243, 402, 211, 384, 59, 387, 386, 57, 55, 36,
+	35, 246, 404, 406, 34, 33, 28, 27, 218, 247,
+	414, 415, 413, 1, 175, 174, 417, 64, 418, 419,
+	420, 421, 422, 408, 409, 410, 411, 4, 137, 127,
+	24, 14, 128, 58, 355, 109, 159, 15, 229, 13,
+	210, 178, 184, 100, 74, 288, 381, 380, 150, 6,
+	7, 10, 9, 8, 2, 0, 26, 0, 0, 0,
+	0, 0, 0, 0, 0, 0, 3, 0, 0, 0,
+	0, 0, 23, 0, 0, 0, 0, 0, 0, 25,
+	0, 0, 0, 16, 17, 0, 0, 0, 0, 0,
+	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 19,
+	0, 20, 0, 0, 0, 0, 0, 21, 0, 22,
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 5,
+	0, 0, 0, 0, 0, 5,
 }
 
 var modernPact = [...]int16{
-	410, -32768, 215, 376, -84, 40, -32768, -32768, -32768, -32768,
-	-32768, 372, 371, 370, 369, 68, 21, 24, 6, 30,
-	191, 23, 361, -8, 358, -32768, 356, -32768, -32768, 355,
-	354, -93, -32768, 353, -32768, 62, -32768, 350, -32768, 349,
-	347, -32768, 98, 42, -32768, 345, 7, 344, -32768, -32768,
-	343, 91, 340, 182, 334, 29, 70, 333, 8, 152,
-	-32768, -32768, 331, -32768, 214, 330, -93, -32768, 329, 323,
-	-32768, 67, 71, -32768, 327, -32768, -32768, -32768, 323, 323,
-	-32768, -32768, -32768, -32768, -32768, 322, -32768, -32768, -32768, -32768,
-	-32768, -32768, 76, 320, 316, -32768, -32768, -32768, -32768, 315,
-	-32768, 224, -32768, 308, 305, -96, 409, -32768, 83, -32768,
-	303, 301, 299, -32768, -32768, 96, -32768, 93, 39, -32768,
-	-32768, 298, -93, -74, -32768, -98, 217, 139, 19, 77,
-	77, 44, -32768, -20, -32768, 77, 77, 278, -32768, 49,
-	263, -32768, 41, -25, -25, -25, -25, -32768, -32768, -32768,
-	10, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	295, 293, 292, 291, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -90, -92, -32768, 51, -32768, -32768,
-	-32768, -32768, 289, 28, -32768, -32768, -32768, -32768, 184, -55,
-	-32768, -61, 288, 284, 281, 279, 17, 17, 261, 251,
-	17, 17, -32768, -32768, -32768, 57, -32768, -32768, 18, -32768,
-	-32768, 249, -32768, 248, 17, 17, 17, 247, 246, -32768,
-	77, -32768, 77, 77, -32768, 77, -32768, -32768, -32768, -32768,
-	-32768, -32768, 244, 17, 241, 239, 228, 222, 17, 220,
-	3, 17, 17, -2, 17, -32768, 39, -32768, -32768, -25,
-	-25, -32768, -32768, -32768, 37, 34, -25, -25, -32768, 17,
-	-32768, -32768, -32768, 213, 17, -32768, 17, 17, 17, 83,
-	200, -108, -32768, -32768, -32768, -32768, 67, 209, -32768, 206,
-	-32768, 183, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	412, -32768, 393, 391, -85, 65, -32768, -32768, -32768, -32768,
+	-32768, 390, 389, 385, 384, 10, 12, 20, 61, 30,
+	42, 16, 383, -7, 382, -32768, 379, -32768, -32768, 373,
+	372, -92, -32768, 371, -32768, 93, -32768, 203, -32768, 368,
+	367, -32768, 119, 69, -32768, 366, 11, 365, -32768, -32768,
+	363, 206, 362, 126, 360, 38, 77, 296, 8, 266,
+	-32768, -32768, 358, -32768, 176, 357, -92, -32768, 356, 354,
+	-32768, 82, 67, -32768, 355, -32768, -32768, -32768, 354, 354,
+	-32768, -32768, -32768, -32768, -32768, 353, -32768, -32768, -32768, -32768,
+	-32768, -32768, 92, 349, 347, -32768, -32768, -32768, -32768, 346,
+	-32768, 153, -32768, 338, 331, -96, 225, -32768, 95, -32768,
+	330, 326, 325, -32768, -32768, 106, -32768, 94, 57, -32768,
+	-32768, 321, -92, -73, -32768, -98, 302, 34, 7, 78,
+	78, 46, -32768, -18, -32768, 78, 78, 280, -32768, 264,
+	210, -32768, 49, -23, -23, -23, -23, -32768, -32768, -32768,
+	17, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	320, 318, 317, 313, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -87, -89, -32768, 58, -32768, -32768,
+	-32768, -32768, 308, 37, -32768, -32768, -32768, -32768, 118, -54,
+	-32768, -57, 306, 303, 300, 295, 50, 50, 279, 262,
+	50, 50, -32768, -32768, -32768, 48, -32768, -32768, 28, -32768,
+	-32768, 260, -32768, 247, 50, 50, 50, 243, 241, -32768,
+	78, -32768, 78, 78, -32768, 78, -32768, -32768, -32768, -32768,
+	-32768, -32768, 239, 50, 231, 227, 220, 218, 50, 215,
+	4, 50, 50, 1, 50, -32768, 57, 203, -32768, -32768,
+	-23, -23, -32768, -32768, -32768, 40, 33, -23, -23, -32768,
+	50, -32768, -32768, -32768, 199, 50, -32768, 50, 50, 50,
+	95, 236, -109, -32768, -32768, -32768, -32768, 82, 291, -32768,
+	286, -32768, 192, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, 20, 18, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -93, -76, -32768, 77, -32768, -32768,
-	77, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	169, -32768, -32768, -32768, -32768, -32768, 17, 17, -32768, 17,
-	-32768, 17, 17, 17, -32768, -102, -106, -32768, -32768, -32768,
-	-32768, -94, -32768, 286, 252, -32768, 204, 51, 202, -32768,
-	200, -32768, -32768, 200, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, 50, -32768, -32768, 127,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 33, 14, -25,
-	-25, -25, -25, -32768, 125, 51, -94, -94, -32768, -32768,
-	187, -32768, -32768, 17, -32768, 17, 17, 17, 17, 17,
-	-32768, 111, 47, 43, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, 19, 28, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -92, -81, -32768, 78, -32768,
+	-32768, 78, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, 190, -32768, -32768, -32768, -32768, -32768, -92, 50, 50,
+	-32768, 50, -32768, 50, 50, 50, -32768, -100, -103, -32768,
+	-32768, -32768, -32768, -94, -32768, 301, 221, -32768, 282, 58,
+	272, -32768, 236, -32768, -32768, 236, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 52, -32768,
+	-32768, 186, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 32,
+	13, -23, -23, -23, -23, -32768, 184, 58, -94, -94,
+	-32768, -32768, 209, -32768, -32768, 50, -32768, 50, 50, 50,
+	50, 50, -32768, 182, 35, 26, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 438, 437, 436, 435, 432, 430, 5, 429, 428,
-	426, 424, 8, 423, 11, 3, 10, 198, 6, 422,
-	420, 417, 15, 405, 403, 402, 401, 397, 14, 395,
-	392, 388, 13, 386, 12, 385, 0, 2, 7, 383,
-	382, 9, 21, 283, 1, 4,
+	0, 444, 443, 442, 441, 440, 439, 5, 438, 437,
+	436, 435, 10, 434, 8, 3, 11, 169, 6, 433,
+	432, 431, 15, 430, 428, 426, 425, 424, 14, 423,
+	422, 419, 13, 418, 12, 407, 0, 2, 7, 405,
+	404, 9, 21, 403, 1, 4,
 }
 
 var modernR1 = [...]int8{
@@ -409,12 +411,13 @@ var modernR1 = [...]int8{
 	2, 2, 2, 7, 7, 32, 32, 23, 23, 23,
 	23, 23, 23, 33, 33, 24, 24, 24, 24, 24,
 	24, 24, 24, 24, 24, 24, 24, 24, 24, 24,
-	24, 24, 24, 24, 3, 3, 29, 29, 41, 41,
-	42, 42, 19, 19, 19, 19, 19, 19, 19, 19,
+	24, 24, 24, 24, 24, 24, 3, 3, 29, 29,
+	41, 41, 42, 42, 19, 19, 19, 19, 19, 19,
 	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
-	19, 19, 4, 4, 4, 4, 4, 8, 8, 8,
-	8, 8, 8, 8, 8, 9, 9, 10, 10, 10,
-	10, 27, 27, 27, 27, 27, 27, 27, 27, 27,
+	19, 19, 19, 19, 4, 4, 4, 4, 4, 8,
+	8, 8, 8, 8, 8, 8, 8, 9, 9, 10,
+	10, 10, 10, 27, 27, 27, 27, 27, 27, 27,
+	27, 27,
 }
 
 var modernR2 = [...]int8{
@@ -435,77 +438,78 @@ var modernR2 = [...]int8{
 	5, 5, 5, 0, 2, 0, 2, 1, 2, 2,
 	2, 2, 2, 0, 2, 1, 1, 2, 2, 2,
 	2, 2, 2, 2, 2, 1, 3, 2, 2, 1,
-	2, 2, 1, 2, 3, 4, 0, 2, 0, 1,
-	0, 1, 3, 3, 5, 5, 3, 3, 3, 4,
-	5, 4, 5, 5, 5, 2, 3, 4, 4, 4,
-	4, 4, 4, 5, 8, 7, 8, 1, 1, 1,
+	2, 2, 1, 2, 1, 2, 3, 4, 0, 2,
+	0, 1, 0, 1, 3, 3, 5, 5, 3, 3,
+	3, 4, 5, 4, 5, 5, 5, 2, 3, 4,
+	4, 4, 4, 4, 4, 5, 8, 7, 8, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 2, 3, 4, 3, 4, 4, 4, 4, 4,
+	1, 1, 1, 2, 3, 4, 3, 4, 4, 4,
+	4, 4,
 }
 
 var modernChk = [...]int16{
 	-32768, -43, -1, 44, 5, 113, -6, -5, -2, -3,
 	-4, 71, 69, 17, 9, 15, 61, 62, 75, 87,
-	89, 95, 97, 50, 8, 57, 34, 4, 5, 119,
-	119, -14, 5, 5, 5, 5, 5, 107, 116, 37,
+	89, 95, 97, 50, 8, 57, 34, 4, 5, 120,
+	120, -14, 5, 5, 5, 5, 5, 107, 116, 37,
 	108, 49, 58, 49, 23, 31, 118, 102, 49, 49,
 	21, 59, 96, 48, 102, 5, 67, 5, -29, 5,
-	5, 5, 120, 5, -35, 18, -14, 5, 5, -17,
+	5, 5, 121, 5, -35, 18, -14, 5, 5, -17,
 	6, -16, 35, 5, -13, 61, 62, 5, -17, -17,
-	5, 6, 5, 5, 5, 14, 5, 5, 121, 93,
+	5, 6, 5, 5, 5, 14, 5, 5, 122, 93,
 	5, 60, 54, 51, 61, 36, 32, 83, 82, 8,
-	-19, -41, 125, 71, 72, 19, 68, 5, -34, -26,
+	-19, -41, 126, 71, 72, 19, 68, 5, -34, -26,
 	18, 48, 27, 5, 5, 5, -12, 5, 111, 45,
 	46, 29, -14, 5, 5, -38, -44, -31, -30, -32,
 	-32, 5, 47, 5, 5, -32, -32, -33, 5, 35,
-	37, 100, 12, 39, 53, 77, 98, 5, 5, 121,
+	37, 100, 12, 39, 53, 77, 98, 5, 5, 122,
 	-8, 24, 39, 30, 12, 53, 77, 25, 22, -25,
 	103, 38, 20, 114, 110, 5, 5, 5, 6, 6,
-	-12, 5, 117, 122, -39, -40, 4, 5, -21, -22,
+	-12, 5, 117, 123, -39, -40, 4, 5, -21, -22,
 	55, 64, 98, 34, -20, -22, 45, 46, 70, 92,
 	100, 101, 21, 73, 69, 17, 12, 13, 98, 42,
 	43, 88, 55, 79, 64, 74, 112, 109, 115, -7,
 	-23, 102, -28, 103, 10, 106, 104, 108, 118, -7,
 	-32, 47, -32, -32, 77, -32, -7, -7, -7, -24,
 	-22, -28, 39, 40, 69, 17, 21, 73, 94, 53,
-	14, 41, 29, 100, 12, 95, 111, 52, 11, 29,
-	77, 52, 11, 93, 12, 78, 94, 53, -37, 81,
-	-36, 5, 121, 123, -42, 81, -42, -42, -42, -34,
-	-44, 57, 5, 5, 5, 5, -16, -44, 120, -44,
-	120, -45, 119, 7, 5, 5, 121, -11, 5, 89,
-	92, 6, 105, 105, 5, 5, 5, 5, -37, -37,
-	5, 5, -36, -36, 37, -18, 5, 121, 5, 5,
-	-36, -36, -36, 5, -14, 5, -7, -32, -7, -7,
-	-32, -7, 5, -36, 5, 5, 5, 5, -36, 5,
-	63, -36, -36, 65, -36, -12, -42, -42, -37, 81,
-	-37, 81, -42, -42, -36, -38, 5, -36, -36, -36,
-	-36, -15, 5, -27, -41, 5, -44, 5, -44, 5,
-	-44, 56, -18, -44, 117, -7, -7, 5, -36, -36,
-	-36, -36, -36, -36, 122, 124, -44, 120, -9, -10,
-	47, 16, 82, 28, 85, 84, 33, 78, 12, 94,
-	39, 53, 77, 5, -45, 5, -15, -15, 5, 122,
-	-44, 5, -37, 81, -37, 81, -42, -42, -42, -42,
-	5, -45, -44, -44, 5, -36, -36, -36, -36, -36,
-	-36, 5, 122, 122,
+	14, 41, 29, 100, 12, 95, 111, 119, 52, 11,
+	29, 77, 52, 11, 93, 12, 78, 94, 53, -37,
+	81, -36, 5, 122, 124, -42, 81, -42, -42, -42,
+	-34, -44, 57, 5, 5, 5, 5, -16, -44, 121,
+	-44, 121, -45, 120, 7, 5, 5, 122, -11, 5,
+	89, 92, 6, 105, 105, 5, 5, 5, 5, -37,
+	-37, 5, 5, -36, -36, 37, -18, 5, 122, 5,
+	5, -36, -36, -36, 5, -14, 5, -7, -32, -7,
+	-7, -32, -7, 5, -36, 5, 5, 5, 5, -36,
+	5, 63, -36, -36, 65, -36, -12, -14, -42, -42,
+	-37, 81, -37, 81, -42, -42, -36, -38, 5, -36,
+	-36, -36, -36, -15, 5, -27, -41, 5, -44, 5,
+	-44, 5, -44, 56, -18, -44, 117, -7, -7, 5,
+	-36, -36, -36, -36, -36, -36, 123, 125, -44, 121,
+	-9, -10, 47, 16, 82, 28, 85, 84, 33, 78,
+	12, 94, 39, 53, 77, 5, -45, 5, -15, -15,
+	5, 123, -44, 5, -37, 81, -37, 81, -42, -42,
+	-42, -42, 5, -45, -44, -44, 5, -36, -36, -36,
+	-36, -36, -36, 5, 123, 123,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 176, 0, 1, 2, 0,
+	0, 0, 0, 0, 0, 178, 0, 1, 2, 0,
 	0, 22, 38, 0, 59, 0, 13, 0, 15, 0,
 	0, 50, 0, 44, 23, 24, 0, 0, 50, 50,
-	0, 0, 0, 0, 0, 0, 0, 0, 178, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 180, 0,
 	3, 4, 0, 52, 11, 0, 14, 16, 0, 18,
 	19, 20, 0, 25, 0, 40, 41, 28, 29, 30,
 	31, 32, 33, 34, 35, 0, 37, 64, 76, 92,
-	98, 145, 145, 0, 0, 145, 145, 153, 174, 0,
-	177, 0, 179, 0, 0, 0, 0, 39, 10, 60,
+	98, 145, 145, 0, 0, 145, 145, 153, 176, 0,
+	179, 0, 181, 0, 0, 0, 0, 39, 10, 60,
 	0, 0, 0, 12, 17, 0, 45, 0, 0, 48,
 	49, 0, 26, 38, 36, 0, 0, 90, 91, 143,
-	143, 145, 145, 145, 145, 143, 143, 143, 175, 0,
-	0, 195, 81, 180, 180, 180, 180, 202, 52, 76,
-	0, 207, 208, 209, 210, 211, 212, 213, 214, 53,
+	143, 145, 145, 145, 145, 143, 143, 143, 177, 0,
+	0, 197, 81, 182, 182, 182, 182, 204, 52, 76,
+	0, 209, 210, 211, 212, 213, 214, 215, 216, 53,
 	0, 0, 0, 0, 58, 61, 62, 63, 51, 46,
 	47, 44, 27, 65, 76, 76, 77, 68, 93, 94,
 	95, 96, 0, 0, 99, 100, 101, 102, 0, 104,
@@ -514,41 +518,41 @@ var modernDef = [...]int16{
 	146, 0, 147, 0, 0, 0, 0, 0, 0, 133,
 	143, 145, 143, 143, 145, 143, 140, 141, 142, 154,
 	155, 156, 0, 0, 0, 0, 0, 0, 0, 0,
-	165, 0, 0, 169, 0, 172, 0, 182, 183, 180,
-	180, 186, 187, 188, 81, 81, 180, 180, 196, 0,
-	82, 78, 76, 0, 0, 181, 0, 0, 0, 203,
-	0, 178, 54, 55, 56, 57, 21, 66, 76, 67,
-	76, 0, 74, 75, 97, 86, 76, 103, 128, 129,
-	130, 131, 105, 108, 109, 110, 111, 112, 113, 114,
-	115, 116, 117, 118, 0, 127, 88, 76, 144, 148,
-	149, 150, 151, 152, 42, 38, 134, 143, 135, 137,
-	143, 139, 157, 158, 159, 160, 161, 162, 163, 164,
-	0, 167, 168, 170, 171, 173, 0, 0, 189, 0,
-	191, 0, 0, 0, 197, 0, 0, 198, 199, 200,
-	201, 76, 83, 0, 0, 69, 0, 0, 0, 71,
-	0, 119, 124, 0, 43, 136, 138, 166, 184, 185,
-	190, 192, 193, 194, 79, 80, 0, 76, 205, 0,
-	215, 216, 217, 218, 219, 220, 221, 81, 81, 180,
-	180, 180, 180, 70, 0, 0, 76, 76, 84, 204,
-	0, 206, 222, 0, 224, 0, 0, 0, 0, 0,
-	72, 0, 0, 0, 85, 223, 225, 226, 227, 228,
-	229, 73, 87, 89,
+	165, 0, 0, 169, 0, 172, 0, 174, 184, 185,
+	182, 182, 188, 189, 190, 81, 81, 182, 182, 198,
+	0, 82, 78, 76, 0, 0, 183, 0, 0, 0,
+	205, 0, 180, 54, 55, 56, 57, 21, 66, 76,
+	67, 76, 0, 74, 75, 97, 86, 76, 103, 128,
+	129, 130, 131, 105, 108, 109, 110, 111, 112, 113,
+	114, 115, 116, 117, 118, 0, 127, 88, 76, 144,
+	148, 149, 150, 151, 152, 42, 38, 134, 143, 135,
+	137, 143, 139, 157, 158, 159, 160, 161, 162, 163,
+	164, 0, 167, 168, 170, 171, 173, 175, 0, 0,
+	191, 0, 193, 0, 0, 0, 199, 0, 0, 200,
+	201, 202, 203, 76, 83, 0, 0, 69, 0, 0,
+	0, 71, 0, 119, 124, 0, 43, 136, 138, 166,
+	186, 187, 192, 194, 195, 196, 79, 80, 0, 76,
+	207, 0, 217, 218, 219, 220, 221, 222, 223, 81,
+	81, 182, 182, 182, 182, 70, 0, 0, 76, 76,
+	84, 206, 0, 208, 224, 0, 226, 0, 0, 0,
+	0, 0, 72, 0, 0, 0, 85, 225, 227, 228,
+	229, 230, 231, 73, 87, 89,
 }
 
 var modernTok1 = [...]int8{
 	1, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 125, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 120, 3, 3, 3, 3, 3,
+	3, 3, 3, 126, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 121, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	123, 119, 124, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	124, 120, 125, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 121, 3, 122,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 122, 3, 123,
 }
 
 var modernTok2 = [...]int8{
@@ -563,7 +567,7 @@ var modernTok2 = [...]int8{
 	82, 83, 84, 85, 86, 87, 88, 89, 90, 91,
 	92, 93, 94, 95, 96, 97, 98, 99, 100, 101,
 	102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
-	112, 113, 114, 115, 116, 117, 118,
+	112, 113, 114, 115, 116, 117, 118, 119,
 }
 
 var modernTok3 = [...]int8{
@@ -1810,88 +1814,88 @@ moderndefault:
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 174:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:315
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 175:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:316
+		{
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+		}
+	case 176:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:318
+//line modern.y:320
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 175:
+	case 177:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:319
+//line modern.y:321
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
-	case 176:
+	case 178:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:323
+//line modern.y:325
 		{
 			modernVAL.opts = nil
 		}
-	case 177:
+	case 179:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:324
+//line modern.y:326
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 178:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:328
-		{
-			modernVAL.flag = false
-		}
-	case 179:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:329
-		{
-			modernVAL.flag = true
-		}
 	case 180:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:333
+//line modern.y:330
 		{
 			modernVAL.flag = false
 		}
 	case 181:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:334
+//line modern.y:331
 		{
 			modernVAL.flag = true
 		}
 	case 182:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:338
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:335
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = false
 		}
 	case 183:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:339
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:336
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = true
 		}
 	case 184:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:340
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 185:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:341
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 186:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:342
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 186:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:342
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
 	case 187:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:343
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 188:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -1900,16 +1904,16 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 189:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:345
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 190:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:346
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 191:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -1924,46 +1928,46 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 193:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:349
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 194:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:350
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 195:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:351
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 196:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:352
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 197:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:353
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 196:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:352
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 197:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:353
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
 	case 198:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:354
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 199:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:355
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 200:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -1979,51 +1983,51 @@ moderndefault:
 		}
 	case 202:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:361
+//line modern.y:358
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 203:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:359
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 204:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:363
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
 		}
-	case 203:
+	case 205:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:363
+//line modern.y:365
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
-	case 204:
+	case 206:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:365
+//line modern.y:367
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
 		}
-	case 205:
+	case 207:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:367
+//line modern.y:369
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
 		}
-	case 206:
+	case 208:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:369
+//line modern.y:371
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
 		}
-	case 221:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:380
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
-		}
-	case 222:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:381
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
 	case 223:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:382
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
 	case 224:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -2038,16 +2042,16 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 226:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:385
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 227:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:386
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 228:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -2058,6 +2062,18 @@ moderndefault:
 	case 229:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:388
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 230:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:389
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 231:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:390
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

@@ -30,7 +30,7 @@ package parser
 %token <tok> mSUBADDRDELIM mTABLE mTAG mTAGGED mTLS mTLSREQUIRE mTTL mUSER mUSERBASE
 %token <tok> mVERIFY mVIRTUAL mWARNINTERVAL mWRAPPER
 %token <tok> mLOGCONVERSATION mPASSONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
-%token <tok> mFULLMESSAGE mQUADRATIC mRETRY
+%token <tok> mFULLMESSAGE mQUADRATIC mRETRY mHOLD
 
 %type <node> stmt action match filter listen table
 %type <tok>  ttl phase silent telling port one_of_limit kind
@@ -312,6 +312,8 @@ ropt:
 	| mAUTH tables                  { $$ = optTable($1, $2) }
 	| mSRS                          { $$ = opt($1, nil) }
 	| mPREFER one_of_limit          { $$ = optSub($1, $2) }
+	| mHOLD                         { $$ = opt($1, nil) }
+	| mHOLD delays                  { $$ = optWords($1, "", $2) }
 	;
 
 match:

@@ -310,7 +310,7 @@ func (p *printer) option(o *option) {
 		word = "!" + word
 	}
 	p.put(word)
-	if o.key == "retry" {
+	if o.key == "retry" || o.key == "hold" {
 		p.delays(o)
 		return
 	}
@@ -338,7 +338,7 @@ func (p *printer) option(o *option) {
 	}
 }
 
-// delays writes when failed attempts are repeated.
+// delays writes when failed attempts are repeated, or mail may leave.
 func (p *printer) delays(o *option) {
 	for i, d := range o.list {
 		if i > 0 {

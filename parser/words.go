@@ -29,7 +29,7 @@ var modernWords = map[string]int{
 	"warn-interval": mWARNINTERVAL, "wrapper": mWRAPPER,
 
 	"log-conversation": mLOGCONVERSATION, "pass-on-failure": mPASSONFAILURE, "prefer": mPREFER,
-	"full-message": mFULLMESSAGE, "quadratic": mQUADRATIC, "retry": mRETRY,
+	"full-message": mFULLMESSAGE, "hold": mHOLD, "quadratic": mQUADRATIC, "retry": mRETRY,
 	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
 	"without": mWITHOUT,
 }
@@ -38,7 +38,7 @@ var modernWords = map[string]int{
 // that can ask for them. Elsewhere, and where a name must stand, they are names,
 // so that a file that uses them as such keeps its meaning.
 var laterWords = map[string]string{
-	"full-message": "bounce", "log-conversation": "listen", "pass-on-failure": "proc filter",
+	"full-message": "bounce", "hold": "action", "log-conversation": "listen", "pass-on-failure": "proc filter",
 	"prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
 	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
 	"without": "listen",

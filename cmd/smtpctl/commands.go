@@ -94,6 +94,8 @@ func commands() []entry {
 		{"queue import <str>", importSpool, true},
 		{"queue verify", onSpool("queue verify"), true},
 		{"reload", reload, true},
+		{"release <str>", release, true},
+		{"release <str> for <str>", release, true},
 		{"remove where", selected(ctl.ReqRemove, "removed"), true},
 		{"resume envelope where", selected(ctl.ReqResume, "resumed"), true},
 		{"resume where", selected(ctl.ReqResume, "resumed"), true},
@@ -258,6 +260,32 @@ func selected(request, done string) handler {
 		return nil
 	}
 }
+
+// release lets held mail for a domain leave: what there is now, and for a time
+// what comes.
+func release(p *program, ctx context.Context, params []string) error {
+	domain, seconds := params[0], "0"
+	if domain == "all" {
+		domain = "*"
+	}
+	if len(params) > 1 {
+		d, err := ctl.ParseDuration(params[1])
+		if err != nil || d < time.Second || d > maxRelease {
+			return failed("not a time like 90s, 30m or 1d: %s", params[1])
+		}
+		seconds = strconv.FormatInt(int64(d/time.Second), 10)
+	}
+	n, err := p.number(ctx, ctl.ReqRelease, domain, seconds)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.stdout, "%d envelope%s released\n", n, plural(n > 1))
+	return nil
+}
+
+// maxRelease bounds a release: what shall last longer belongs in the
+// configuration. Ours.
+const maxRelease = 31 * 24 * time.Hour
 
 func discover(p *program, ctx context.Context, params []string) error {
 	n, err := p.number(ctx, ctl.ReqDiscover, params[0])

@@ -152,7 +152,7 @@ func entryOf(t *testing.T, line string) *ctl.Entry {
 	states := map[string]string{"pending": "1", "inflight": "2"}
 	client := map[string]string{"inet4": "127.0.0.1"}
 	e, err := ctl.ParseEntry([]string{f[0], client[f[1]], kinds[f[2]], flags[f[3]], f[4], f[5], f[6], f[7], "0", f[9], f[10],
-		states[f[11]], "0", "0", f[13], "0", "", "", "act"})
+		states[f[11]], "0", "0", f[13], "0", "", "", "act", ""})
 	if err != nil {
 		t.Fatalf("line %q: %v", line, err)
 	}
@@ -220,13 +220,15 @@ func TestShowQueueForms(t *testing.T) {
 func TestWaitsFor(t *testing.T) {
 	now := time.Unix(1795217035, 0)
 	tests := map[string]ctl.Entry{
-		"the daemon, which is not running":                                   {State: ctl.StateOffline},
-		"its action to be configured again, or to be removed":                {State: ctl.StateInvalid},
-		"the end of the attempt that began 5s ago":                           {State: ctl.StateInflight, Since: now.Add(-5 * time.Second)},
-		"an operator: resume envelope":                                       {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagSuspended}},
-		"its release: schedule":                                              {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagHold}},
-		"its relay (a route or limit), or its action to be configured again": {State: ctl.StatePending, Held: true},
-		"its turn: due now":                                                  {State: ctl.StatePending, Since: now},
+		"the daemon, which is not running":                             {State: ctl.StateOffline},
+		"its action to be configured again, or to be removed":          {State: ctl.StateInvalid},
+		"the end of the attempt that began 5s ago":                     {State: ctl.StateInflight, Since: now.Add(-5 * time.Second)},
+		"an operator: resume envelope":                                 {State: ctl.StatePending, Envelope: mail.Envelope{Flags: mail.FlagSuspended}},
+		"its release: its action holds mail":                           {State: ctl.StatePending, Wait: mail.WaitRelease},
+		"its release: its action holds mail, the next window is in 2h": {State: ctl.StatePending, Wait: mail.WaitWindow, Since: now.Add(2 * time.Hour)},
+		"a limit: its relay has as much as it can use":                 {State: ctl.StatePending, Wait: mail.WaitRelay},
+		"a limit, LIMIT_HOST of [relay:a.test,smtp]":                   {State: ctl.StateInflight, Reason: "a limit, LIMIT_HOST of [relay:a.test,smtp]"},
+		"its turn: due now":                                            {State: ctl.StatePending, Since: now},
 	}
 	for want, e := range tests {
 		if got := waitsFor(&e, now); got != want {

@@ -178,14 +178,18 @@ func waitsFor(e *ctl.Entry, now time.Time) string {
 		return "the daemon, which is not running"
 	case e.State == ctl.StateInvalid:
 		return "its action to be configured again, or to be removed"
+	case e.State == ctl.StateInflight && e.Reason != "":
+		return e.Reason
 	case e.State == ctl.StateInflight:
 		return "the end of the attempt that began " + ctl.Duration(now.Sub(e.Since)) + " ago"
 	case flags&mail.FlagSuspended != 0:
 		return "an operator: resume envelope"
-	case flags&mail.FlagHold != 0:
-		return "its release: schedule"
-	case e.Held:
-		return "its relay (a route or limit), or its action to be configured again"
+	case e.Wait == mail.WaitRelay:
+		return "a limit: its relay has as much as it can use"
+	case e.Wait == mail.WaitRelease || flags&mail.FlagHold != 0:
+		return "its release: its action holds mail"
+	case e.Wait == mail.WaitWindow:
+		return "its release: its action holds mail, the next window is in " + ctl.Duration(e.Since.Sub(now))
 	case e.Since.After(now):
 		return "time: next try in " + ctl.Duration(e.Since.Sub(now))
 	}

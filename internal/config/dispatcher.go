@@ -62,6 +62,7 @@ type Relay struct {
 	Filter    []string
 	SRS       bool
 	Prefer    string // "", "inet4" or "inet6": addresses tried first
+	Hold      *Hold  // nil: mail leaves when it can
 }
 
 // Filter is one `filter` line.

@@ -35,25 +35,22 @@ type Entry struct {
 	Envelope mail.Envelope
 	State    State
 	Since    time.Time
-	Held     bool // waits until mta has room for it
+	Wait     mail.Wait // beside time
+	Reason   string    // why mta keeps it waiting, in a few words; empty: it does not, or is not asked
 }
 
 // entryFields is how many fields an Entry has on the socket.
-const entryFields = 19
+const entryFields = 20
 
 // Fields is the entry as a Row.
 func (e *Entry) Fields() []string {
 	v := &e.Envelope
-	held := "0"
-	if e.Held {
-		held = "1"
-	}
 	return []string{
 		v.ID.String(), v.Client, number(int64(v.Kind)), number(int64(v.Flags)),
 		v.Sender.String(), v.Rcpt.String(), v.Dest.String(),
 		unixTime(v.Created), number(int64(v.TTL / time.Second)), unixTime(v.LastTry), number(int64(v.Retry)),
-		number(int64(e.State)), unixTime(e.Since), held,
-		v.LastError, number(int64(v.LastStatus.Code)), v.LastStatus.String(), v.RemoteMTA, v.Dispatcher,
+		number(int64(e.State)), unixTime(e.Since), number(int64(e.Wait)),
+		v.LastError, number(int64(v.LastStatus.Code)), v.LastStatus.String(), v.RemoteMTA, v.Dispatcher, e.Reason,
 	}
 }
 
@@ -68,7 +65,7 @@ func ParseEntry(f []string) (*Entry, error) {
 	}
 	n := reader{ok: true}
 	e := &Entry{
-		State: State(n.num(f[11], 255)), Since: n.time(f[12]), Held: f[13] == "1",
+		State: State(n.num(f[11], 255)), Since: n.time(f[12]), Wait: mail.Wait(n.num(f[13], 255)), Reason: f[19],
 		Envelope: mail.Envelope{
 			ID: id, Client: f[1], Kind: mail.Kind(n.num(f[2], 255)), Flags: mail.Flags(n.num(f[3], 1<<16-1)),
 			Sender: mail.SplitAddress(f[4]), Rcpt: mail.SplitAddress(f[5]), Dest: mail.SplitAddress(f[6]),
@@ -164,7 +161,7 @@ type flagName struct {
 // FlagNames are the words of field 4.
 func (e *Entry) FlagNames() []string {
 	flags := e.Envelope.Flags
-	if e.Held {
+	if e.Wait != mail.WaitTime {
 		flags |= mail.FlagHold
 	}
 	words := []string{}

@@ -53,7 +53,7 @@ func TestLine(t *testing.T) {
 		"null reverse-path, all flags": {change(func(e *Entry) {
 			e.Envelope.Sender, e.Envelope.Client = mail.Address{}, "local"
 			e.Envelope.Flags = mail.FlagBounce | mail.FlagAuthenticated | mail.FlagInternal | mail.FlagSuspended
-			e.Held = true
+			e.Wait, e.Reason = mail.WaitRelay, "a limit"
 			e.State = StateInvalid
 		}), `7f5a56b65f591e71|local|mda|bounce,auth,internal,suspend,hold|@|alice@temp.mda.test|alice@temp.mda.test|1795216993|1795216993|0|2|invalid||"trouble"`},
 		"hostile": {change(func(e *Entry) {

@@ -3,7 +3,6 @@ package ctl
 import (
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -108,16 +107,9 @@ func newCondition(name string, op byte, value string) (condition, error) {
 func fold(s string) string { return strings.ToLower(s) }
 
 func patternCondition(pattern string, texts func(*Entry) []string) (condition, error) {
-	// A pattern of path.Match, but for its classes and its care for slashes.
-	pattern = strings.NewReplacer(`\`, `\\`, "[", `\[`, "/", "\x01").Replace(fold(pattern))
-	if _, err := path.Match(pattern, ""); err != nil {
-		return nil, err
-	}
+	pattern = fold(pattern)
 	return func(e *Entry, _ time.Time) bool {
-		return slices.ContainsFunc(texts(e), func(s string) bool {
-			ok, err := path.Match(pattern, strings.ReplaceAll(fold(s), "/", "\x01"))
-			return ok && err == nil
-		})
+		return slices.ContainsFunc(texts(e), func(s string) bool { return mail.MatchPattern(pattern, fold(s)) })
 	}, nil
 }
 
@@ -153,12 +145,13 @@ func flagCondition(value string) (condition, error) {
 
 var errDuration = errors.New("not a duration like 2h or 1d12h")
 
-func ageCondition(op byte, value string) (condition, error) {
+// ParseDuration reads a time like 90s, 2h or 1d12h.
+func ParseDuration(value string) (time.Duration, error) {
 	days, rest := time.Duration(0), value
 	if n, tail, ok := strings.Cut(value, "d"); ok { // days, which time does not know
 		v, err := strconv.ParseUint(n, 10, 16)
 		if err != nil {
-			return nil, errDuration
+			return 0, errDuration
 		}
 		days, rest = time.Duration(v)*24*time.Hour, tail
 	}
@@ -166,10 +159,17 @@ func ageCondition(op byte, value string) (condition, error) {
 	if rest != "" {
 		var err error
 		if d, err = time.ParseDuration(rest); err != nil || d < 0 {
-			return nil, errDuration
+			return 0, errDuration
 		}
 	}
-	d += days
+	return d + days, nil
+}
+
+func ageCondition(op byte, value string) (condition, error) {
+	d, err := ParseDuration(value)
+	if err != nil {
+		return nil, err
+	}
 	return func(e *Entry, now time.Time) bool {
 		age := now.Sub(e.Envelope.Created)
 		return op == '>' && age > d || op == '<' && age < d

@@ -10,7 +10,7 @@ import (
 
 func TestSelection(t *testing.T) {
 	now := at(1795217035)
-	e := Entry{Envelope: trouble(), State: StatePending, Held: true} // 42 s old, tried twice
+	e := Entry{Envelope: trouble(), State: StatePending, Wait: mail.WaitRelay} // 42 s old, tried twice
 	e.Envelope.Dest = mail.Address{User: "a/b[c", Domain: "Dest.Test"}
 	null := e
 	null.Envelope.Sender = mail.Address{}

@@ -65,7 +65,7 @@ type SchedState struct {
 	Known    bool
 	Inflight bool
 	Since    time.Time // Inflight: start of the attempt; else: when it is next tried
-	Held     bool
+	Wait     mail.Wait
 	Suspend  bool
 }
 
@@ -78,7 +78,7 @@ func (m *SchedStates) Fields(c *Codec) {
 		c.Bool(&s.Known)
 		c.Bool(&s.Inflight)
 		c.Time(&s.Since)
-		c.Bool(&s.Held)
+		Uint(c, &s.Wait)
 		c.Bool(&s.Suspend)
 	})
 }
@@ -93,6 +93,7 @@ const (
 	OpPause
 	OpResume
 	OpDiscover
+	OpRelease // lets mail for Domain leave that its action holds; Count is how many domains are released
 )
 
 // SchedCommand applies an operation to one envelope, one message, a list of
@@ -103,6 +104,8 @@ type SchedCommand struct {
 	Message  mail.MessageID
 	Envelope mail.EnvelopeID
 	IDs      []mail.EnvelopeID
+	Domain   string        // OpRelease: a pattern, lower-case
+	Time     time.Duration // OpRelease: how long; 0: that ends
 }
 
 // Fields implements Msg.
@@ -112,6 +115,8 @@ func (m *SchedCommand) Fields(c *Codec) {
 	Uint(c, &m.Message)
 	Uint(c, &m.Envelope)
 	List(c, &m.IDs, MaxItems, envelopeID)
+	String(c, &m.Domain, MaxText)
+	c.Duration(&m.Time)
 }
 
 // Count answers SchedCommand: how many envelopes it touched.

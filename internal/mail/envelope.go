@@ -2,6 +2,18 @@ package mail
 
 import "time"
 
+// Wait says what an envelope waits for that is not being tried.
+type Wait uint8
+
+// What there is to wait for.
+const (
+	WaitTime    Wait = iota // the next try, or its turn when that has come
+	WaitRelay               // its relay has more than it can use
+	WaitRelease             // an operator
+	WaitWindow              // the next time at which held mail may leave
+	WaitAction              // its action, which there is not
+)
+
 // Kind says which process takes the next step with an envelope.
 type Kind uint8
 

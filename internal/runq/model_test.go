@@ -29,6 +29,7 @@ type modelEnv struct {
 	key     uint64
 	sent    bool // expiring, removing: said so
 	again   bool // removing: said again at next
+	freed   bool // not held back
 }
 
 func (m *model) formula(e *modelEnv, base time.Duration, after time.Time) time.Time {
@@ -85,11 +86,33 @@ func (m *model) add(now time.Time, e Entry) {
 	}
 	if old != nil {
 		n.Suspended = old.Suspended
+		n.freed = old.freed && e.Retry == old.Retry
 	}
-	if n.Hold && n.lapses == 0 {
-		n.state = "parked"
-	}
+	m.rest(now, n)
 	m.envs[e.ID] = n
+}
+
+// rest has an envelope wait, for its time or for its release.
+func (m *model) rest(now time.Time, e *modelEnv) {
+	e.state = "waiting"
+	held := e.Hold || e.Dispatcher == "b" && !windowOpen(now)
+	if held && !e.freed && !e.Suspended && e.Kind != mail.KindBounce {
+		e.state = "parked"
+	}
+}
+
+// windowOpen is the policy of dispatcher b: of an hour it has the last quarter.
+func windowOpen(now time.Time) bool { return now.Sub(epoch)%time.Hour >= 45*time.Minute }
+
+func hold(d string, now time.Time) (bool, time.Time) {
+	if d != "b" {
+		return false, time.Time{}
+	}
+	hour := now.Add(-(now.Sub(epoch) % time.Hour))
+	if windowOpen(now) {
+		return false, hour.Add(time.Hour)
+	}
+	return true, hour.Add(45 * time.Minute)
 }
 
 func (m *model) warn(e *modelEnv) {
@@ -104,7 +127,7 @@ func (m *model) warn(e *modelEnv) {
 	}
 }
 
-func (m *model) suspend(id mail.EnvelopeID, on bool) bool {
+func (m *model) suspend(now time.Time, id mail.EnvelopeID, on bool) bool {
 	e := m.envs[id]
 	if e == nil || e.state == "removing" || e.Suspended == on {
 		return false
@@ -114,8 +137,8 @@ func (m *model) suspend(id mail.EnvelopeID, on bool) bool {
 		m.unhold(e)
 		e.state = "waiting"
 	}
-	if e.state == "waiting" && !on && e.Hold && e.lapses == 0 {
-		e.state = "parked"
+	if e.state == "waiting" {
+		m.rest(now, e)
 	}
 	return true
 }
@@ -134,7 +157,7 @@ func (m *model) schedule(now time.Time, id mail.EnvelopeID) bool {
 		return false
 	}
 	m.unhold(e)
-	e.state = "waiting"
+	e.state, e.freed = "waiting", true
 	if e.next.After(now) {
 		e.next = now
 	}
@@ -171,7 +194,8 @@ func (m *model) letGo(now time.Time, key uint64, count int) {
 	}
 	for _, id := range l[:count] {
 		m.unhold(m.envs[id])
-		m.envs[id].state, m.envs[id].next = "waiting", now
+		m.envs[id].next = now
+		m.rest(now, m.envs[id])
 	}
 }
 
@@ -196,7 +220,9 @@ func (m *model) tick(now time.Time) {
 			e.state, e.sent = "expiring", false
 		} else if e.state == "held" && !e.next.After(now) {
 			m.unhold(e)
-			e.state = "waiting"
+			m.rest(now, e)
+		} else if e.state == "parked" || e.state == "waiting" && !e.next.After(now) {
+			m.rest(now, e)
 		}
 	}
 }
@@ -251,8 +277,9 @@ func (m *model) check(now time.Time, a Action) error {
 	return nil
 }
 
-// idle finds out whether anything was left undone.
-func (m *model) idle(now time.Time, wake time.Time, hasWake bool) error {
+// idle finds out whether anything was left undone. q is asked which envelopes
+// still stand in a lane behind others: what holds them back may be found later.
+func (m *model) idle(now time.Time, q *Queue, wake time.Time, hasWake bool) error {
 	reserve, total := m.policy.MaxInflight/10, m.trying(0)
 	out := 0
 	for _, e := range m.envs {
@@ -283,6 +310,10 @@ func (m *model) idle(now time.Time, wake time.Time, hasWake bool) error {
 		at := e.expires
 		if e.state != "parked" && e.next.Before(at) && e.next.After(now) {
 			at = e.next
+		}
+		if _, opens := hold(e.Dispatcher, now); e.state == "parked" && !e.Hold && opens.Before(at) && !opens.IsZero() &&
+			q.pool.at(q.byID[e.ID]).state == parked {
+			at = opens
 		}
 		if first.IsZero() || at.Before(first) {
 			first = at
@@ -380,7 +411,7 @@ func (d *driver) step() {
 			d.result()
 		}
 	case 7:
-		d.same("suspend", d.q.Suspend(d.now, id, on), d.m.suspend(id, on))
+		d.same("suspend", d.q.Suspend(d.now, id, on), d.m.suspend(d.now, id, on))
 	case 8:
 		d.same("schedule", d.q.Schedule(d.now, id), d.m.schedule(d.now, id))
 		if d.rng.IntN(3) == 0 {
@@ -421,7 +452,7 @@ func (d *driver) settle() {
 		if has && !w.After(d.now) {
 			continue
 		}
-		if err := d.m.idle(d.now, w, has); err != nil {
+		if err := d.m.idle(d.now, d.q, w, has); err != nil {
 			d.t.Fatal(err)
 		}
 		return
@@ -433,7 +464,7 @@ func TestAgainstModel(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			p := Policy{MaxInflight: 1 + rng.IntN(60), MaxBatch: 1 + rng.IntN(5), MaxTurn: 1 + rng.IntN(3),
-				MaxList: 1 + rng.IntN(4), Warn: []time.Duration{20 * time.Second, time.Hour}}
+				MaxList: 1 + rng.IntN(4), Hold: hold, Warn: []time.Duration{20 * time.Second, time.Hour}}
 			d := &driver{t: t, rng: rng, q: New(p), now: epoch, m: &model{policy: p,
 				paused: map[mail.Kind]bool{}, envs: map[mail.EnvelopeID]*modelEnv{}, release: map[uint64][]mail.EnvelopeID{}}}
 			for range 300 {
@@ -461,7 +492,7 @@ func (d *driver) drain() {
 	for range 10000 {
 		for _, id := range d.ids {
 			if e := d.m.envs[id]; e != nil {
-				d.same("resume", d.q.Suspend(d.now, id, false), d.m.suspend(id, false))
+				d.same("resume", d.q.Suspend(d.now, id, false), d.m.suspend(d.now, id, false))
 				if e.state == "trying" || e.sent {
 					d.q.Gone(id)
 					d.m.gone(id)

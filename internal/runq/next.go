@@ -60,6 +60,9 @@ func (q *Queue) Wake() (time.Time, bool) {
 	if len(q.notices) > 0 {
 		at = min(at, q.noticed.from+int64(time.Second))
 	}
+	if q.more {
+		at = 0
+	}
 	if at == math.MaxInt64 {
 		return time.Time{}, false
 	}
@@ -156,6 +159,9 @@ type turn struct {
 var order = [...]mail.Kind{mail.KindBounce, mail.KindMDA, mail.KindMTA}
 
 func (q *Queue) nextAttempt(now int64) (Action, bool) {
+	if q.more = !q.shut(now); q.more {
+		return Action{}, false
+	}
 	if q.turn.taken >= q.policy.MaxTurn {
 		q.pass()
 	}
@@ -201,7 +207,7 @@ func (q *Queue) attempt(k mail.Kind, max int, now int64) Action {
 	for len(a.IDs) < max && l.head != 0 {
 		i := l.head
 		n := q.pool.at(i)
-		if n.id.Message() != first.id.Message() || n.dispatcher != first.dispatcher {
+		if n.id.Message() != first.id.Message() || n.dispatcher != first.dispatcher || q.heldBack(n, now) {
 			break
 		}
 		a.IDs = append(a.IDs, n.id)
@@ -253,7 +259,7 @@ func (q *Queue) place(i uint32, now int64) {
 	switch {
 	case n.flags&flagSuspended != 0:
 		n.state = suspended
-	case !q.dispatchers[n.dispatcher].known && n.kind != mail.KindBounce:
+	case !q.known(n), q.heldBack(n, now):
 		q.park(i)
 	case n.at > now:
 		n.state = pending
@@ -265,8 +271,10 @@ func (q *Queue) place(i uint32, now int64) {
 	}
 }
 
+// park keeps an envelope that may not be tried until that changes by itself,
+// or it expires.
 func (q *Queue) park(i uint32) {
 	n := q.pool.at(i)
 	n.state = parked
-	q.heap.push(&q.pool, n.expires, i)
+	q.heap.push(&q.pool, min(n.expires, q.opens(n)), i)
 }

@@ -1,6 +1,7 @@
 package runq
 
 import (
+	"math"
 	"time"
 
 	"smtpd/internal/mail"
@@ -16,6 +17,7 @@ func (q *Queue) Schedule(now time.Time, id mail.EnvelopeID) bool {
 	n := q.pool.at(i)
 	switch n.state {
 	case ready:
+		n.flags |= flagReleased
 		return true
 	case parked:
 		if !q.dispatchers[n.dispatcher].known {
@@ -27,6 +29,7 @@ func (q *Queue) Schedule(now time.Time, id mail.EnvelopeID) bool {
 	}
 	q.detach(i)
 	n.at = now.UnixNano()
+	n.flags |= flagReleased
 	q.place(i, n.at)
 	return true
 }
@@ -48,10 +51,6 @@ func (q *Queue) Suspend(now time.Time, id mail.EnvelopeID, on bool) bool {
 		return true
 	}
 	q.detach(i)
-	if !on && n.flags&flagHold != 0 && n.lapses == 0 {
-		q.park(i)
-		return true
-	}
 	q.place(i, now.UnixNano())
 	return true
 }
@@ -155,10 +154,13 @@ func (q *Queue) ReleaseAll(now time.Time) {
 // State is where an envelope stands.
 type State struct {
 	Inflight  bool
-	Since     time.Time // Inflight: the start of the attempt; else the next try
-	Held      bool      // until a relay, an operator or a configuration wants it
+	Since     time.Time // Inflight: the start of the attempt; else the next try, not before a window
+	Wait      mail.Wait
 	Suspended bool
 }
+
+// Held reports that it is more than time that the envelope waits for.
+func (s State) Held() bool { return s.Wait != mail.WaitTime }
 
 // State finds an envelope; false: it is not known.
 func (q *Queue) State(id mail.EnvelopeID) (State, bool) {
@@ -167,12 +169,21 @@ func (q *Queue) State(id mail.EnvelopeID) (State, bool) {
 		return State{}, false
 	}
 	n := q.pool.at(i)
-	return State{
-		Inflight:  n.state == inflight,
-		Since:     time.Unix(0, n.at),
-		Held:      n.state == held || n.state == parked,
-		Suspended: n.flags&flagSuspended != 0,
-	}, true
+	s := State{Inflight: n.state == inflight, Suspended: n.flags&flagSuspended != 0}
+	at := n.at
+	switch {
+	case n.state == held:
+		s.Wait = mail.WaitRelay
+	case n.state == parked && !q.known(n):
+		s.Wait = mail.WaitAction
+	case n.state == parked && q.opens(n) == math.MaxInt64:
+		s.Wait = mail.WaitRelease
+	case n.state == parked:
+		s.Wait = mail.WaitWindow
+		at = max(at, q.opens(n))
+	}
+	s.Since = time.Unix(0, at)
+	return s, true
 }
 
 // All calls f for the id of every envelope, more or less in the order of their

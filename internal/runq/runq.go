@@ -29,6 +29,9 @@ type Policy struct {
 	// Known says whether a dispatcher exists; envelopes of others wait until one
 	// of that name does, or they expire. nil: all exist.
 	Known func(dispatcher string) bool
+	// Hold says whether envelopes of a dispatcher are held back at a time, and
+	// until when that stays so; the zero time: for good. nil: none are.
+	Hold func(dispatcher string, now time.Time) (held bool, until time.Time)
 }
 
 // Backoff is when failed attempts are repeated: with Delays, the n-th comes the
@@ -53,6 +56,7 @@ type Entry struct {
 	NoDelay      bool          // the sender does not want delay notices
 	Suspended    bool          // by the operator; only for one that is not known
 	Hold         bool          // waits for Schedule after each attempt
+	Released     bool          // not held back for its next attempt, whatever Policy.Hold says
 	Inflight     bool          // an attempt is under way
 }
 
@@ -64,7 +68,7 @@ const (
 	ready                  // in a lane, to be tried now; heap: expiry
 	inflight               // being tried; not in the heap
 	held                   // in a hold list; heap: end of the hold or expiry
-	parked                 // until Schedule, or for lack of its dispatcher; heap: expiry
+	parked                 // held back, or for lack of its dispatcher; heap: expiry or end of that
 	suspended              // by the operator; not in the heap
 	expired                // in the list of what is to be given up
 	expiring               // given up, the queue has not said Gone
@@ -77,6 +81,7 @@ const (
 	flagSuspended = 1 << iota
 	flagHold
 	flagNoDelay
+	flagReleased // tried though it would be held back, until an attempt counts
 )
 
 // node is one envelope. Times are nanoseconds since 1970.
@@ -122,11 +127,15 @@ type Queue struct {
 	noticed     pace
 	doomed      map[mail.EnvelopeID]struct{} // removed before Reset
 	turn        turn
+	more        bool // Next left some undone
 }
 
 type dispatcher struct {
 	name  string
 	known bool
+
+	held        bool  // held back, from..until
+	from, until int64 // when that was asked, and when it has to be asked again
 }
 
 // New makes an empty Queue.
@@ -167,7 +176,8 @@ func (q *Queue) Reset() {
 func (q *Queue) Loaded() { q.doomed = map[mail.EnvelopeID]struct{}{} }
 
 // SetPolicy replaces the policy. What is under way stays so; envelopes whose
-// dispatcher is there now, and was not, become due as they would have been.
+// dispatcher is there now, and was not, or that are not held back any more,
+// become due as they would have been.
 func (q *Queue) SetPolicy(now time.Time, p Policy) {
 	p.MaxInflight, p.MaxBatch = max(p.MaxInflight, 1), max(p.MaxBatch, 1)
 	p.MaxTurn, p.MaxList = max(p.MaxTurn, 1), max(p.MaxList, 1)
@@ -176,15 +186,16 @@ func (q *Queue) SetPolicy(now time.Time, p Policy) {
 	changed := false
 	for i := range q.dispatchers {
 		d := &q.dispatchers[i]
-		known := p.Known == nil || p.Known(d.name)
-		changed = changed || known != d.known
-		d.known = known
+		before := *d
+		d.known = p.Known == nil || p.Known(d.name)
+		q.askHold(d, now.UnixNano())
+		changed = changed || before.known != d.known || before.held != d.held || before.until != d.until
 	}
 	if !changed {
 		return
 	}
-	for _, i := range q.byID {
-		if n := q.pool.at(i); n.state == parked || n.state == pending || n.state == ready {
+	for i := uint32(1); i < q.pool.used; i++ { // in the order of arrival
+		if n := q.pool.at(i); n.id != 0 && (n.state == parked || n.state == pending || n.state == ready) {
 			q.detach(i)
 			q.place(i, now.UnixNano())
 		}
@@ -259,6 +270,9 @@ func (q *Queue) update(i uint32, now int64, e *Entry) Outcome {
 	switch {
 	case over && e.Retry > retry:
 		n.at, n.lapses = q.after(n, now), 0
+		if !e.Released {
+			n.flags &^= flagReleased
+		}
 		q.settle(i, now, e)
 		q.warn(n)
 		return Tempfail
@@ -288,7 +302,10 @@ func (q *Queue) fill(n *node, now int64, e *Entry) {
 	}
 	n.expires = n.created + min(max(int64(e.TTL), 0), math.MaxInt64/2)
 	n.notices = max(n.notices, e.DelayNotices)
-	n.flags &= flagSuspended
+	n.flags &= flagSuspended | flagReleased
+	if e.Released {
+		n.flags |= flagReleased
+	}
 	if e.Hold {
 		n.flags |= flagHold
 	}
@@ -309,10 +326,6 @@ func (q *Queue) settle(i uint32, now int64, e *Entry) {
 		q.start(i, now)
 		return
 	}
-	if n.flags&flagHold != 0 && n.flags&flagSuspended == 0 && n.lapses == 0 {
-		q.park(i)
-		return
-	}
 	q.place(i, now)
 }
 
@@ -322,7 +335,7 @@ func (q *Queue) intern(name string) uint32 {
 		return d
 	}
 	d := uint32(len(q.dispatchers))
-	q.dispatchers = append(q.dispatchers, dispatcher{name, q.policy.Known == nil || q.policy.Known(name)})
+	q.dispatchers = append(q.dispatchers, dispatcher{name: name, known: q.policy.Known == nil || q.policy.Known(name)})
 	q.dispatcher[name] = d
 	return d
 }

@@ -574,7 +574,7 @@ func TestOperatorsHold(t *testing.T) {
 	e.Hold = true
 	q.Add(at(0), e)
 	expect(t, q, at(day), "")
-	if s, _ := q.State(e.ID); !s.Held {
+	if s, _ := q.State(e.ID); !s.Held() {
 		t.Fatalf("State: %+v", s)
 	}
 	q.Suspend(at(day), e.ID, true)
@@ -602,7 +602,7 @@ func TestUnknownDispatcher(t *testing.T) {
 	q.Add(at(0), e)
 	q.Add(at(0), b)
 	expect(t, q, at(0), "attempt 1.2; ")
-	if s, _ := q.State(e.ID); !s.Held || q.Schedule(at(0), e.ID) {
+	if s, _ := q.State(e.ID); !s.Held() || q.Schedule(at(0), e.ID) {
 		t.Fatalf("State: %+v", s)
 	}
 	q.SetPolicy(at(time.Minute), policy())

@@ -75,6 +75,8 @@ func (r *request) dispatch(name string) (string, error) {
 		return r.show()
 	case ctl.ReqSchedule, ctl.ReqRemove, ctl.ReqPause, ctl.ReqResume, ctl.ReqDiscover:
 		return r.schedule(schedOps[name])
+	case ctl.ReqRelease:
+		return r.release()
 	case ctl.ReqSwitch:
 		return r.change()
 	case ctl.ReqBlock, ctl.ReqUnblock:
@@ -259,6 +261,33 @@ func (r *request) selected(op imsg.SchedOp) (string, error) {
 		return strconv.Itoa(len(ids)), err
 	}
 	n, err := r.apply(op, ids)
+	return strconv.FormatInt(n, 10), err
+}
+
+// release has held mail for domains leave now, and for a time that of the
+// future too.
+func (r *request) release() (string, error) {
+	domain := strings.ToLower(r.arg(0))
+	sec, err := strconv.ParseUint(r.arg(1), 10, 31)
+	if domain == "" || len(domain) > mail.MaxDomain || err != nil {
+		return "", &ctl.Failure{Reason: "invalid domain or time"}
+	}
+	m := &imsg.SchedCommand{Op: imsg.OpRelease, Domain: domain, Time: time.Duration(sec) * time.Second}
+	if _, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, m); err != nil {
+		return "", err
+	}
+	var ids []mail.EnvelopeID
+	err = r.each(0, func(e *ctl.Entry) error {
+		held := e.Wait == mail.WaitRelease || e.Wait == mail.WaitWindow
+		if held && mail.MatchPattern(domain, strings.ToLower(e.Envelope.Dest.Domain)) {
+			ids = append(ids, e.Envelope.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	n, err := r.apply(imsg.OpSchedule, ids)
 	return strconv.FormatInt(n, 10), err
 }
 

@@ -156,6 +156,7 @@ func (r *request) each(only mail.MessageID, f func(*ctl.Entry) error) error {
 	next := make(chan listing, 1) // a fetch nobody waits for ends all the same
 	next <- r.fetch(only, after)
 	scheduler := true
+	var waits map[mail.EnvelopeID]string // of mta; asked when one is there
 	for {
 		l := <-next
 		if l.err != nil {
@@ -173,6 +174,12 @@ func (r *request) each(only mail.MessageID, f func(*ctl.Entry) error) error {
 			e := ctl.Entry{Envelope: l.list[i], State: ctl.StateOffline}
 			if states != nil {
 				place(&e, &states[i])
+				if e.State == ctl.StateInflight && e.Envelope.Kind == mail.KindMTA {
+					if waits == nil {
+						waits = r.waits()
+					}
+					e.Reason = waits[e.Envelope.ID]
+				}
 			}
 			if err := f(&e); err != nil {
 				return err
@@ -202,16 +209,39 @@ func (r *request) states(list []mail.Envelope) ([]imsg.SchedState, bool) {
 
 // place says in e what the scheduler knows.
 func place(e *ctl.Entry, st *imsg.SchedState) {
-	e.Since, e.Held = st.Since, st.Held
+	e.Since, e.Wait = st.Since, st.Wait
 	if st.Suspend {
 		e.Envelope.Flags |= mail.FlagSuspended
 	}
 	switch {
-	case !st.Known:
+	case !st.Known, st.Wait == mail.WaitAction:
 		e.State = ctl.StateInvalid
 	case st.Inflight:
 		e.State = ctl.StateInflight
 	default:
 		e.State = ctl.StatePending
 	}
+}
+
+// waits asks mta why what it has in flight waits. Without an answer nothing is
+// known; the map is never nil.
+func (r *request) waits() map[mail.EnvelopeID]string {
+	all := map[mail.EnvelopeID]string{}
+	for skip, more := 0, true; more && skip < maxLines; {
+		m, err := ask[*imsg.Lines](r, r.peers.MTA, statsTimeout, &imsg.Show{What: "waits", Skip: skip})
+		if err != nil {
+			break
+		}
+		for line := range strings.Lines(string(m.Text)) {
+			skip++
+			why, ids, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+			for _, word := range strings.Fields(ids) {
+				if id, err := mail.ParseEnvelopeID(word); err == nil {
+					all[id] = why
+				}
+			}
+		}
+		more = m.More && len(m.Text) > 0
+	}
+	return all
 }

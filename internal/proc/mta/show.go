@@ -24,6 +24,8 @@ func (s *state) show(r *ipc.Request) {
 		lines = s.engine.ShowHoststats()
 	case "relays":
 		lines = s.engine.ShowRelays()
+	case "waits":
+		lines = s.engine.ShowWaits()
 	case "routes":
 		lines = s.engine.ShowRoutes()
 	case "mta":

@@ -24,7 +24,7 @@ func (s *state) states(m *imsg.SchedGet) *imsg.SchedStates {
 	for i, id := range m.IDs {
 		if st, ok := s.runq.State(id); ok {
 			a.States[i] = imsg.SchedState{Known: true, Inflight: st.Inflight,
-				Since: st.Since, Held: st.Held, Suspend: st.Suspended}
+				Since: st.Since, Wait: st.Wait, Suspend: st.Suspended}
 		}
 	}
 	return a
@@ -54,6 +54,8 @@ func (s *state) command(m *imsg.SchedCommand, reply func(imsg.Msg)) {
 		return
 	case imsg.OpPause, imsg.OpResume:
 		n = s.suspend(now, m)
+	case imsg.OpRelease:
+		n = s.release(now, m.Domain, m.Time)
 	case imsg.OpDiscover:
 		s.discover(m, reply)
 		return

@@ -319,7 +319,7 @@ func TestStates(t *testing.T) {
 		if s := b.states1(t, pend.ID, imsg.SchedState{Known: true}); !s.Since.Equal(start.Add(400 * time.Second)) {
 			t.Errorf("next try: %v", s.Since.Sub(start))
 		}
-		b.states1(t, held.ID, imsg.SchedState{Known: true, Held: true})
+		b.states1(t, held.ID, imsg.SchedState{Known: true, Wait: mail.WaitRelay})
 		b.states1(t, susp.ID, imsg.SchedState{Known: true, Suspend: true})
 		if s := b.states1(t, fly.ID, imsg.SchedState{Known: true, Inflight: true}); !s.Since.Equal(start) {
 			t.Errorf("in flight since: %v", s.Since.Sub(start))
@@ -433,7 +433,7 @@ func TestDispatcherThatIsGone(t *testing.T) {
 		e.Dispatcher = "renamed"
 		b.hear(scheduled(e, sched(1, 2, mail.KindBounce)))
 		b.expect("Attempt 1.2; ")
-		b.states1(t, e.ID, imsg.SchedState{Known: true, Held: true})
+		b.states1(t, e.ID, imsg.SchedState{Known: true, Wait: mail.WaitAction})
 		c := testConfig()
 		c.Actions["renamed"] = &config.Action{Name: "renamed"}
 		b.configs <- c
@@ -543,6 +543,98 @@ func TestClockIsSet(t *testing.T) {
 		b.expect("")
 		b.offset.Store(int64(2 * time.Hour))
 		time.Sleep(maxSleep)
+		b.expect("Attempt 1.1; ")
+	})
+}
+
+// holding is a configuration whose action dial holds mail, but for windows.
+func holding(t *testing.T, windows ...string) *config.Config {
+	t.Helper()
+	h := &config.Hold{}
+	for _, s := range windows {
+		w, err := config.ParseWindow(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Windows = append(h.Windows, w)
+	}
+	c := testConfig()
+	c.Actions["dial"] = &config.Action{Name: "dial", Method: config.MethodRelay, Relay: &config.Relay{Hold: h}}
+	return c
+}
+
+func held(n uint32, domain string) imsg.Sched {
+	e := sched(mail.MessageID(n), 1, mail.KindMTA)
+	e.Dispatcher, e.Domain = "dial", domain
+	return e
+}
+
+// Held mail leaves when an operator says so, once for each attempt; for a time
+// when its domain is released; and for good when the configuration holds it no
+// longer.
+func TestHold(t *testing.T) {
+	withCore(t, func(b *bench) {
+		b.configs <- holding(t)
+		b.expect("")
+		b.hear(scheduled(held(1, "a.test"), held(2, "b.test"), sched(3, 1, mail.KindMTA)))
+		b.expect("Attempt 3.1; ")
+		b.states1(t, held(1, "").ID, imsg.SchedState{Known: true, Wait: mail.WaitRelease})
+		if n := b.do(&imsg.SchedCommand{Op: imsg.OpSchedule, Envelope: held(1, "").ID}); n != 1 {
+			t.Errorf("scheduled %d", n)
+		}
+		b.expect("Attempt 1.1; ")
+		e := held(1, "a.test")
+		e.Retry, e.LastTry = 1, time.Now()
+		b.hear(scheduled(e)) // failed
+		time.Sleep(time.Hour)
+		b.expect("")
+
+		b.do(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "*.test", Time: 30 * time.Minute})
+		b.hear(scheduled(held(4, "c.test"), held(5, "c.example")))
+		b.expect("Attempt 4.1; ")
+		e = held(4, "c.test")
+		e.Retry, e.LastTry = 1, time.Now()
+		b.hear(scheduled(e))
+		time.Sleep(7 * time.Minute)
+		b.expect("Attempt 4.1; ") // again, while it is released
+		time.Sleep(25 * time.Minute)
+		b.hear(scheduled(held(6, "c.test")))
+		b.expect("")
+
+		c := testConfig()
+		c.Actions["dial"] = &config.Action{Name: "dial", Method: config.MethodRelay, Relay: &config.Relay{}}
+		b.configs <- c
+		b.expect("Attempt 2.1; Attempt 1.1; Attempt 5.1; Attempt 6.1; ")
+	})
+}
+
+// The clock of synctest begins at midnight UTC of a Saturday.
+func TestHoldWindow(t *testing.T) {
+	withCore(t, func(b *bench) {
+		midnight := time.Now()
+		from := midnight.Add(2 * time.Hour).Local()
+		b.configs <- holding(t, from.Format("15:04")+"-"+from.Add(time.Hour).Format("15:04"))
+		b.hear(scheduled(held(1, "a.test")))
+		b.expect("")
+		if s := b.states1(t, held(1, "").ID, imsg.SchedState{Known: true, Wait: mail.WaitWindow}); !s.Since.Equal(from) {
+			t.Errorf("since %v; want %v", s.Since, from)
+		}
+		time.Sleep(2*time.Hour - time.Second)
+		b.expect("")
+		time.Sleep(time.Second)
+		b.expect("Attempt 1.1; ")
+		e := held(1, "a.test")
+		e.Retry, e.LastTry = 1, time.Now()
+		b.hear(scheduled(e, held(2, "a.test")))
+		b.expect("Attempt 2.1; ")
+		time.Sleep(59*time.Minute + 59*time.Second)
+		b.expect("Attempt 1.1; ")
+		e.Retry++
+		e.LastTry = time.Now()
+		b.hear(scheduled(e))
+		time.Sleep(22 * time.Hour)
+		b.expect("")
+		time.Sleep(time.Hour + time.Second)
 		b.expect("Attempt 1.1; ")
 	})
 }

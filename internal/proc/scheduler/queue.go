@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"time"
+
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/mail"
@@ -56,7 +58,7 @@ func (s *state) scheduled(m *imsg.Scheduled) {
 	now := s.now()
 	for i := range m.Envelopes {
 		e := &m.Envelopes[i]
-		switch s.runq.Add(now, s.entry(e)) {
+		switch s.runq.Add(now, s.entry(now, e)) {
 		case runq.Refused:
 			s.log.Warn("warn: scheduler: envelope " + e.ID.String() + " is of no kind to be scheduled")
 		case runq.Added:
@@ -79,7 +81,7 @@ func (s *state) scheduled(m *imsg.Scheduled) {
 }
 
 // entry is what counts of an envelope here.
-func (s *state) entry(e *imsg.Sched) runq.Entry {
+func (s *state) entry(now time.Time, e *imsg.Sched) runq.Entry {
 	ttl := e.TTL
 	if ttl <= 0 {
 		ttl = s.ttl
@@ -93,6 +95,7 @@ func (s *state) entry(e *imsg.Sched) runq.Entry {
 		NoDelay:   e.Flags&mail.FlagBounce != 0 || (e.Notify != 0 && e.Notify&mail.NotifyDelay == 0),
 		Suspended: e.Flags&mail.FlagSuspended != 0,
 		Hold:      e.Flags&mail.FlagHold != 0,
+		Released:  s.isReleased(now, e.Domain),
 		Inflight:  e.Inflight,
 	}
 }
@@ -140,7 +143,7 @@ func (s *state) released(m *imsg.Released) {
 func (s *state) retry(m *imsg.Retry) {
 	now := s.now()
 	for _, id := range m.IDs {
-		if st, ok := s.runq.State(id); ok && !st.Held && !st.Suspended {
+		if st, ok := s.runq.State(id); ok && !st.Held() && !st.Suspended {
 			s.runq.Schedule(now, id)
 		}
 	}

@@ -78,7 +78,8 @@ type state struct {
 	out       []imsg.Msg    // to be sent before anything that runq wants
 	discovers []*discovery
 	removals  []*removal
-	seen      bool // there was an envelope ever
+	seen      bool      // there was an envelope ever
+	releases  []release // of domains whose mail is not held back
 }
 
 func newState(q queueLink, now func() time.Time, st *stat.Set, l *log.Logger) *state {
@@ -100,6 +101,7 @@ func (s *state) configure(c *config.Config) {
 		MaxList:     s.maxList,
 		Warn:        c.Warn,
 		Known:       func(name string) bool { return c.Actions[name] != nil },
+		Hold:        func(name string, now time.Time) (bool, time.Time) { return holdOf(c, name, now) },
 		Backoff:     func(k mail.Kind, name string) runq.Backoff { return backoff(c, k, name) },
 	})
 }
