@@ -19,15 +19,18 @@ type checker struct {
 	cfg   *config.Config
 
 	tables   map[string]*tableInfo
-	dynamic  map[string]string   // contents of an inline table -> its name
-	unknown  map[string]bool     // "table NAME" of statements that could not be read
-	pkis     map[string]*pkiInfo // by lower-case name
-	refs     []pkiRef            // uses of pki and ca names, resolved at the end
-	used     map[string]bool     // "action NAME"
+	inlined  []*tableInfo          // inline ones, by their numbers
+	single   map[string]*tableInfo // those of one value, by it
+	dynamic  map[string]*tableInfo // the others, by their contents
+	unknown  map[string]bool       // "table NAME" of statements that could not be read
+	pkis     map[string]*pkiInfo   // by lower-case name
+	refs     []pkiRef              // uses of pki and ca names, resolved at the end
+	used     map[string]bool       // "action NAME"
 	socketAt pos
 	bound    map[string]pos // address and port -> line of the listener
 	ifs      []Interface
-	services map[string]int   // /etc/services, when it was needed
+	services map[string]int // /etc/services, when it was needed
+	files    map[string]*tableText
 	lines    map[string]int32 // "table NAME" -> line, when it was needed
 }
 
@@ -38,15 +41,47 @@ type pkiRef struct {
 }
 
 func newChecker(o *Options, in *input) *checker {
-	return &checker{
+	c := &checker{
 		o: o, in: in, diags: in.diags, cfg: config.Defaults(),
-		tables:  map[string]*tableInfo{},
-		dynamic: map[string]string{},
+		dynamic: map[string]*tableInfo{},
 		unknown: map[string]bool{},
 		pkis:    map[string]*pkiInfo{},
 		used:    map[string]bool{},
 		bound:   map[string]pos{},
 	}
+	c.size()
+	return c
+}
+
+// size makes the maps that a large file fills as large as they will be: growing
+// them takes longer than all else.
+func (c *checker) size() {
+	single, tables, actions, rules := 0, 0, 0, 0
+	count := func(opts []*option) {
+		for _, o := range opts {
+			if o.table != nil && o.table.one != nil {
+				single++
+			}
+		}
+	}
+	for _, st := range c.in.tree.stmts {
+		switch n := st.node.(type) {
+		case *tableStmt:
+			tables++
+		case *actionStmt:
+			actions++
+			count(n.opts)
+		case *matchStmt:
+			rules++
+			count(n.opts)
+		}
+	}
+	c.tables = make(map[string]*tableInfo, tables)
+	c.single = make(map[string]*tableInfo, single)
+	c.inlined = make([]*tableInfo, 0, single)
+	c.cfg.Tables = make(map[string]*config.Table, tables+single)
+	c.cfg.Actions = make(map[string]*config.Action, actions)
+	c.cfg.Rules = make([]*config.Rule, 0, rules)
 }
 
 func (c *checker) errorf(at pos, format string, args ...any) { c.diags.errorf(at, format, args...) }
@@ -125,11 +160,15 @@ func (c *checker) noSuch(kind string, name *token, format string, known []string
 		c.diags.errors++
 		return
 	}
-	text := fmt.Sprintf(format, name.text) + suggestion(name.text, known)
-	if line := c.declaredBelow(kind, name.text); line > 0 {
-		text += fmt.Sprintf(", it is declared in line %d and must stand above its use", line)
+	line := c.declaredBelow(kind, name.text)
+	hint := c.diags.suggestion(name.text, known)
+	switch {
+	case line > 0:
+		hint = fmt.Sprintf(", it is declared in line %d and must stand above its use", line)
+	case hint == "" && kind == "table" && bareText(name.text):
+		hint = fmt.Sprintf("; declare it above: table %[1]s file:/etc/mail/%[1]s", name.text)
 	}
-	c.errorf(name.pos, "%s", text)
+	c.errorf(name.pos, format+"%s", name.text, hint)
 }
 
 // declaredBelow is the line of a declaration that comes too late; 0: none.
@@ -160,15 +199,19 @@ func declared(n node) *token {
 	return nil
 }
 
-// once notes that an option was given, and refuses it the second time.
-type once map[string]bool
+// once are the options that a statement has given so far: few, so that looking
+// through them is cheaper than a map.
+type once struct{ words []string }
 
-func (c *checker) once(seen once, what string, at pos, where string) bool {
-	if seen[what] {
+func (s *once) has(what string) bool { return slices.Contains(s.words, what) }
+
+// once notes that an option was given, and refuses it the second time.
+func (c *checker) once(seen *once, what string, at pos, where string) bool {
+	if seen.has(what) {
 		c.errorf(at, "%s already specified%s", what, where)
 		return false
 	}
-	seen[what] = true
+	seen.words = append(seen.words, what)
 	return true
 }
 
@@ -217,3 +260,12 @@ func validName(s string) bool {
 }
 
 func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// near are the names that a misspelt one may have meant; none when they are too
+// many to look at.
+func near[V any](m map[string]V) []string {
+	if len(m) > maxNear {
+		return nil
+	}
+	return keys(m)
+}

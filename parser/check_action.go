@@ -22,7 +22,7 @@ func (c *checker) action(st *stmt, n *actionStmt) {
 			c.warnf(t.pos, "%s is written as in an older release, read as %s", t.text, u)
 		})
 		a.Relay = &config.Relay{}
-		r := &relaying{c: c, r: a.Relay, seen: once{}}
+		r := &relaying{c: c, r: a.Relay, seen: &once{}}
 		for _, o := range n.opts {
 			if o.key == "retry" {
 				c.actionRetry(a, o, r.seen)
@@ -33,7 +33,7 @@ func (c *checker) action(st *stmt, n *actionStmt) {
 		r.finish()
 	} else {
 		c.localMethod(a, n)
-		seen := once{}
+		seen := &once{}
 		for _, o := range n.opts {
 			if o.key == "retry" {
 				c.actionRetry(a, o, seen)
@@ -46,7 +46,7 @@ func (c *checker) action(st *stmt, n *actionStmt) {
 	c.cfg.Actions[name] = a
 }
 
-func (c *checker) actionRetry(a *config.Action, o *option, seen once) {
+func (c *checker) actionRetry(a *config.Action, o *option, seen *once) {
 	if c.once(seen, o.key, o.pos, " for this dispatcher") {
 		a.Retry = c.retry(o.list, o.sub != "")
 	}
@@ -81,7 +81,7 @@ func validLMTP(s string) bool {
 	return strings.HasPrefix(s, "/") || i > 0 && i < len(s)-1
 }
 
-func (c *checker) localOption(a *config.Action, o *option, seen once) {
+func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 	const where = " for this dispatcher"
 	if !c.once(seen, o.key, o.pos, where) {
 		return
@@ -102,7 +102,7 @@ func (c *checker) localOption(a *config.Action, o *option, seen once) {
 			c.warnf(o.arg.pos, "user %q is not known to this system", a.User)
 		}
 	case "alias", "virtual":
-		if seen["alias"] && seen["virtual"] {
+		if seen.has("alias") && seen.has("virtual") {
 			c.errorf(o.pos, "alias and virtual may not be specified together for a dispatcher")
 			return
 		}
@@ -116,7 +116,7 @@ func (c *checker) localOption(a *config.Action, o *option, seen once) {
 		a.Userbase = c.table(o.table, use{what: "userbase", hash: true, service: "userinfo"})
 	case "wrapper":
 		if _, ok := c.cfg.Wrappers[o.arg.text]; !ok {
-			c.noSuch("mda wrapper", o.arg, "no mda wrapper with that name: %s", keys(c.cfg.Wrappers))
+			c.noSuch("mda wrapper", o.arg, "no mda wrapper with that name: %s", near(c.cfg.Wrappers))
 		}
 		a.Wrapper = o.arg.text
 	}
@@ -143,7 +143,7 @@ func (c *checker) identityOf(st *stmt, a *config.Action) {
 type relaying struct {
 	c     *checker
 	r     *config.Relay
-	seen  once
+	seen  *once
 	label *token // of a URL written here that names credentials
 }
 
@@ -218,9 +218,9 @@ func (c *checker) hold(list []*token) *config.Hold {
 
 func (s *relaying) backup(o *option) {
 	switch {
-	case s.seen["host"]:
+	case s.seen.has("host"):
 		s.c.errorf(o.pos, "backup and host are mutually exclusive")
-	case s.seen["domain"]:
+	case s.seen.has("domain"):
 		s.c.errorf(o.pos, "backup and domain are mutually exclusive")
 	}
 	s.r.Backup = true
@@ -232,10 +232,10 @@ func (s *relaying) backup(o *option) {
 func (s *relaying) destination(o *option) {
 	c := s.c
 	switch {
-	case s.seen["backup"]:
+	case s.seen.has("backup"):
 		c.errorf(o.pos, "backup and %s are mutually exclusive", o.key)
 		return
-	case s.seen["host"] && s.seen["domain"]:
+	case s.seen.has("host") && s.seen.has("domain"):
 		c.errorf(o.pos, "host mapping already specified for this dispatcher")
 		return
 	}
@@ -249,7 +249,7 @@ func (s *relaying) destination(o *option) {
 	} else {
 		s.r.Host = t
 	}
-	if info := c.tables[t]; info != nil && info.inline != nil {
+	if info := c.tableNamed(t); info != nil && info.inline != nil {
 		urls := info.inline.keys
 		if o.key == "domain" {
 			urls = info.inline.values
@@ -277,7 +277,7 @@ func (s *relaying) url(t *token) {
 
 func (s *relaying) auth(o *option) {
 	c := s.c
-	if !s.seen["host"] && !s.seen["domain"] {
+	if !s.seen.has("host") && !s.seen.has("domain") {
 		c.errorf(o.pos, "auth may not be specified without host, which stands before it")
 		return
 	}
@@ -286,7 +286,7 @@ func (s *relaying) auth(o *option) {
 }
 
 func (s *relaying) finish() {
-	if s.label != nil && !s.seen["auth"] {
+	if s.label != nil && !s.seen.has("auth") {
 		s.c.errorf(s.label.pos, "invalid url: %s: a label needs credentials, add: auth <table>", s.label.text)
 	}
 }

@@ -16,7 +16,7 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 		return false
 	}
 	p := &config.Proc{Pos: c.at(at), Name: name.text, Command: command.text}
-	seen := once{}
+	seen := &once{}
 	for _, o := range opts {
 		if !c.once(seen, o.key, o.pos, " for this processor") {
 			continue
@@ -91,7 +91,7 @@ func (c *checker) filter(st *stmt, n *filterStmt) {
 	case "proc":
 		f.Proc = n.arg.text
 		if c.cfg.Procs[f.Proc] == nil {
-			c.noSuch("proc", n.arg, "no processor exist with that name: %s", keys(c.cfg.Procs))
+			c.noSuch("proc", n.arg, "no processor exist with that name: %s", near(c.cfg.Procs))
 			ok = false
 		}
 	case "proc-exec":
@@ -112,12 +112,12 @@ func (c *checker) filter(st *stmt, n *filterStmt) {
 // chain puts filters in a row: no chain, no filter and no processor twice.
 func (c *checker) chain(f *config.Filter, names []*token) bool {
 	ok := true
-	filters, procs := once{}, once{}
+	filters, procs := map[string]bool{}, map[string]bool{}
 	for _, n := range names {
 		g := c.cfg.Filters[n.text]
 		switch {
 		case g == nil:
-			c.noSuch("filter", n, "no filter exist with that name: %s", keys(c.cfg.Filters))
+			c.noSuch("filter", n, "no filter exist with that name: %s", near(c.cfg.Filters))
 			ok = false
 			continue
 		case g.Chain != nil:
@@ -198,11 +198,11 @@ func (c *checker) filterNames(o *option) []string {
 		list = []*token{o.arg}
 	}
 	var names []string
-	seen := once{}
+	seen := map[string]bool{}
 	for _, t := range list {
 		switch f := c.cfg.Filters[t.text]; {
 		case f == nil:
-			c.noSuch("filter", t, "no filter exist with that name: %s", keys(c.cfg.Filters))
+			c.noSuch("filter", t, "no filter exist with that name: %s", near(c.cfg.Filters))
 			continue
 		case o.list != nil && f.Chain != nil:
 			c.errorf(t.pos, "no filter chain allowed within a filter chain: %s", t.text)

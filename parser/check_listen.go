@@ -23,7 +23,7 @@ const (
 // listen resolves where a listener listens and what it offers.
 func (c *checker) listen(ctx context.Context, st *stmt, n *listenStmt) {
 	l := &config.Listener{Pos: c.at(st.pos), Name: n.on.text, DSN: true, IsSocket: n.socket}
-	s := &listening{c: c, l: l, seen: once{}, port: -1}
+	s := &listening{c: c, l: l, seen: &once{}, port: -1}
 	for _, o := range n.opts {
 		s.option(o)
 	}
@@ -99,7 +99,7 @@ func (c *checker) sharesPort(wild *config.Listener) bool {
 type listening struct {
 	c      *checker
 	l      *config.Listener
-	seen   once
+	seen   *once
 	family string
 	port   int
 	tls    pos // of the option that says how

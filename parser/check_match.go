@@ -8,7 +8,7 @@ import (
 func (c *checker) match(st *stmt, n *matchStmt) {
 	r := &config.Rule{Pos: c.at(st.pos), Number: len(c.cfg.Rules) + 1, Reject: n.reject}
 	r.From.Kind, r.For.Kind = config.FromLocal, config.ForLocal
-	seen := once{}
+	seen := &once{}
 	for _, o := range n.opts {
 		c.matchOption(r, o, seen)
 	}
@@ -16,7 +16,7 @@ func (c *checker) match(st *stmt, n *matchStmt) {
 		r.Action = n.action.text
 		c.used["action "+r.Action] = true
 		if c.cfg.Actions[r.Action] == nil {
-			c.noSuch("action", n.action, "no such dispatcher: %s", keys(c.cfg.Actions))
+			c.noSuch("action", n.action, "no such dispatcher: %s", near(c.cfg.Actions))
 		}
 	}
 	c.cfg.Rules = append(c.cfg.Rules, r)
@@ -51,7 +51,7 @@ func (c *checker) matchTable(o *option, key string) config.Match {
 	return m
 }
 
-func (c *checker) matchOption(r *config.Rule, o *option, seen once) {
+func (c *checker) matchOption(r *config.Rule, o *option, seen *once) {
 	const where = " for this rule"
 	if !c.once(seen, o.key, o.pos, where) {
 		return
@@ -88,7 +88,7 @@ func (c *checker) matchOption(r *config.Rule, o *option, seen once) {
 	}
 }
 
-func (c *checker) matchFrom(r *config.Rule, o *option, seen once) {
+func (c *checker) matchFrom(r *config.Rule, o *option, seen *once) {
 	switch o.sub {
 	case "auth", "mail-from":
 		key := o.sub

@@ -80,20 +80,21 @@ func (c *checker) ca(st *stmt, n *caStmt) {
 // finishPKI resolves the names of pki and ca, which may stand below their use,
 // and looks at the files.
 func (c *checker) finishPKI() {
+	pkis, cas := near(c.cfg.PKI), near(c.cfg.CA)
 	for _, r := range c.refs {
 		name := strings.ToLower(r.name.text)
-		known := keys(c.cfg.PKI)
+		known := pkis
 		_, ok := c.cfg.PKI[name]
 		hint := fmt.Sprintf("; declare it: pki %s cert \"FILE\" and pki %s key \"FILE\"", r.name.text, r.name.text)
 		if r.kind == "ca" {
-			known = keys(c.cfg.CA)
+			known = cas
 			_, ok = c.cfg.CA[name]
 			hint = fmt.Sprintf("; declare it: ca %s cert \"FILE\"", r.name.text)
 		}
 		if ok {
 			continue
 		}
-		if s := suggestion(name, known); s != "" {
+		if s := c.diags.suggestion(name, known); s != "" {
 			hint = ""
 		}
 		c.noSuch(r.kind, r.name, r.kind+" name not found: %s"+hint, known)

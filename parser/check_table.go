@@ -29,6 +29,7 @@ type tableInfo struct {
 	entries []entry
 	used    bool
 	checked []string // services its values were checked for
+	id      uint32   // even: inline, odd: declared
 }
 
 // entry is one line of a table file.
@@ -63,7 +64,7 @@ func (c *checker) tableStmt(st *stmt, n *tableStmt) {
 	}
 	t := &tableInfo{
 		cfg: &config.Table{Pos: c.at(st.pos), Name: name},
-		pos: n.name.pos,
+		pos: n.name.pos, id: uint32(2*len(c.tables) + 1),
 	}
 	ok := true
 	if n.values != nil {
@@ -171,23 +172,50 @@ func (c *checker) readableFile(spec *token, name string) bool {
 
 // tableFile reads a table of text; a map made by makemap is taken for one.
 func (c *checker) tableFile(t *tableInfo, spec *token) bool {
-	data, err := c.o.System.ReadFile(t.cfg.Param, maxTableFile)
-	if err != nil {
-		c.errorf(spec.pos, "cannot read table %s: %v", t.cfg.Param, cause(err))
+	f := c.tableText(t.cfg.Param)
+	switch {
+	case f.unread != nil:
+		c.errorf(spec.pos, "cannot read table %s: %v", t.cfg.Param, cause(f.unread))
 		return false
-	}
-	if k := mapKind(data); k != "" {
+	case f.isMap:
 		c.warnf(spec.pos, "%s is a map made by makemap, opened as db:%s", t.cfg.Param, t.cfg.Param)
 		t.cfg.Backend = "db"
 		return c.dbFile(spec, t.cfg.Param)
-	}
-	t.path = t.cfg.Param
-	t.cfg.Type, t.entries, err = readTable(string(data))
-	if err != nil {
-		c.errorf(spec.pos, "table %q: %s:%v", t.cfg.Name, t.cfg.Param, err)
+	case f.err != nil:
+		c.errorf(spec.pos, "table %q: %s:%v", t.cfg.Name, t.cfg.Param, f.err)
 		return false
 	}
+	t.path, t.cfg.Type, t.entries = t.cfg.Param, f.kind, f.entries
 	return true
+}
+
+// tableText is a file of a table, read once for all tables that name it.
+type tableText struct {
+	kind    config.TableType
+	entries []entry
+	isMap   bool
+	unread  error // cannot be read
+	err     error // is wrong
+}
+
+func (c *checker) tableText(path string) *tableText {
+	f := c.files[path]
+	if f != nil {
+		return f
+	}
+	f = &tableText{}
+	if c.files == nil {
+		c.files = map[string]*tableText{}
+	}
+	c.files[path] = f
+	var data []byte
+	if data, f.unread = c.o.System.ReadFile(path, maxTableFile); f.unread != nil {
+		return f
+	}
+	if f.isMap = mapKind(data) != ""; !f.isMap {
+		f.kind, f.entries, f.err = readTable(string(data))
+	}
+	return f
 }
 
 // readTable reads a table of text. Its first entry settles whether it is a
@@ -323,11 +351,7 @@ func (c *checker) table(e *tableExpr, u use) string {
 	at := e.pos
 	if e.ref != nil {
 		if t = c.tables[e.ref.text]; t == nil {
-			hint := ""
-			if len(c.tables) == 0 {
-				hint = fmt.Sprintf("; declare it above: table %s file:/etc/mail/%s", e.ref.text, e.ref.text)
-			}
-			c.noSuch("table", e.ref, "no such table: %s"+hint, keys(c.tables))
+			c.noSuch("table", e.ref, "no such table: %s", near(c.tables))
 			return ""
 		}
 		if t.used = true; t.inline != nil && u.wantsAddrs() && hasLocalhost(t.inline) {
@@ -366,10 +390,21 @@ func (c *checker) misused(at pos, t *tableInfo, u use) {
 func (c *checker) inline(e *tableExpr, u use) *tableInfo {
 	v := e.values
 	if v == nil {
+		if t := c.single[e.one.text]; t != nil && !strings.EqualFold(e.one.text, "localhost") {
+			return t
+		}
 		v = newValues(e.one)
 	}
 	if u.wantsAddrs() && hasLocalhost(v) {
 		v = c.loopback(v)
+	}
+	if len(v.keys) == 1 && v.values == nil {
+		t := c.single[v.keys[0].text]
+		if t == nil {
+			t = c.newInline(e.pos, v)
+			c.single[v.keys[0].text] = t
+		}
+		return t
 	}
 	var b strings.Builder
 	for i, k := range v.keys {
@@ -381,19 +416,40 @@ func (c *checker) inline(e *tableExpr, u use) *tableInfo {
 			b.WriteByte(0)
 		}
 	}
-	if name := c.dynamic[b.String()]; name != "" {
+	t := c.dynamic[b.String()]
+	if t == nil {
+		t = c.newInline(e.pos, v)
+		c.dynamic[b.String()] = t
+	}
+	return t
+}
+
+const inlinePrefix = "<dynamic:"
+
+func (c *checker) newInline(at pos, v *valueList) *tableInfo {
+	t := &struct {
+		tableInfo
+		table config.Table
+	}{}
+	t.table = config.Table{Pos: c.at(at), Name: inlinePrefix + strconv.Itoa(len(c.inlined)) + ">"}
+	t.tableInfo = tableInfo{cfg: &t.table, pos: at, inline: v, used: true, id: uint32(2 * len(c.inlined))}
+	fillStatic(t.cfg, v)
+	c.inlined = append(c.inlined, &t.tableInfo)
+	c.cfg.Tables[t.table.Name] = t.cfg
+	return &t.tableInfo
+}
+
+// tableNamed finds a table of the configuration, an inline one too; nil: none.
+func (c *checker) tableNamed(name string) *tableInfo {
+	number, inline := strings.CutPrefix(name, inlinePrefix)
+	if !inline {
 		return c.tables[name]
 	}
-	name := "<dynamic:" + strconv.Itoa(len(c.dynamic)) + ">"
-	t := &tableInfo{
-		cfg: &config.Table{Pos: c.at(e.pos), Name: name},
-		pos: e.pos, inline: v, used: true,
+	n, err := strconv.Atoi(strings.TrimSuffix(number, ">"))
+	if err != nil || n >= len(c.inlined) {
+		return nil
 	}
-	fillStatic(t.cfg, v)
-	c.dynamic[b.String()] = name
-	c.tables[name] = t
-	c.cfg.Tables[name] = t.cfg
-	return t
+	return c.inlined[n]
 }
 
 func (u use) wantsAddrs() bool { return u.service == "netaddr" || u.service == "source" }

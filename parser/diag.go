@@ -55,6 +55,8 @@ type diagList struct {
 	sources []source
 	list    []placed
 	errors  int
+
+	suggested int // mistakes for which a near name was looked for
 }
 
 func (l *diagList) errorf(at pos, format string, args ...any) {

@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"iter"
 	"slices"
 	"strings"
 )
@@ -32,7 +33,7 @@ type dialect struct {
 func detect(toks []token) dialect {
 	d := dialect{plain: true}
 	oldest := false
-	for _, line := range lines(toks) {
+	for line := range lines(toks) {
 		if len(line) > 1 && line[1].kind == tokOp && line[1].text == "=" || line[0].kind != tokWord {
 			continue
 		}
@@ -116,24 +117,24 @@ func follows(line []token, a, b string) bool {
 
 // lines cuts the tokens into statements; line ends inside braces do not end
 // one, unless braces stay open to the end.
-func lines(toks []token) [][]token {
-	var out [][]token
-	for balanced := true; ; balanced = false {
+func lines(toks []token) iter.Seq[[]token] {
+	open := 0
+	for i := range toks {
+		open = max(0, open+brace(&toks[i]))
+	}
+	return func(yield func([]token) bool) {
 		depth, start := 0, 0
-		out = out[:0]
 		for i := range toks {
-			if balanced {
+			if open == 0 {
 				depth = max(0, depth+brace(&toks[i]))
 			}
-			if toks[i].kind == tokNL && depth == 0 {
-				if i > start {
-					out = append(out, toks[start:i])
-				}
-				start = i + 1
+			if toks[i].kind != tokNL || depth > 0 {
+				continue
 			}
-		}
-		if depth == 0 {
-			return out
+			if i > start && !yield(toks[start:i]) {
+				return
+			}
+			start = i + 1
 		}
 	}
 }
@@ -146,20 +147,20 @@ func (d dialect) grammars(toks []token) []*grammar {
 	case len(toks) > 1 && toks[1].kind == tokOp && toks[1].text == "=":
 		return []*grammar{&macroGrammar}
 	}
-	order := []*grammar{&acceptGrammar, &mapGrammar}
+	order := [...]*grammar{&acceptGrammar, &mapGrammar, &sharedGrammar}
 	if d.kind == mapForm {
-		slices.Reverse(order)
+		order[0], order[1] = order[1], order[0]
 	}
-	var out []*grammar
+	out := make([]*grammar, 0, len(order))
 	if toks[0].kind == tokWord {
-		for _, g := range append(order, &sharedGrammar) {
+		for _, g := range order {
 			if slices.Contains(g.first, toks[0].text) {
 				out = append(out, g)
 			}
 		}
 	}
-	if out == nil {
-		out = order
+	if len(out) == 0 {
+		out = append(out, order[:2]...)
 	}
 	return out
 }
@@ -182,8 +183,7 @@ func contextual(g *grammar, w *place) (int, bool) {
 	if len(w.before) == 0 {
 		return id, true
 	}
-	set := wordsOf[w.before[0].text]
-	if !wordIn(set, w.text) || isNamePosition(w.before, w.text) || w.isLaterName() {
+	if !isWordOf(w.before[0].text, w.text) || isNamePosition(w.before, w.text) || w.isLaterName() {
 		return 0, false
 	}
 	return id, true
@@ -218,6 +218,17 @@ func isNamePosition(before []token, text string) bool {
 		return rule
 	}
 	return false
+}
+
+// isWordOf reports whether a statement of an older generation can ask for a word.
+func isWordOf(first, word string) bool {
+	switch word {
+	case "for", "from", "domain", "relay", "deliver", "to", "via": // the usual ones of rules
+		if first == "accept" {
+			return true
+		}
+	}
+	return wordIn(wordsOf[first], word)
 }
 
 func wordIn(set, word string) bool {

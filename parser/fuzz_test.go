@@ -79,7 +79,7 @@ func FuzzPrint(f *testing.F) {
 					return -1
 				}
 				return r
-			}, strings.TrimRight(s, "\\")))
+			}, s))
 		}
 		fuzzText(t, fmt.Sprintf("table %s { %s = %s }\naction %s relay host { %s, %s } helo %s\n"+
 			"match tag %s from mail-from regex %s for domain <%s> action %s # %s",

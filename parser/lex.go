@@ -514,7 +514,7 @@ func (l *lexer) expand(r *reader, at pos) {
 	}
 	m := l.macros[string(b)]
 	if m == nil {
-		l.diags.errorf(at, "macro '%s' not defined%s", b, suggestion(string(b), l.macroNames()))
+		l.diags.errorf(at, "macro '%s' not defined%s", b, l.diags.suggestion(string(b), near(l.macros)))
 		l.emit(tokError, "", at)
 		return
 	}
@@ -522,14 +522,6 @@ func (l *lexer) expand(r *reader, at pos) {
 	if l.grow(len(m.value), at); !l.stopped {
 		r.exp = m.value
 	}
-}
-
-func (l *lexer) macroNames() []string {
-	var names []string
-	for n := range l.macros {
-		names = append(names, n)
-	}
-	return names
 }
 
 func isDigit(c int) bool  { return c >= '0' && c <= '9' }
@@ -582,9 +574,7 @@ func (l *lexer) finish(verbose bool) {
 	if !verbose {
 		return
 	}
-	names := l.macroNames()
-	slices.Sort(names)
-	for _, n := range names {
+	for _, n := range keys(l.macros) {
 		switch m := l.macros[n]; {
 		case m.used:
 		case m.fixed:

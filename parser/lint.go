@@ -34,7 +34,7 @@ func (c *checker) lintUnused() {
 // One line of an older file can stand for several rules, which are all looked
 // at before anything is said of it.
 func (c *checker) lintRules() {
-	index := &ruleIndex{map[ruleKey]*config.Rule{}, map[condKey]uint32{}}
+	index := &ruleIndex{first: make(map[ruleKey]*config.Rule, len(c.cfg.Rules))}
 	stmts := c.matchStmts()
 	for i := 0; i < len(stmts); {
 		at := stmts[i].pos
@@ -42,15 +42,13 @@ func (c *checker) lintRules() {
 		var why string
 		for ; i < len(stmts) && stmts[i].pos == at; i++ {
 			r := c.cfg.Rules[i]
-			k := index.keyOf(r)
+			k := c.keyOf(r)
 			if by := index.covering(r, k); by == nil || by.Pos == r.Pos {
 				reachable = true
 			} else {
 				why = coveredBy(r, by)
 			}
-			if index.first[k] == nil {
-				index.first[k] = r
-			}
+			index.add(r, k)
 			if c.openRelay(r) {
 				c.warnf(at, "possible open relay: mail from anyone is sent on to any domain by action %q", r.Action)
 			}
@@ -79,72 +77,119 @@ func (c *checker) matchStmts() []*stmt {
 	return out
 }
 
-// ruleKey is the conditions of a rule by number; two rules with the same hold
-// for the same mail. 0 is no condition.
+// condID is one condition as a number: what kind it is, how its table is used,
+// and which that is. 0 is no condition.
+type condID uint64
+
+// The kinds of conditions; what is asked otherwise has a place in ruleKey.
+const (
+	condAsked = iota + 1
+	condAny
+	condLocal
+	condOther // of the one kind of from or for that takes a table, and one more
+	condOther2
+)
+
+// condAnything is `any` without a word more.
+const condAnything = condID(condAny)
+
+// ruleKey is the conditions of a rule; two rules with the same hold for the
+// same mail.
 type ruleKey struct {
-	from, to uint32
-	conds    [6]uint32 // tag, helo, auth, tls, mail-from, rcpt-to
+	from, to condID
+	conds    [conditions]condID // tag, helo, auth, tls, mail-from, rcpt-to
 }
 
-// condKey is one condition.
-type condKey struct {
-	kind string
-	config.Match
-}
+const conditions = 6
 
 // ruleIndex finds rules by their conditions.
 type ruleIndex struct {
 	first map[ruleKey]*config.Rule
-	ids   map[condKey]uint32
+	masks [1 << conditions]bool // which conditions rules so far ask for
 }
 
-func (x *ruleIndex) id(kind string, m config.Match) uint32 {
-	k := condKey{kind, m}
-	n, ok := x.ids[k]
-	if !ok {
-		n = uint32(len(x.ids) + 1)
-		x.ids[k] = n
+func (c *checker) condID(kind int, m *config.Match) condID {
+	id := uint64(kind)
+	if m.Not {
+		id |= 1 << 3
 	}
-	return n
+	if m.Regex {
+		id |= 1 << 4
+	}
+	if m.Table != "" {
+		if t := c.tableNamed(m.Table); t != nil {
+			id |= uint64(t.id+1) << 5
+		}
+	}
+	return condID(id)
 }
 
-func (x *ruleIndex) keyOf(r *config.Rule) ruleKey {
-	k := ruleKey{from: x.id(string(r.From.Kind), r.From.Match), to: x.id(string(r.For.Kind), r.For.Match)}
-	for i, m := range []*config.Match{r.Tag, r.HELO, r.Auth, r.TLS, r.MailFrom, r.RcptTo} {
+func (c *checker) keyOf(r *config.Rule) ruleKey {
+	from, to := condOther, condOther
+	switch r.From.Kind {
+	case config.FromAny:
+		from = condAny
+	case config.FromLocal:
+		from = condLocal
+	case config.FromSocket:
+		from = condAsked
+	case config.FromRDNS:
+		from = condOther2
+	}
+	switch r.For.Kind {
+	case config.ForAny:
+		to = condAny
+	case config.ForLocal:
+		to = condLocal
+	}
+	k := ruleKey{from: c.condID(from, &r.From.Match), to: c.condID(to, &r.For.Match)}
+	for i, m := range [conditions]*config.Match{r.Tag, r.HELO, r.Auth, r.TLS, r.MailFrom, r.RcptTo} {
 		if m != nil {
-			k.conds[i] = x.id("asked", *m)
+			k.conds[i] = c.condID(condAsked, m)
 		}
 	}
 	return k
 }
 
-// covering finds an earlier rule whose conditions are the same or weaker: some
-// left out, from any for from, for any for for.
-func (x *ruleIndex) covering(r *config.Rule, k ruleKey) *config.Rule {
-	anything := x.id("any", config.Match{})
-	froms := []uint32{k.from, anything}
-	if r.From.Kind == config.FromSocket && !r.From.Not {
-		froms = append(froms, x.id("local", config.Match{}))
-	}
-	given := 0 // a bit for each condition
+// mask has a bit for each condition.
+func (k *ruleKey) mask() int {
+	given := 0
 	for i, c := range k.conds {
 		if c != 0 {
 			given |= 1 << i
 		}
 	}
+	return given
+}
+
+func (x *ruleIndex) add(r *config.Rule, k ruleKey) {
+	if x.first[k] == nil {
+		x.first[k] = r
+		x.masks[k.mask()] = true
+	}
+}
+
+// covering finds an earlier rule whose conditions are the same or weaker: some
+// left out, from any for from, for any for for.
+func (x *ruleIndex) covering(r *config.Rule, k ruleKey) *config.Rule {
+	froms := []condID{k.from, condAnything}
+	if r.From.Kind == config.FromSocket && !r.From.Not {
+		froms = append(froms, condLocal)
+	}
+	given := k.mask()
 	var best *config.Rule
-	for set := range 1 << len(k.conds) {
-		if set&^given != 0 {
+	for kept, there := range x.masks {
+		if !there || kept&^given != 0 {
 			continue
 		}
 		weaker := k
 		for i := range k.conds {
-			if set&(1<<i) != 0 {
+			if kept&(1<<i) == 0 {
 				weaker.conds[i] = 0
 			}
 		}
 		for _, from := range froms {
-			for _, to := range [2]uint32{k.to, anything} {
+			for _, to := range [2]condID{k.to, condAnything} {
 				weaker.from, weaker.to = from, to
 				if r := x.first[weaker]; r != nil && (best == nil || r.Number < best.Number) {
 					best = r
@@ -180,7 +225,7 @@ func (c *checker) openRelay(r *config.Rule) bool {
 
 // everyone reports whether a list of networks holds all addresses.
 func (c *checker) everyone(name string) bool {
-	t := c.tables[name]
+	t := c.tableNamed(name)
 	if t == nil || t.inline == nil {
 		return false
 	}

@@ -54,7 +54,7 @@ func TestManualWords(t *testing.T) {
 	known := strings.FieldsFunc(string(data), func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
 	})
-	c := newChecker(&Options{}, &input{diags: &diagList{}})
+	c := newChecker(&Options{}, &input{diags: &diagList{}, tree: &tree{}})
 	words := keys(modernWords)
 	for _, key := range []string{"smtp limit", "mda limit", "scheduler limit"} {
 		words = append(words, keys(c.intLimits(key))...)

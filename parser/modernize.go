@@ -1,8 +1,8 @@
 package parser
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -25,7 +25,7 @@ type translator struct {
 	hoisted    bool
 	pkis       map[string]bool   // lower-case names
 	pkiCA      map[string]string // pki name -> ca name
-	actions    map[string]bool
+	actions    map[string]int    // how many are called so
 
 	aliases *token // map for all local deliveries, as 4.6 had it
 	virtual *token
@@ -37,7 +37,7 @@ func translate(o *Options, in *input) *tree {
 	t := &translator{
 		o: o, in: in, diags: in.diags,
 		onTags: map[string]bool{}, maps: map[string]*mapStmt{}, tables: map[string]bool{},
-		pkis: map[string]bool{}, pkiCA: map[string]string{}, actions: map[string]bool{},
+		pkis: map[string]bool{}, pkiCA: map[string]string{}, actions: map[string]int{},
 	}
 	in.diags.warnf(pos{0, 1}, "written in the language of OpenSMTPD %s; run smtpd -n --modern -f %s for the present form",
 		in.dialect.kind.releases(), o.File)
@@ -539,15 +539,15 @@ func (t *translator) mapRef(e *tableExpr) bool {
 		return true
 	}
 	return t.errorf(e.ref.pos, "no such map: %s%s", e.ref.text,
-		suggestion(e.ref.text, append(keys(t.maps), keys(t.tables)...)))
+		t.diags.suggestion(e.ref.text, append(near(t.maps), near(t.tables)...)))
 }
 
 // actionName is action_N for line N, with a suffix when that is taken.
 func (t *translator) actionName(at pos, suffix string) string {
-	name := fmt.Sprintf("action_%d%s", at.line, suffix)
-	for i := 2; t.actions[name]; i++ {
-		name = fmt.Sprintf("action_%d%s_%d", at.line, suffix, i)
+	name := "action_" + strconv.Itoa(int(at.line)) + suffix
+	t.actions[name]++
+	if n := t.actions[name]; n > 1 { // no other is called so: a suffix is no number
+		name += "_" + strconv.Itoa(n)
 	}
-	t.actions[name] = true
 	return name
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // action writes the action of an old rule, unless the rule has one with the
-// same tables already, and gives its name.
+// same tables already, and gives its name. names are those of the rule so far;
+// nil: it needs but one.
 func (t *translator) action(p *oldParts, names map[string]string, alias, virtual *tableExpr,
 	suffix string) (string, []node, bool) {
 	if alias == nil {
@@ -21,9 +22,12 @@ func (t *translator) action(p *oldParts, names map[string]string, alias, virtual
 	if alias == nil && virtual == nil && t.aliases != nil && t.localDelivery(p) {
 		alias = &tableExpr{pos: p.st.pos, ref: t.aliases}
 	}
-	id := suffix + "|" + refName(alias) + "|" + refName(virtual)
-	if name := names[id]; name != "" {
-		return name, nil, true
+	id := ""
+	if names != nil {
+		id = suffix + "|" + refName(alias) + "|" + refName(virtual)
+		if name := names[id]; name != "" {
+			return name, nil, true
+		}
 	}
 	name := t.actionName(p.st.pos, suffix)
 	a := &actionStmt{name: word(name, p.st.pos), ttl: p.ttl}
@@ -37,7 +41,9 @@ func (t *translator) action(p *oldParts, names map[string]string, alias, virtual
 	} else if !t.local(p, a, alias, virtual) {
 		return "", nil, false
 	}
-	names[id] = name
+	if names != nil {
+		names[id] = name
+	}
 	return name, nodes, true
 }
 
@@ -268,7 +274,7 @@ func (w *relayWriter) viaURL(u *token) bool {
 	}
 	old, known := oldSchemes[scheme]
 	if !known {
-		return t.errorf(u.pos, "invalid url: %s: unknown scheme %q%s", u.text, scheme, suggestion(scheme, keys(oldSchemes)))
+		return t.errorf(u.pos, "invalid url: %s: unknown scheme %q%s", u.text, scheme, t.diags.suggestion(scheme, keys(oldSchemes)))
 	}
 	label, host := "", rest
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {

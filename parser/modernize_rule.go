@@ -41,7 +41,10 @@ func (t *translator) rule(st *stmt, r *ruleStmt) {
 		return
 	}
 	var nodes []node
-	names := map[string]string{} // what distinguishes actions -> their names
+	var names map[string]string // what distinguishes actions -> their names
+	if len(p.fors) > 1 || t.virtual != nil {
+		names = map[string]string{}
+	}
 	for _, c := range p.fors {
 		targets, virtual, ok := t.condition(p, c)
 		if !ok {
@@ -77,7 +80,7 @@ func (t *translator) rule(st *stmt, r *ruleStmt) {
 
 // parts sorts what a rule says, and refuses what it says twice.
 func (t *translator) parts(st *stmt, r *ruleStmt) *oldParts {
-	p := &oldParts{st: st, r: r, look: map[string]*tableExpr{}}
+	p := &oldParts{st: st, r: r}
 	set := func(at **option, o *option) {
 		if *at != nil {
 			t.multiple(o)
@@ -104,6 +107,9 @@ func (t *translator) parts(st *stmt, r *ruleStmt) *oldParts {
 		default: // alias, virtual, userbase
 			if p.look[o.key] != nil {
 				t.multiple(o)
+			}
+			if p.look == nil {
+				p.look = map[string]*tableExpr{}
 			}
 			p.look[o.key] = o.table
 			if name := o.table.one; name != nil { // a map by its name alone

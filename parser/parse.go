@@ -106,7 +106,8 @@ type feed struct {
 	done   bool
 	failed *token // the token that cannot stand where it does
 
-	past bool // the parser asked for more than there is, as in a trial
+	at   place // of the word being read
+	past bool  // the parser asked for more than there is, as in a trial
 }
 
 // The generated parsers differ in the type of a symbol, so each has a feed of
@@ -148,7 +149,8 @@ func (f *feed) lex() (int, *token) {
 	case tokNL:
 		return f.g.nl, t
 	case tokWord:
-		if id, ok := f.g.keyword(f.g, &place{t.text, f.toks[:f.next-1], f.depth > 0}); ok {
+		f.at = place{t.text, f.toks[:f.next-1], f.depth > 0}
+		if id, ok := f.g.keyword(f.g, &f.at); ok {
 			return id, t
 		}
 		return f.g.str, t
@@ -190,7 +192,8 @@ type statements struct {
 	o        *Options
 	tree     *tree
 	use      *machines
-	detailed int // mistakes explained so far
+	feeds    [3]feed // for the grammars that a statement may be of; each is used again
+	detailed int     // mistakes explained so far
 }
 
 func (s *statements) machines() *machines {
@@ -246,8 +249,9 @@ func (s *statements) statement(toks []token, at int) int {
 // statement, the one that came furthest says why.
 func (s *statements) run(toks []token) *feed {
 	var best *feed
-	for _, g := range s.dialect.grammars(toks) {
-		f := &feed{g: g, use: s.machines(), toks: toks}
+	for i, g := range s.dialect.grammars(toks) {
+		f := &s.feeds[i]
+		*f = feed{g: g, use: s.machines(), toks: toks}
 		g.run(f)
 		if f.node != nil {
 			return f

@@ -51,6 +51,7 @@ func (o *Options) fill(ctx context.Context) {
 	if o.System == nil {
 		o.System = host{}
 	}
+	o.System = newCache(o.System)
 	for _, d := range []struct {
 		s     *string
 		value string

@@ -169,8 +169,6 @@ func spell(t *token) string {
 		return quote(t.text)
 	case modernWords[t.text] == 0 && bareText(t.text):
 		return t.text
-	case strings.HasSuffix(t.text, `\`):
-		return strings.ReplaceAll(t.text, `\`, `\\`) // no quotes can hold it
 	}
 	return quote(t.text)
 }
@@ -186,6 +184,9 @@ func quote(s string) string {
 			b.WriteByte('\\')
 		}
 		b.WriteByte(s[i])
+	}
+	if strings.HasSuffix(s, `\`) {
+		b.WriteString("\\\n") // joins lines, and so parts the backslash from the quote
 	}
 	b.WriteByte('"')
 	return b.String()

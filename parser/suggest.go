@@ -14,10 +14,25 @@ func suggestion(found string, words []string) string {
 	return ""
 }
 
+// maxNear is how many names are looked at for the one that was meant, and
+// maxSuggestions how many mistakes get that done.
+const (
+	maxNear        = 1000
+	maxSuggestions = 200
+)
+
+// suggestion is that of the first mistakes of a file, which are those read.
+func (l *diagList) suggestion(found string, words []string) string {
+	if l.suggested++; l.suggested > maxSuggestions {
+		return ""
+	}
+	return suggestion(found, words)
+}
+
 // nearest is the word that takes the fewest changes to become what was found,
 // when those are few for its length.
 func nearest(found string, words []string) string {
-	if len(found) < 2 || len(found) > 64 || len(words) > 1000 {
+	if len(found) < 2 || len(found) > 64 || len(words) > 2*maxNear {
 		return ""
 	}
 	words = slices.Sorted(slices.Values(words))
