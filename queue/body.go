@@ -159,7 +159,7 @@ func (s *Bolt) makeBodyDir(dir string) error {
 }
 
 func sumOf(f *os.File) (uint32, error) {
-	h := crc32.New(castagnoli)
+	h := crc32.New(castagnoli())
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return 0, err
 	}
@@ -174,7 +174,7 @@ func (s *Bolt) packFile(name string, f *os.File, key []byte) (sum uint32, how ui
 	if err != nil {
 		return 0, 0, err
 	}
-	h := crc32.New(castagnoli)
+	h := crc32.New(castagnoli())
 	if s.pack.compress {
 		how |= storedGzip
 	}
@@ -314,7 +314,7 @@ func (s *Bolt) Body(id mail.MessageID) (*Body, error) {
 	if r.inFile {
 		b.File, err = s.bodyFile(id, r)
 	} else if b.Inline, err = s.pack.unpack(kindBody, msgKey(id), item); err == nil {
-		err = r.check(crc32.Checksum(b.Inline, castagnoli), int64(len(b.Inline)))
+		err = r.check(crc32.Checksum(b.Inline, castagnoli()), int64(len(b.Inline)))
 	}
 	if err == nil {
 		return b, nil
@@ -355,7 +355,7 @@ func (s *Bolt) bodyFile(id mail.MessageID, r record) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, n := crc32.New(castagnoli), &counter{max: r.size}
+	h, n := crc32.New(castagnoli()), &counter{max: r.size}
 	if r.stored == storedPlain {
 		err = s.readStored(f, io.MultiWriter(n, h), id, storedPlain)
 	} else {

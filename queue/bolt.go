@@ -499,7 +499,7 @@ func (s *Bolt) accepted(m *Message) (*accepted, error) {
 		a.size += len(item)
 	}
 	if !m.InFile {
-		a.rec.sum = crc32.Checksum(m.Body, castagnoli)
+		a.rec.sum = crc32.Checksum(m.Body, castagnoli())
 		var err error
 		if a.body, err = s.pack.pack(kindBody, msgKey(m.ID), m.Body); err != nil {
 			return nil, fmt.Errorf("%w: %w", statusFailed(), err)

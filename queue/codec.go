@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"sync"
 	"time"
 
 	"smtpd/internal/mail"
@@ -25,7 +26,9 @@ const (
 	envelopeVersion2 = 2
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of the check sums. It is made when it is first needed:
+// every process of the daemon holds this code, and only one uses it.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 var (
 	errCut      = errors.New("cut short, or a field over its bound")

@@ -346,7 +346,7 @@ func (s *Bolt) returnRecord(a *Aside, id mail.MessageID, body []byte) (r record,
 	if body == nil {
 		return r, true, fmt.Errorf("%w: the body cannot be read", ErrInvalid)
 	}
-	r.inFile, r.size, r.sum = false, int64(len(body)), crc32.Checksum(body, castagnoli)
+	r.inFile, r.size, r.sum = false, int64(len(body)), crc32.Checksum(body, castagnoli())
 	return r, true, nil
 }
 
@@ -363,7 +363,7 @@ func (s *Bolt) returnFile(a *Aside, id mail.MessageID, r *record) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, plain(err))
 	}
 	defer f.Close()
-	h := crc32.New(castagnoli)
+	h := crc32.New(castagnoli())
 	n := &counter{max: 1 << 62}
 	if err := s.readStored(f, io.MultiWriter(h, n), id, r.stored); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)

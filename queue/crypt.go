@@ -138,9 +138,9 @@ const (
 )
 
 func itemSum(kind byte, key, item []byte) uint32 {
-	sum := crc32.Update(0, castagnoli, []byte{kind})
-	sum = crc32.Update(sum, castagnoli, key)
-	return crc32.Update(sum, castagnoli, item)
+	sum := crc32.Update(0, castagnoli(), []byte{kind})
+	sum = crc32.Update(sum, castagnoli(), key)
+	return crc32.Update(sum, castagnoli(), item)
 }
 
 // pack makes the item: how it is stored, payload, CRC32C.

@@ -32,6 +32,9 @@ func runRole(role imsg.Role) int {
 		fmt.Fprintf(os.Stderr, "smtpd: %v\n", err)
 		return 1
 	}
+	if role == imsg.Deliver { // started as the user, in the common root folder
+		return privsep.Worker(b, deliver.Run)
+	}
 	// What Go loads when it is first needed must be there before the root folder
 	// changes: the time zone, and for mta the roots of trust.
 	_ = time.Now().Local().String()
@@ -40,9 +43,6 @@ func runRole(role imsg.Role) int {
 			fmt.Fprintf(os.Stderr, "warn: mta: %v\n", err)
 		}
 		debug.FreeOSMemory() // reading the roots takes twice what they take
-	}
-	if role == imsg.Deliver {
-		return privsep.Worker(b, deliver.Run)
 	}
 	return privsep.Main(role, b, func(ctx context.Context, env *privsep.Env, l links) error {
 		return dispatch(ctx, role, b, env, l)

@@ -643,6 +643,42 @@ func TestMoreUsersThanPlaces(t *testing.T) {
 	}
 }
 
+// TestIdleWorkers gives six users three rounds of mail with two that may work at
+// a time: one worker each is enough, and no third works.
+func TestIdleWorkers(t *testing.T) {
+	dir := t.TempDir()
+	h := newHouse(t, func(c *config.Config, h *house) {
+		c.MDA.MaxSession = 2
+		c.Actions["run"].Command = "echo >" + dir + "/%{user.username}; ls " + dir + " | grep -c ^u >>" + dir + "/most; rm " + dir + "/%{user.username}"
+		for i := range 6 {
+			h.users[fmt.Sprint("u", i)] = imsg.UserInfo{Found: true, Name: fmt.Sprint("u", i), UID: uint32(5000 + i), Home: t.TempDir()}
+		}
+	})
+	id := mail.EnvelopeID(0x100000001)
+	for round := range 3 {
+		for u := range 6 {
+			h.transfer(envelope(id, []string{"md", "run"}[round&1], fmt.Sprint("u", u)))
+			id += 1 << 32
+		}
+		for last := range mail.EnvelopeID(6) {
+			if r := h.result(id - (last+1)<<32); !r.Status.OK() {
+				t.Errorf("got %+v", r)
+			}
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.started) != 6 {
+		t.Errorf("%d workers started for 6 users", len(h.started))
+	}
+	most, _ := os.ReadFile(dir + "/most")
+	for _, n := range strings.Fields(string(most)) {
+		if n > "2" {
+			t.Errorf("worked at a time: %q", most)
+		}
+	}
+}
+
 // TestRun is the process as main starts it: the first configuration comes with
 // the others.
 func TestRun(t *testing.T) {

@@ -102,6 +102,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	defer close(p.quit)
 	p.switches.Started = o.Now()
 	p.workers = newWorkers(p)
+	p.workers.allow(p.conf.MDA.Workers())
 	p.accounts = newAccounts(o.Now)
 	p.programs = &programs{p: p, running: map[string]*exec.Cmd{}}
 	var err error
@@ -259,6 +260,7 @@ func (p *parent) reload() error {
 	}
 	p.o.Notify("RELOADING=1")
 	p.conf = conf
+	p.workers.allow(conf.MDA.Workers())
 	for _, role := range imsg.Children {
 		if c := p.children[role]; c != nil && c.running {
 			p.configure(c)

@@ -14,9 +14,10 @@ import (
 	"smtpd/mda"
 )
 
-// maxWorkers bounds the delivery workers that run at a time. Ours: mda asks for
-// no more than its own limit of sessions; this holds when mda is not itself.
-const maxWorkers = 256
+// spareWorkers is how many delivery workers there may be beyond what the
+// configuration allows: those that are on their way out. mda keeps to its limit;
+// this holds when mda is not itself.
+const spareWorkers = 100
 
 // mailSpool is the folder of the system mailboxes.
 const mailSpool = "/var/mail"
@@ -26,7 +27,15 @@ type workers struct {
 	p       *parent
 	mu      sync.Mutex
 	running map[*exec.Cmd]struct{}
+	max     int
 	closed  bool
+}
+
+// allow sets how many there may be at a time.
+func (w *workers) allow(max int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.max = max
 }
 
 func newWorkers(p *parent) *workers {
@@ -51,7 +60,7 @@ func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || len(w.running) >= maxWorkers {
+	if w.closed || len(w.running) >= w.max+spareWorkers {
 		return nil, errors.New("too many delivery processes")
 	}
 	stderr, logged, err := w.p.childOutput(imsg.Deliver)
