@@ -42,7 +42,7 @@ type Import struct {
 type ImportResult struct {
 	Messages, Envelopes int
 	Left                int            // messages that stay in the old spool; reported
-	Dispatchers         map[string]int // envelopes by action; "" for those of version 2, which name none
+	Dispatchers         map[string]int // envelopes by action; those of version 2 name none and get one of actionOf
 }
 
 // Run takes over what can be read. A message that is here goes to the folder
@@ -344,6 +344,9 @@ func (p *oldParser) envelope() mail.Envelope {
 		e.LastStatus.Code += 50
 	}
 	p.method(&e)
+	if e.Dispatcher == "" {
+		e.Dispatcher = p.actionOf(&e)
+	}
 	if e.Kind == mail.KindBounce {
 		e.Notice = word(p, "bounce-type", map[string]mail.NoticeKind{"error": mail.NoticeFailed, "failed": mail.NoticeFailed,
 			"warn": mail.NoticeDelayed, "delayed": mail.NoticeDelayed, "dsn": mail.NoticeDelivered, "delivered": mail.NoticeDelivered,
@@ -357,6 +360,18 @@ func (p *oldParser) envelope() mail.Envelope {
 		p.err = errors.New("ctime is missing")
 	}
 	return e
+}
+
+// actionOf names an action for an envelope of version 2, which names none: one
+// that an operator can configure, so that the mail goes out after all.
+func (p *oldParser) actionOf(e *mail.Envelope) string {
+	switch m := p.old["mda-method"]; {
+	case e.Kind == mail.KindMTA:
+		return "import-mta"
+	case m == "mbox" || m == "maildir" || m == "lmtp":
+		return "import-" + m
+	}
+	return "import-mda"
 }
 
 // method is where version 2 and 3 keep commands and files of local delivery

@@ -102,7 +102,7 @@ func TestImport(t *testing.T) {
 		Done: func(l []mail.Envelope) { told += len(l) }}
 	r, err := im.Run(t.Context(), s)
 	if err != nil || r.Messages != 2 || r.Envelopes != 3 || r.Left != 5 || told != 3 ||
-		r.Dispatchers["tmpfail"] != 2 || r.Dispatchers[""] != 1 {
+		r.Dispatchers["tmpfail"] != 2 || r.Dispatchers["import-mta"] != 1 {
 		t.Errorf("%+v, %v, told %d, %q", r, err, told, lines)
 	}
 	if got, err := queuetest.Read(s, 0x7f5a56b6); got != "Subject: x\n\nhello\n" || err != nil {
@@ -115,7 +115,7 @@ func TestImport(t *testing.T) {
 	at := time.Unix(1795216993, 0)
 	addr := mail.SplitAddress
 	want := []mail.Envelope{
-		{Kind: mail.KindMTA, Flags: mail.FlagAuthenticated | mail.FlagInternal, Tag: "edited", SMTPName: "mx.example.org",
+		{Kind: mail.KindMTA, Dispatcher: "import-mta", Flags: mail.FlagAuthenticated | mail.FlagInternal, Tag: "edited", SMTPName: "mx.example.org",
 			Helo: "[client]", Host: "<unknown>", Client: "[::1]", Rcpt: addr("a@b.test"), Dest: addr("c@d.test"),
 			DSN: mail.DSN{Notify: 3, Ret: mail.RetFull, EnvID: "QQ"}, Created: at, LastTry: time.Unix(1795216999, 0), TTL: 96 * time.Hour},
 		{Kind: mail.KindBounce, Notice: mail.NoticeDelayed, NoticeDelay: 4 * time.Hour},

@@ -95,37 +95,32 @@ func (s *state) suspend(now time.Time, m *imsg.SchedCommand) int64 {
 }
 
 // discovery is a discover command under way: the queue names all it has, and
-// what was not known is counted.
+// what the command is about is counted, whether it was known before or not.
 type discovery struct {
 	message  mail.MessageID
 	envelope mail.EnvelopeID
-	all      bool
-	n        int64
+	ids      map[mail.EnvelopeID]struct{}
 	reply    func(imsg.Msg)
 }
 
-// found counts an envelope that was not known.
+// found counts an envelope that is there.
 func (d *discovery) found(id mail.EnvelopeID) {
-	if d.all || id == d.envelope || (d.envelope == 0 && id.Message() == d.message) {
-		d.n++
+	if id == d.envelope || (d.envelope == 0 && id.Message() == d.message) {
+		d.ids[id] = struct{}{}
 	}
 }
 
-// discover begins a discovery. While everything is being loaded anyway there is
-// nothing that would not come by itself.
+// discover begins a discovery.
 func (s *state) discover(m *imsg.SchedCommand, reply func(imsg.Msg)) {
-	if s.loads > 0 && len(s.discovers) == 0 {
-		reply(&imsg.Count{})
-		return
-	}
-	s.discovers = append(s.discovers, &discovery{message: m.Message, envelope: m.Envelope, all: m.All, reply: reply})
+	s.discovers = append(s.discovers, &discovery{message: m.Message, envelope: m.Envelope,
+		ids: map[mail.EnvelopeID]struct{}{}, reply: reply})
 	s.out = append(s.out, &imsg.LoadAll{})
 	s.loads++
 }
 
 func (s *state) finishDiscoveries() {
 	for _, d := range s.discovers {
-		d.reply(&imsg.Count{N: d.n})
+		d.reply(&imsg.Count{N: int64(len(d.ids))})
 	}
 	s.discovers = nil
 }

@@ -395,7 +395,7 @@ func TestDiscover(t *testing.T) {
 			synctest.Wait()
 		}
 		discover(imsg.SchedCommand{Envelope: lost.ID}, 0, known)
-		discover(imsg.SchedCommand{Envelope: known.ID}, 0, known, lost)
+		discover(imsg.SchedCommand{Envelope: known.ID}, 1, known, lost) // known or not: it is there
 		b.expect("Attempt 2.1; ")
 		discover(imsg.SchedCommand{Message: 3}, 2, known, sched(3, 1, mail.KindMTA), sched(3, 2, mail.KindMTA))
 		b.expect("Attempt 3.1 3.2; ")
@@ -409,7 +409,18 @@ func TestDiscover(t *testing.T) {
 		}
 		b.q.setDown(false)
 		b.attached()
-		b.count(&imsg.SchedCommand{Op: imsg.OpDiscover, Message: 9}, 0) // all is coming anyway
+		got = -1 // while all is coming anyway
+		b.fromControl(&imsg.SchedCommand{Op: imsg.OpDiscover, Message: 9}, func(a imsg.Msg) { got = a.(*imsg.Count).N })
+		for range 2 {
+			if got != -1 {
+				t.Fatal("answered before all was there")
+			}
+			b.hear(scheduled(sched(9, 1, mail.KindMTA)))
+			b.hear(&imsg.Scheduled{Loaded: true})
+		}
+		if got != 1 {
+			t.Fatalf("got %d; want 1", got)
+		}
 	})
 }
 

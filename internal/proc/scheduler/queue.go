@@ -58,14 +58,14 @@ func (s *state) scheduled(m *imsg.Scheduled) {
 	now := s.now()
 	for i := range m.Envelopes {
 		e := &m.Envelopes[i]
+		for _, d := range s.discovers {
+			d.found(e.ID)
+		}
 		switch s.runq.Add(now, s.entry(now, e)) {
 		case runq.Refused:
 			s.log.Warn("warn: scheduler: envelope " + e.ID.String() + " is of no kind to be scheduled")
 		case runq.Added:
 			s.seen = true
-			for _, d := range s.discovers {
-				d.found(e.ID)
-			}
 		case runq.Tempfail:
 			s.stat.Add("scheduler.delivery.tempfail", 1)
 			s.stat.Add("scheduler.envelope.updated", 1)
