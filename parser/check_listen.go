@@ -194,7 +194,7 @@ func (s *listening) networks(list []*token) []netip.Prefix {
 
 // canLeaveOut are the extensions that a listener may do without.
 var canLeaveOut = []string{"8BITMIME", "SIZE", "DSN", "PIPELINING", "CHUNKING", "BINARYMIME",
-	"SMTPUTF8", "REQUIRETLS", "LIMITS"}
+	"SMTPUTF8", "REQUIRETLS", "LIMITS", "ENHANCEDSTATUSCODES"}
 
 func (s *listening) extensions(list []*token) []string {
 	var out []string

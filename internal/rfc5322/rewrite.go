@@ -3,6 +3,7 @@ package rfc5322
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"time"
 
 	"smtpd/internal/mail"
@@ -39,7 +40,7 @@ type Options struct {
 
 	Own int // Received fields of our own among the lines
 
-	AuthServID string // Authentication-Results in this name are removed: nobody else may speak for us
+	AuthServIDs []string // Authentication-Results in these names are removed: nobody else may speak for us
 
 	MaxBytes, MaxFields int // zero: the defaults above
 }
@@ -233,7 +234,7 @@ func (r *Rewriter) classify(name, value []byte) action {
 // us. A name on a continuation line, or behind a comment, is taken for ours:
 // honest writers put it first (RFC 8601 section 2.2).
 func (r *Rewriter) ours(value []byte) bool {
-	if r.o.AuthServID == "" {
+	if len(r.o.AuthServIDs) == 0 {
 		return false
 	}
 	value = bytes.TrimLeft(value, " \t")
@@ -243,7 +244,8 @@ func (r *Rewriter) ours(value []byte) bool {
 	if i := bytes.IndexAny(value, " \t;("); i >= 0 {
 		value = value[:i]
 	}
-	return is(value, r.o.AuthServID)
+	value = bytes.TrimSuffix(value, []byte{'.'})
+	return slices.ContainsFunc(r.o.AuthServIDs, func(id string) bool { return is(value, id) })
 }
 
 // is compares without regard to the case of ASCII letters.

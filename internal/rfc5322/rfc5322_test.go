@@ -124,7 +124,7 @@ func TestRewrite(t *testing.T) {
 		"100 hops":           {plain, strings.Repeat("received: x\n", 100), strings.Repeat("received: x\n", 99), ErrLoop},
 		"fields":             {Options{MaxFields: 2}, "A: b\nA: c\nA: d\n", "A: b\nA: c\n", ErrTooBig},
 		"bytes":              {Options{MaxBytes: 10}, "A: bbbb\n ccccc\n", "A: bbbb\n", ErrTooBig},
-		"forged results": {Options{AuthServID: "mx.h.org"}, "Authentication-Results: mx.h.org;\n\tspf=pass\nAuthentication-Results: other;\n\tspf=pass\nAuthentication-Results:\n MX.h.org; dkim=pass\nAuthentication-Results: (c) mx.h.org; x\n",
+		"forged results": {Options{AuthServIDs: []string{"h.org", "mx.h.org"}}, "Authentication-Results: mx.h.org;\n\tspf=pass\nAuthentication-Results: other;\n\tspf=pass\nAuthentication-Results:\n MX.h.org; dkim=pass\nAuthentication-Results: (c) mx.h.org; x\n",
 			"Authentication-Results: other;\n\tspf=pass\n", nil},
 		"masquerade":          {masq, "From: \"Alice\" <faked@else.org>\nTo: a\n", "From: \"Alice\" <s@t.org>\nTo: a@h.org\n", nil},
 		"masquerade bare":     {masq, "From: x@y (c)\n", "From: s@t.org (c)\n", nil},
@@ -187,7 +187,7 @@ func FuzzRewrite(f *testing.F) {
 		in = strings.ReplaceAll(in, "\r", "")
 		for _, o := range []Options{
 			{Domain: "h.org"},
-			{Domain: "h.org", Date: when, MessageID: "<1@h>", Masquerade: &mail.Address{User: "s", Domain: "t"}, AuthServID: "mx"},
+			{Domain: "h.org", Date: when, MessageID: "<1@h>", Masquerade: &mail.Address{User: "s", Domain: "t"}, AuthServIDs: []string{"mx"}},
 		} {
 			out, err := rewrite(o, in)
 			if err != nil {

@@ -102,11 +102,15 @@ func (s *Session) exchange(mech, initial string, server sasl.Server) error {
 			return err
 		}
 		s.wire.shrink()
+		bare := s.bareLF()
 		s.lastWord = authStep(mech, challenge)
 		if s.shown() {
 			s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", "********"))
 		}
 		s.report(EventClient, "********")
+		if bare {
+			return errSASL
+		}
 		if response, err = decodeSASL(string(line)); err != nil {
 			return err
 		}

@@ -1,6 +1,8 @@
 package smtp
 
 import (
+	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -20,12 +22,17 @@ func (s *Session) bdat(arg string) {
 		return
 	}
 	size, last, ok := parseChunk(arg)
-	if !ok || size > maxDiscard*s.c.SMTP.MaxMessageSize {
+	switch {
+	case !ok:
 		s.refuse(replyBadChunk)
 		s.close(reasonBadInput) // nobody knows where the next command begins
 		return
+	case size > maxDiscard*s.c.SMTP.MaxMessageSize:
+		s.refuse(replyTooBig)
+		s.close(reasonBadInput) // so much is not even read to be dropped
+		return
 	}
-	reply := s.openChunk()
+	reply := s.openChunk(last)
 	m := (*message)(nil)
 	if reply == "" {
 		m = s.tx.msg
@@ -54,12 +61,14 @@ func (s *Session) bdat(arg string) {
 const alreadySaid = "-"
 
 // openChunk makes the transaction ready for a chunk, or gives the reply that
-// refuses it.
-func (s *Session) openChunk() (reply string) {
+// refuses it. Once a chunk has been dropped no later one may make a message: it
+// would be one with a hole.
+func (s *Session) openChunk(last bool) (reply string) {
 	switch tx := s.tx; {
 	case tx == nil || tx.refused:
 		return replySequence
 	case len(tx.rcpts) == 0:
+		tx.refused = !last
 		return replyNoRcpt
 	case tx.msg != nil:
 		return ""
@@ -78,9 +87,14 @@ func (s *Session) openChunk() (reply string) {
 	return ""
 }
 
+// parseChunk reads the argument of BDAT. A size of up to twenty digits that fits
+// no integer is the largest there is.
 func parseChunk(arg string) (size int64, last, ok bool) {
 	num, word, has := strings.Cut(arg, " ")
 	n, err := strconv.ParseUint(num, 10, 62)
+	if errors.Is(err, strconv.ErrRange) && len(num) <= maxDigits {
+		n, err = math.MaxInt64>>1, nil
+	}
 	if err != nil || num[0] == '+' || (has && !strings.EqualFold(strings.TrimSpace(word), "LAST")) {
 		return 0, false, false
 	}

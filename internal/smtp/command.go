@@ -29,18 +29,20 @@ const (
 	extUTF8
 	extRequireTLS
 	extLimits
+	extEnhanced
 )
 
 // keywords are the extensions by their EHLO keywords.
 var keywords = map[string]ext{
 	"8BITMIME": ext8BitMIME, "SIZE": extSize, "DSN": extDSN, "PIPELINING": extPipelining, "CHUNKING": extChunking,
 	"BINARYMIME": extBinary, "SMTPUTF8": extUTF8, "REQUIRETLS": extRequireTLS, "LIMITS": extLimits,
+	"ENHANCEDSTATUSCODES": extEnhanced,
 }
 
 // extensions are those that a listener offers. BINARYMIME is nothing without
 // CHUNKING (RFC 3030 section 3), SMTPUTF8 needs 8BITMIME (RFC 6531 section 3.1).
 func extensions(l *config.Listener) ext {
-	e := ext8BitMIME | extSize | extPipelining | extChunking | extBinary | extUTF8 | extRequireTLS | extLimits
+	e := ext8BitMIME | extSize | extPipelining | extChunking | extBinary | extUTF8 | extRequireTLS | extLimits | extEnhanced
 	if l.DSN {
 		e |= extDSN
 	}
@@ -72,7 +74,11 @@ func (s *Session) command(line []byte) {
 		s.refuse(replyTooManyCmds)
 		return
 	}
-	if bytes.IndexByte(line, 0) >= 0 || bytes.IndexByte(line, '\r') >= 0 {
+	switch {
+	case s.bareLF():
+		s.refuse(replyBareLF)
+		return
+	case bytes.IndexByte(line, 0) >= 0 || bytes.IndexByte(line, '\r') >= 0:
 		s.refuse(replyBadOctet)
 		return
 	}
@@ -82,6 +88,13 @@ func (s *Session) command(line []byte) {
 	}
 	s.dispatch(word, arg, line)
 }
+
+// bareLF reports whether the line that was read last ended with LF alone, where
+// that ends no line (RFC 5321 section 2.3.8).
+func (s *Session) bareLF() bool { return s.wire.bare && !s.repairs() }
+
+// repairs reports whether a bare CR or LF ends a line of this client.
+func (s *Session) repairs() bool { return s.c.Listener.Repair || s.isLocal() }
 
 // dispatch finds the command. Only one space separates MAIL from FROM, and
 // none comes before the colon (RFC 5321 section 3.3).
@@ -168,14 +181,35 @@ func maskCommand(line string) string {
 // unknown refuses what is no command. Another protocol on our port is an
 // attack through a browser: it is not listened to (RFC 5321 has no such verb).
 func (s *Session) unknown(word []byte) {
-	switch string(word) {
-	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH",
-		"Host:", "Content-Type:", "Content-Length:", "User-Agent:", "Referer:", "Cookie:":
+	if httpVerbs[strings.ToUpper(string(word))] || isField(word) {
 		s.refuse(replyNotHTTP)
 		s.close(reasonBadInput)
 		return
 	}
 	s.refuse(replyUnknown)
+}
+
+// httpVerbs are the methods of HTTP (RFC 9110 section 9.3, RFC 5789) and WebDAV,
+// and the preface of HTTP/2.
+var httpVerbs = map[string]bool{
+	"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "CONNECT": true, "OPTIONS": true,
+	"TRACE": true, "PATCH": true, "PRI": true, "PROPFIND": true, "PROPPATCH": true, "MKCOL": true, "COPY": true,
+	"MOVE": true, "LOCK": true, "UNLOCK": true, "REPORT": true, "SEARCH": true,
+}
+
+// isField reports whether a word is the name of a header field with its colon,
+// which no command of SMTP is: a browser has come to its header.
+func isField(word []byte) bool {
+	i := bytes.IndexByte(word, ':')
+	if i < 2 || i != len(word)-1 {
+		return false
+	}
+	for _, c := range word[:i] {
+		if !isAlnum(c) && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // identify is HELO and EHLO. They may come again and then reset the session
@@ -226,7 +260,9 @@ func (s *Session) sayExtensions() {
 	if s.offers(ext8BitMIME) {
 		s.say("250-8BITMIME")
 	}
-	s.say("250-ENHANCEDSTATUSCODES")
+	if s.offers(extEnhanced) {
+		s.say("250-ENHANCEDSTATUSCODES")
+	}
 	if s.offers(extSize) {
 		s.say("250-SIZE " + strconv.FormatInt(s.c.SMTP.MaxMessageSize, 10))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func (s *Session) openMessage(dots bool) {
 		m.max = math.MaxInt64 / maxDiscard // its size is our own affair
 	}
 	m.maxLine = s.c.SMTP.MaxLine
-	m.repair = s.c.Listener.Repair || s.isLocal()
+	m.repair = s.repairs()
 	m.dots = dots
 	tx.msg = m
 	own := m.store.out
@@ -102,10 +103,10 @@ func (s *Session) openMessage(dots bool) {
 // headerOptions says what happens to the header of the present message.
 func (s *Session) headerOptions() rfc5322.Options {
 	o := rfc5322.Options{
-		Domain:     s.name,
-		AuthServID: s.c.ADMD,
-		MaxBytes:   s.c.SMTP.MaxHeader,
-		MaxFields:  s.c.SMTP.MaxHeaderFields,
+		Domain:      s.name,
+		AuthServIDs: s.servIDs(),
+		MaxBytes:    s.c.SMTP.MaxHeader,
+		MaxFields:   s.c.SMTP.MaxHeaderFields,
 	}
 	if s.isLocal() || s.client.Local.Addr().IsLoopback() || s.client.Local.Port() == submissionPort {
 		o.Date = s.c.Now()
@@ -115,6 +116,19 @@ func (s *Session) headerOptions() rfc5322.Options {
 		o.Masquerade = &s.tx.sender
 	}
 	return o
+}
+
+// servIDs are the names in which only we may write Authentication-Results: that
+// of the administrative domain, and what this host and listener are called.
+func (s *Session) servIDs() []string {
+	if s.ids == nil {
+		for _, id := range []string{s.c.ADMD, s.c.Name, s.name} {
+			if id != "" && !slices.Contains(s.ids, id) {
+				s.ids = append(s.ids, id)
+			}
+		}
+	}
+	return s.ids
 }
 
 func messageID(n uint64, host string) string {

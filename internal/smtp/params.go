@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,9 @@ const (
 	replyNever       = "501 5.5.4 NOTIFY option NEVER cannot be combined with other options"
 	replyORcpt       = "501 5.5.4 ORCPT address syntax error"
 )
+
+// maxDigits is how long a size may be (RFC 1870 section 5).
+const maxDigits = 20
 
 // params are the parameters of one MAIL.
 type params struct {
@@ -86,12 +90,11 @@ func (s *Session) mailParams(text string) (p params, reply string) {
 
 func (s *Session) sizeParam(p *params, value string) string {
 	n, err := strconv.ParseUint(value, 10, 63)
-	tooLong := len(value) > 18 && len(value) <= 20 && strings.Trim(value, "0123456789") == ""
 	switch {
-	case tooLong, err == nil && int64(n) > s.c.SMTP.MaxMessageSize:
-		return replyTooBig
-	case err != nil || value[0] == '+':
+	case len(value) > maxDigits, err != nil && !errors.Is(err, strconv.ErrRange), value[0] == '+':
 		return replyParamSyntax + "bad SIZE"
+	case err != nil, int64(n) > s.c.SMTP.MaxMessageSize:
+		return replyTooBig
 	}
 	p.size = int64(n)
 	return ""

@@ -19,6 +19,7 @@ const (
 	replyEXPN           = "502 5.5.1 Invalid command: Command not implemented"
 	replyNoArguments    = "500 5.5.4 Invalid command arguments: command does not accept arguments."
 	replyBadOctet       = "500 5.5.2 Syntax error: NUL or CR in a command"
+	replyBareLF         = "500 5.5.2 Syntax error: a line ends with CR and LF" // RFC 5321 section 2.3.8
 	replyDomain         = "501 5.5.4 Invalid command arguments: Invalid domain name"
 	replySecured        = "503 5.5.1 Invalid command: Channel already secured"
 	replyNoParameters   = "501 5.5.4 Invalid command arguments: No parameters allowed"

@@ -28,6 +28,7 @@ type Session struct {
 	filter Filter
 	name   string // what we call ourselves
 	ext    ext
+	ids    []string // see servIDs
 
 	admitted netip.Addr // behind a proxy: counted in by Backend.Admit
 	helo     string     // empty: not identified
@@ -295,6 +296,9 @@ func (s *Session) fill(until time.Time, stop int64) error {
 
 // say sends a reply line of success, or one that is no reply to a command.
 func (s *Session) say(line string) {
+	if !s.offers(extEnhanced) {
+		line = withoutEnhanced(line)
+	}
 	if s.notice {
 		s.lastReply = line
 	}
@@ -305,6 +309,21 @@ func (s *Session) say(line string) {
 	if s.filter != nil {
 		s.report(EventServer, line)
 	}
+}
+
+// withoutEnhanced is a reply line as a server without ENHANCEDSTATUSCODES says it
+// (RFC 2034 section 3): the code of three parts behind the first is left out.
+func withoutEnhanced(line string) string {
+	const code = len("250 ")
+	if len(line) < code {
+		return line
+	}
+	word, text, _ := strings.Cut(line[code:], " ")
+	if len(word) < len("2.0.0") || word[0] != line[0] || word[1] != '.' || strings.Count(word, ".") != 2 ||
+		strings.Trim(word, "0123456789.") != "" {
+		return line
+	}
+	return line[:code] + text
 }
 
 // shown reports whether the dialogue goes to the log.

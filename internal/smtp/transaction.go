@@ -214,7 +214,7 @@ func (s *Session) expand(to, shown mail.Address, dsn mail.DSN) {
 		s.refuse(replyTooManyRcpts)
 		return
 	}
-	last := s.tx.add(envelopes, s.c.Actions)
+	last := s.tx.add(envelopes, s.c)
 	s.tx.rcpts = append(s.tx.rcpts, rcpt{to, last})
 	if s.filter != nil {
 		for i := range envelopes {
@@ -306,7 +306,8 @@ type mailbox struct {
 
 // add takes the envelopes of one recipient in, leaving out those that go where
 // another one goes already, and gives the number of the last one's place.
-func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config.Action) (last int) {
+func (tx *transaction) add(envelopes []mail.Envelope, c *Config) (last int) {
+	boxOf := func(e *mail.Envelope) mailbox { return mailboxOf(e, c.Actions[e.Dispatcher], c.SMTP.SubAddrDelim) }
 	if len(tx.envelopes) == 0 && len(envelopes) == 1 { // as most mail is
 		tx.envelopes = append(tx.envelopes, envelopes[0])
 		return 1
@@ -314,11 +315,11 @@ func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config
 	if tx.boxes == nil {
 		tx.boxes = make(map[mailbox]int, len(tx.envelopes)+len(envelopes))
 		for i := range tx.envelopes {
-			tx.boxes[mailboxOf(&tx.envelopes[i], actions[tx.envelopes[i].Dispatcher])] = i + 1
+			tx.boxes[boxOf(&tx.envelopes[i])] = i + 1
 		}
 	}
 	for i := range envelopes {
-		box := mailboxOf(&envelopes[i], actions[envelopes[i].Dispatcher])
+		box := boxOf(&envelopes[i])
 		n, known := tx.boxes[box]
 		if !known {
 			tx.envelopes = append(tx.envelopes, envelopes[i])
@@ -331,26 +332,38 @@ func (tx *transaction) add(envelopes []mail.Envelope, actions map[string]*config
 }
 
 // mailboxOf tells where an envelope goes. Local delivery is to the user, unless
-// the action looks at the address; all else is to the address.
-func mailboxOf(e *mail.Envelope, a *config.Action) mailbox {
-	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec, sub: e.SubAddr}
+// the action looks at the address or at what is behind the delimiter in it; all
+// else is to the address.
+func mailboxOf(e *mail.Envelope, a *config.Action, delim string) mailbox {
+	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec}
 	if e.Kind != mail.KindMDA || a == nil || looksAtAddress(a, e) {
 		box.dest = e.Dest.User + "@" + strings.ToLower(e.Dest.Domain)
+		box.sub = e.SubAddr
+		return box
+	}
+	if strings.HasPrefix(e.Exec, "/") || (e.Exec == "" && a.Method == config.MethodMbox) {
+		return box // one file, whatever the address was
+	}
+	if box.sub = e.SubAddr; box.sub == "" {
+		_, box.sub = e.Dest.SplitTag(delim)
 	}
 	return box
 }
 
 // looksAtAddress reports whether the place of delivery may depend on more than
-// the user. In doubt it does: a second copy is no loss.
+// the user and the sub-address. In doubt it does: a second copy is no loss.
 func looksAtAddress(a *config.Action, e *mail.Envelope) bool {
-	if strings.HasPrefix(e.Exec, "|") {
-		return false // the same command for the same user
-	}
-	switch a.Method {
-	case config.MethodMbox:
+	switch {
+	case a.Wrapper != "":
+		return true
+	case strings.HasPrefix(e.Exec, "|"), strings.HasPrefix(e.Exec, "/"):
+		return strings.Contains(e.Exec, "%{")
+	case e.Exec != "":
+		return true
+	case a.Method == config.MethodMbox:
 		return false
-	case config.MethodMaildir:
-		return strings.Contains(a.Path, "%{") || strings.Contains(e.Dest.User, "+")
+	case a.Method == config.MethodMaildir:
+		return strings.Contains(a.Path, "%{")
 	}
 	return true
 }

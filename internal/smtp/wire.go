@@ -37,6 +37,7 @@ type wire struct {
 	buf   []byte
 	r, w  int
 	seen  int       // octets of buf[r:w] known to hold no LF
+	bare  bool      // the last line ended with LF alone
 	out   *[]byte   // replies; nil: none wait
 	err   error     // of writing; nothing more is written
 	until time.Time // deadline of writing, as set; zero: not known
@@ -130,7 +131,8 @@ func (c *wire) line(max int) (line []byte, ok bool, err error) {
 	}
 	i += c.seen
 	line = b[:i]
-	if i > 0 && line[i-1] == '\r' {
+	c.bare = i == 0 || line[i-1] != '\r'
+	if !c.bare {
 		line = line[:i-1]
 	}
 	if len(line) > max {
