@@ -65,6 +65,7 @@ type actionStmt struct {
 type matchStmt struct {
 	opts   []*option
 	reject bool
+	text   *token // of reject; nil: the usual one
 	action *token
 }
 

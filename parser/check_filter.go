@@ -5,8 +5,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"smtpd/internal/config"
+	"smtpd/internal/mail"
 )
 
 // proc declares a filter program.
@@ -26,11 +28,8 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 			v = o.arg.text
 		}
 		switch o.key {
-		case "timeout":
-			p.Timeout, _ = c.delay(o.arg, "invalid timeout: %s")
-			continue
-		case "pass-on-failure":
-			p.Pass = true
+		case "timeout", "on-failure":
+			c.patience(o, &p.Timeout, &p.OnFailure)
 			continue
 		case "user":
 			p.User = v
@@ -53,6 +52,20 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 	c.filterProgram(command)
 	c.cfg.Procs[p.Name] = p
 	return true
+}
+
+// patience takes the options that say what happens when a program fails.
+func (c *checker) patience(o *option, timeout *time.Duration, on *config.OnFailure) {
+	if o.key == "timeout" {
+		*timeout, _ = c.delay(o.arg, "invalid timeout: %s")
+		return
+	}
+	switch v := config.OnFailure(o.arg.text); v {
+	case config.FailPass, config.FailTemp:
+		*on = v
+	default:
+		c.errorf(o.arg.pos, "invalid on-failure: %s, expected pass or tempfail", o.arg.text)
+	}
 }
 
 // filterProgram warns when the program is not there: it may be installed
@@ -90,6 +103,12 @@ func (c *checker) filter(st *stmt, n *filterStmt) {
 	switch n.kind {
 	case "proc":
 		f.Proc = n.arg.text
+		seen := &once{}
+		for _, o := range n.opts {
+			if c.once(seen, o.key, o.pos, " for this filter") {
+				c.patience(o, &f.Timeout, &f.OnFailure)
+			}
+		}
 		if c.cfg.Procs[f.Proc] == nil {
 			c.noSuch("proc", n.arg, "no processor exist with that name: %s", near(c.cfg.Procs))
 			ok = false
@@ -177,6 +196,8 @@ func (c *checker) builtin(f *config.Filter, n *filterStmt) bool {
 			c.errorf(n.text.pos, "the message of %s must begin with a 4xx or 5xx code and a blank, found %q",
 				f.Decision, f.Text)
 			ok = false
+		} else if f.Decision == "reject" || f.Decision == "disconnect" {
+			ok = c.reply(n.text) && ok
 		}
 	}
 	return ok
@@ -189,6 +210,45 @@ func notAtPhase(cond, phase string, conds []string) string {
 func validReply(s string) bool {
 	return len(s) > 4 && (s[0] == '4' || s[0] == '5') && isDigit(int(s[1])) && isDigit(int(s[2])) &&
 		s[3] == ' '
+}
+
+// reply checks the rest of a message that clients are shown: its enhanced code
+// is of the class of the code, and it is one line of text that can be sent.
+func (c *checker) reply(t *token) bool {
+	word, _, _ := strings.Cut(t.text[4:], " ")
+	switch n := strings.Split(word, "."); {
+	case len(n) == 3 && numbers(n) && n[0] != t.text[:1]:
+		c.errorf(t.pos, "the enhanced code %s does not agree with the code %s, expected %s.%s.%s",
+			word, t.text[:3], t.text[:1], n[1], n[2])
+	case len(t.text)-4 > mail.MaxStatusText:
+		c.errorf(t.pos, "the message is too long: %d octets, at most %d", len(t.text)-4, mail.MaxStatusText)
+	case mail.Clean(t.text, len(t.text)) != t.text:
+		c.errorf(t.pos, "the message holds a control character, or is not UTF-8")
+	default:
+		return true
+	}
+	return false
+}
+
+func numbers(words []string) bool {
+	for _, w := range words {
+		if w == "" || len(w) > 3 || strings.Trim(w, "0123456789") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// ruleReply checks the message of a rule.
+func (c *checker) ruleReply(t *token) {
+	switch {
+	case !validReply(t.text):
+		c.errorf(t.pos, "the message of reject must begin with a 4xx or 5xx code and a blank, found %q", t.text)
+	case strings.HasPrefix(t.text, "421"):
+		c.errorf(t.pos, "421 ends a session, which a rule does not, expected another code such as 450 or 550")
+	default:
+		c.reply(t)
+	}
 }
 
 // filterNames resolves the filters of a listener or action.

@@ -12,6 +12,10 @@ func (c *checker) match(st *stmt, n *matchStmt) {
 	for _, o := range n.opts {
 		c.matchOption(r, o, seen)
 	}
+	if n.text != nil {
+		r.Reply = n.text.text
+		c.ruleReply(n.text)
+	}
 	if n.action != nil {
 		r.Action = n.action.text
 		c.used["action "+r.Action] = true

@@ -170,7 +170,11 @@ func ruleText(c *config.Config, r *config.Rule) string {
 	add("mail-from", r.MailFrom)
 	add("rcpt-to", r.RcptTo)
 	if r.Reject {
-		return b.String() + " reject"
+		b.WriteString(" reject")
+		if r.Reply != "" {
+			fmt.Fprintf(&b, " %q", r.Reply)
+		}
+		return b.String()
 	}
 	return fmt.Sprintf("%s action %q", b.String(), r.Action)
 }

@@ -189,7 +189,7 @@ var nouns = map[string]string{
 	"alias": "a list", "virtual": "a list", "userbase": "a list", "auth": "a list",
 	"for": "a domain", "from": "an address", "rewrite": "an address", "report": "a text",
 	"wrapper": "a name", "map": "a name", "maildir": "a path", "timeout": "a delay such as 30s",
-	"hold": "a time such as \"22:00-06:00\"", "retry": "a delay such as 10m", "resolver": "an address", "without": "an extension such as CHUNKING",
+	"hold": "a time such as \"22:00-06:00\"", "retry": "a delay such as 10m", "resolver": "an address", "on-failure": "pass or tempfail", "without": "an extension such as CHUNKING",
 }
 
 func nounAfter(before []token) string {

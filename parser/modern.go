@@ -126,7 +126,7 @@ const mVIRTUAL = 57448
 const mWARNINTERVAL = 57449
 const mWRAPPER = 57450
 const mLOGCONVERSATION = 57451
-const mPASSONFAILURE = 57452
+const mONFAILURE = 57452
 const mPREFER = 57453
 const mREPAIRNEWLINES = 57454
 const mRESOLVER = 57455
@@ -247,7 +247,7 @@ var modernToknames = [...]string{
 	"mWARNINTERVAL",
 	"mWRAPPER",
 	"mLOGCONVERSATION",
-	"mPASSONFAILURE",
+	"mONFAILURE",
 	"mPREFER",
 	"mREPAIRNEWLINES",
 	"mRESOLVER",
@@ -281,143 +281,142 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 526
+const modernLast = 509
 
 var modernAct = [...]int16{
-	261, 126, 259, 353, 282, 209, 306, 125, 31, 101,
-	116, 71, 108, 129, 212, 179, 99, 102, 262, 196,
-	197, 265, 377, 376, 195, 173, 149, 379, 192, 62,
-	176, 400, 281, 307, 279, 29, 366, 262, 262, 176,
-	400, 183, 286, 87, 172, 262, 66, 39, 294, 199,
-	200, 293, 186, 187, 262, 262, 176, 400, 266, 224,
-	56, 41, 202, 50, 53, 284, 334, 331, 183, 43,
-	32, 204, 75, 76, 272, 363, 194, 188, 42, 48,
-	193, 205, 90, 122, 44, 305, 203, 117, 214, 180,
-	98, 49, 45, 221, 407, 201, 121, 131, 181, 189,
-	169, 51, 119, 120, 72, 198, 130, 190, 191, 135,
-	136, 65, 168, 405, 343, 162, 207, 37, 54, 206,
-	40, 341, 208, 289, 292, 70, 38, 119, 120, 170,
-	260, 84, 182, 161, 102, 263, 219, 264, 52, 132,
-	85, 226, 227, 228, 185, 220, 222, 223, 225, 425,
-	308, 271, 231, 230, 263, 263, 264, 264, 424, 287,
-	88, 270, 263, 47, 264, 142, 267, 268, 269, 69,
-	89, 263, 263, 264, 264, 401, 278, 280, 283, 46,
-	211, 213, 216, 277, 215, 30, 217, 423, 139, 412,
-	140, 403, 143, 118, 110, 369, 218, 361, 160, 299,
-	300, 303, 304, 112, 348, 164, 144, 290, 32, 163,
-	291, 82, 81, 176, 416, 311, 312, 313, 78, 79,
-	330, 253, 255, 328, 111, 327, 317, 315, 319, 320,
-	145, 322, 326, 390, 324, 318, 325, 154, 321, 329,
-	176, 354, 332, 333, 323, 335, 316, 158, 314, 151,
-	157, 146, 310, 141, 388, 153, 337, 336, 340, 342,
-	392, 346, 252, 258, 152, 309, 349, 302, 350, 351,
-	352, 347, 338, 339, 393, 249, 176, 397, 155, 344,
-	345, 358, 356, 360, 301, 105, 176, 395, 256, 362,
-	176, 359, 244, 250, 240, 176, 357, 235, 394, 389,
-	298, 236, 156, 254, 257, 297, 176, 177, 296, 242,
-	365, 295, 364, 285, 183, 391, 248, 383, 276, 232,
-	233, 241, 275, 274, 367, 273, 171, 368, 96, 385,
-	167, 166, 95, 239, 106, 165, 148, 103, 104, 370,
-	371, 251, 372, 147, 373, 374, 375, 93, 382, 234,
-	92, 138, 134, 237, 133, 378, 91, 94, 124, 115,
-	123, 114, 113, 107, 396, 86, 398, 83, 80, 399,
-	77, 73, 68, 67, 238, 245, 63, 61, 60, 97,
-	243, 402, 211, 384, 59, 387, 386, 57, 55, 36,
-	35, 246, 404, 406, 34, 33, 28, 27, 218, 247,
-	414, 415, 413, 1, 175, 174, 417, 64, 418, 419,
-	420, 421, 422, 408, 409, 410, 411, 4, 137, 127,
-	24, 14, 128, 58, 355, 109, 159, 15, 229, 13,
-	210, 178, 184, 100, 74, 288, 381, 380, 150, 6,
-	7, 10, 9, 8, 2, 0, 26, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 3, 0, 0, 0,
-	0, 0, 23, 0, 0, 0, 0, 0, 0, 25,
-	0, 0, 0, 16, 17, 0, 0, 0, 0, 0,
-	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 19,
-	0, 20, 0, 0, 0, 0, 0, 21, 0, 22,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 5,
+	263, 126, 261, 358, 286, 211, 310, 101, 31, 71,
+	125, 164, 108, 116, 264, 129, 181, 198, 199, 214,
+	99, 267, 197, 102, 382, 381, 194, 264, 175, 216,
+	150, 384, 62, 285, 264, 283, 178, 405, 29, 185,
+	371, 311, 264, 290, 178, 405, 66, 201, 202, 87,
+	188, 189, 288, 264, 264, 178, 405, 174, 166, 298,
+	204, 32, 165, 297, 268, 41, 226, 56, 338, 206,
+	335, 275, 53, 368, 196, 190, 90, 48, 195, 207,
+	43, 50, 223, 122, 205, 69, 75, 76, 72, 42,
+	412, 119, 120, 203, 98, 309, 44, 191, 163, 117,
+	293, 296, 171, 200, 45, 192, 193, 39, 130, 49,
+	410, 135, 136, 121, 209, 65, 162, 208, 347, 51,
+	210, 213, 215, 218, 40, 217, 54, 219, 170, 345,
+	262, 265, 172, 266, 78, 79, 221, 220, 102, 119,
+	120, 228, 229, 230, 265, 187, 266, 222, 224, 225,
+	227, 265, 274, 266, 232, 430, 52, 233, 312, 265,
+	291, 266, 273, 429, 89, 287, 88, 269, 270, 271,
+	265, 265, 266, 266, 406, 47, 30, 37, 282, 284,
+	110, 161, 70, 281, 294, 185, 38, 295, 166, 112,
+	131, 46, 165, 251, 82, 81, 178, 421, 84, 178,
+	359, 303, 304, 307, 308, 118, 182, 85, 178, 402,
+	111, 252, 178, 400, 428, 183, 27, 315, 316, 317,
+	178, 364, 417, 143, 255, 257, 178, 362, 321, 319,
+	323, 324, 132, 326, 250, 408, 328, 178, 179, 322,
+	374, 333, 325, 366, 336, 337, 140, 339, 141, 184,
+	144, 352, 32, 334, 332, 331, 330, 329, 341, 253,
+	344, 346, 340, 350, 145, 254, 260, 327, 353, 395,
+	354, 355, 356, 320, 342, 343, 351, 105, 1, 318,
+	314, 348, 349, 361, 357, 363, 313, 365, 146, 388,
+	393, 258, 306, 367, 305, 246, 397, 242, 302, 301,
+	237, 390, 300, 299, 238, 289, 256, 259, 280, 147,
+	398, 142, 244, 279, 370, 278, 369, 185, 277, 276,
+	387, 173, 234, 235, 243, 169, 106, 155, 372, 103,
+	104, 373, 168, 167, 399, 394, 241, 159, 149, 152,
+	158, 148, 139, 375, 376, 154, 377, 138, 378, 379,
+	380, 396, 236, 134, 153, 389, 239, 392, 391, 133,
+	383, 124, 115, 123, 114, 113, 107, 86, 156, 401,
+	83, 403, 80, 77, 404, 73, 68, 240, 247, 67,
+	63, 61, 60, 245, 59, 213, 407, 57, 55, 36,
+	35, 34, 157, 33, 248, 177, 28, 409, 411, 176,
+	4, 220, 249, 24, 14, 419, 420, 418, 64, 137,
+	15, 422, 13, 423, 424, 425, 426, 427, 413, 414,
+	415, 416, 96, 127, 128, 58, 95, 272, 360, 26,
+	109, 160, 231, 212, 180, 186, 100, 74, 292, 3,
+	386, 93, 385, 151, 92, 23, 6, 7, 10, 9,
+	91, 94, 25, 8, 2, 0, 16, 17, 0, 0,
+	0, 0, 0, 0, 12, 0, 11, 0, 0, 0,
+	18, 0, 0, 97, 0, 0, 0, 0, 0, 0,
+	0, 0, 19, 0, 20, 0, 0, 0, 0, 0,
+	21, 0, 22, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 5,
 }
 
 var modernPact = [...]int16{
-	412, -32768, 393, 391, -85, 65, -32768, -32768, -32768, -32768,
-	-32768, 390, 389, 385, 384, 10, 12, 20, 61, 30,
-	42, 16, 383, -7, 382, -32768, 379, -32768, -32768, 373,
-	372, -92, -32768, 371, -32768, 93, -32768, 203, -32768, 368,
-	367, -32768, 119, 69, -32768, 366, 11, 365, -32768, -32768,
-	363, 206, 362, 126, 360, 38, 77, 296, 8, 266,
-	-32768, -32768, 358, -32768, 176, 357, -92, -32768, 356, 354,
-	-32768, 82, 67, -32768, 355, -32768, -32768, -32768, 354, 354,
-	-32768, -32768, -32768, -32768, -32768, 353, -32768, -32768, -32768, -32768,
-	-32768, -32768, 92, 349, 347, -32768, -32768, -32768, -32768, 346,
-	-32768, 153, -32768, 338, 331, -96, 225, -32768, 95, -32768,
-	330, 326, 325, -32768, -32768, 106, -32768, 94, 57, -32768,
-	-32768, 321, -92, -73, -32768, -98, 302, 34, 7, 78,
-	78, 46, -32768, -18, -32768, 78, 78, 280, -32768, 264,
-	210, -32768, 49, -23, -23, -23, -23, -32768, -32768, -32768,
-	17, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	320, 318, 317, 313, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -87, -89, -32768, 58, -32768, -32768,
-	-32768, -32768, 308, 37, -32768, -32768, -32768, -32768, 118, -54,
-	-32768, -57, 306, 303, 300, 295, 50, 50, 279, 262,
-	50, 50, -32768, -32768, -32768, 48, -32768, -32768, 28, -32768,
-	-32768, 260, -32768, 247, 50, 50, 50, 243, 241, -32768,
-	78, -32768, 78, 78, -32768, 78, -32768, -32768, -32768, -32768,
-	-32768, -32768, 239, 50, 231, 227, 220, 218, 50, 215,
-	4, 50, 50, 1, 50, -32768, 57, 203, -32768, -32768,
-	-23, -23, -32768, -32768, -32768, 40, 33, -23, -23, -32768,
-	50, -32768, -32768, -32768, 199, 50, -32768, 50, 50, 50,
-	95, 236, -109, -32768, -32768, -32768, -32768, 82, 291, -32768,
-	286, -32768, 192, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	395, -32768, 212, 391, -82, 56, -32768, -32768, -32768, -32768,
+	-32768, 388, 386, 385, 384, 70, 16, 31, 73, 28,
+	60, 24, 383, 0, 382, -32768, 379, -32768, -32768, 377,
+	376, -89, -32768, 375, -32768, 97, -32768, 247, -32768, 374,
+	371, -32768, 176, 53, -32768, 370, 25, 368, -32768, -32768,
+	367, 189, 365, 193, 362, 44, 71, 390, 12, 258,
+	-32768, -32768, 361, -32768, 162, 360, -89, -32768, 359, 357,
+	-32768, 94, 84, -32768, 358, -32768, -32768, -32768, 357, 357,
+	-32768, -32768, -32768, -32768, -32768, 356, -32768, -32768, -32768, -32768,
+	-32768, -32768, 185, 354, 348, -32768, -32768, -32768, 342, 337,
+	-32768, 211, -32768, 336, 333, -92, 315, -32768, 78, -32768,
+	328, 327, 320, -32768, -32768, 122, -32768, 96, 46, -32768,
+	-32768, 316, -89, -60, -32768, -95, 233, 151, 5, 19,
+	19, 35, -32768, -11, -32768, 19, 19, 283, -32768, -32768,
+	182, 213, -32768, 49, -17, -17, -17, -17, -32768, -32768,
+	-32768, 14, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, 314, 313, 310, -32768, 308, 303, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -86, -88, -32768, 45,
+	-32768, -32768, -32768, -32768, 300, 38, -32768, -32768, -32768, -32768,
+	95, -42, -32768, -46, 298, 297, 294, 293, 22, 22,
+	289, 287, 22, 22, -32768, -32768, -32768, 58, -32768, -32768,
+	36, -32768, -32768, 281, -32768, 275, 22, 22, 22, 274,
+	268, -32768, 19, -32768, 19, 19, -32768, 19, -32768, -32768,
+	-32768, -32768, -32768, -32768, 262, 22, 252, 251, 250, 249,
+	22, 248, 7, 22, 22, 3, 22, -32768, 46, 247,
+	-32768, -32768, -17, -17, -32768, -32768, -32768, 48, 37, -17,
+	-17, -32768, 22, -32768, -32768, -32768, 246, 22, -32768, 22,
+	22, 22, -52, 78, 195, -103, -32768, -32768, -32768, -32768,
+	-32768, 94, 222, -32768, 216, -32768, 238, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, 19, 28, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -92, -81, -32768, 78, -32768,
-	-32768, 78, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, 190, -32768, -32768, -32768, -32768, -32768, -92, 50, 50,
-	-32768, 50, -32768, 50, 50, 50, -32768, -100, -103, -32768,
-	-32768, -32768, -32768, -94, -32768, 301, 221, -32768, 282, 58,
-	272, -32768, 236, -32768, -32768, 236, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 52, -32768,
-	-32768, 186, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 32,
-	13, -23, -23, -23, -23, -32768, 184, 58, -94, -94,
-	-32768, -32768, 209, -32768, -32768, 50, -32768, 50, 50, 50,
-	50, 50, -32768, 182, 35, 26, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 17, 36,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -89,
+	-77, -32768, 19, -32768, -32768, 19, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, 235, -32768, -32768, -32768, -32768,
+	-32768, -89, 22, 22, -32768, 22, -32768, 22, 22, 22,
+	-32768, -98, -101, -32768, -32768, -32768, -32768, -32768, -90, -32768,
+	273, 257, -32768, 208, 45, 204, -32768, 195, -32768, -32768,
+	195, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, 51, -32768, -32768, 230, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, 29, 9, -17, -17, -17, -17,
+	-32768, 217, 45, -90, -90, -32768, -32768, 192, -32768, -32768,
+	22, -32768, 22, 22, 22, 22, 22, -32768, 209, 40,
+	32, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768,
 }
 
 var modernPgo = [...]int16{
-	0, 444, 443, 442, 441, 440, 439, 5, 438, 437,
-	436, 435, 10, 434, 8, 3, 11, 169, 6, 433,
-	432, 431, 15, 430, 428, 426, 425, 424, 14, 423,
-	422, 419, 13, 418, 12, 407, 0, 2, 7, 405,
-	404, 9, 21, 403, 1, 4,
+	0, 454, 453, 449, 448, 447, 446, 5, 443, 442,
+	440, 438, 13, 437, 8, 3, 9, 85, 6, 11,
+	436, 435, 434, 16, 433, 432, 431, 430, 428, 19,
+	427, 425, 424, 423, 15, 409, 12, 408, 0, 2,
+	10, 399, 395, 7, 21, 278, 1, 4,
 }
 
 var modernR1 = [...]int8{
-	0, 43, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 45, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 14, 14,
-	13, 13, 28, 28, 16, 16, 16, 16, 12, 12,
-	17, 17, 34, 34, 25, 25, 25, 25, 25, 35,
-	35, 26, 26, 26, 6, 6, 38, 38, 39, 39,
-	39, 40, 40, 40, 45, 45, 44, 44, 36, 36,
-	36, 37, 37, 15, 15, 15, 22, 22, 18, 18,
-	5, 5, 31, 31, 21, 21, 21, 21, 30, 30,
+	13, 13, 29, 29, 16, 16, 16, 16, 12, 12,
+	17, 17, 36, 36, 26, 26, 26, 26, 19, 19,
+	30, 30, 37, 37, 27, 27, 27, 6, 6, 40,
+	40, 41, 41, 41, 42, 42, 42, 47, 47, 46,
+	46, 38, 38, 38, 39, 39, 15, 15, 15, 23,
+	23, 18, 18, 5, 5, 33, 33, 22, 22, 22,
+	22, 32, 32, 21, 21, 21, 21, 21, 21, 21,
+	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
+	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
+	21, 11, 11, 11, 11, 2, 2, 2, 2, 2,
+	2, 2, 2, 2, 2, 2, 7, 7, 34, 34,
+	24, 24, 24, 24, 24, 24, 35, 35, 25, 25,
+	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
+	25, 25, 25, 25, 25, 25, 25, 25, 25, 3,
+	3, 3, 31, 31, 43, 43, 44, 44, 20, 20,
 	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	20, 20, 20, 20, 20, 20, 20, 20, 11, 11,
-	11, 11, 2, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 2, 7, 7, 32, 32, 23, 23, 23,
-	23, 23, 23, 33, 33, 24, 24, 24, 24, 24,
-	24, 24, 24, 24, 24, 24, 24, 24, 24, 24,
-	24, 24, 24, 24, 24, 24, 3, 3, 29, 29,
-	41, 41, 42, 42, 19, 19, 19, 19, 19, 19,
-	19, 19, 19, 19, 19, 19, 19, 19, 19, 19,
-	19, 19, 19, 19, 4, 4, 4, 4, 4, 8,
-	8, 8, 8, 8, 8, 8, 8, 9, 9, 10,
-	10, 10, 10, 27, 27, 27, 27, 27, 27, 27,
-	27, 27,
+	20, 20, 20, 20, 20, 20, 20, 20, 4, 4,
+	4, 4, 4, 8, 8, 8, 8, 8, 8, 8,
+	8, 9, 9, 10, 10, 10, 10, 28, 28, 28,
+	28, 28, 28, 28, 28, 28,
 }
 
 var modernR2 = [...]int8{
@@ -426,117 +425,119 @@ var modernR2 = [...]int8{
 	3, 6, 2, 2, 2, 3, 4, 5, 3, 3,
 	3, 3, 3, 3, 3, 3, 4, 3, 1, 3,
 	1, 1, 2, 3, 0, 2, 3, 3, 1, 1,
-	0, 3, 0, 2, 2, 2, 2, 2, 1, 0,
-	2, 2, 2, 2, 3, 5, 3, 3, 1, 3,
-	4, 3, 5, 6, 1, 1, 0, 2, 1, 3,
-	3, 0, 1, 1, 3, 4, 2, 6, 1, 5,
-	4, 4, 0, 2, 1, 1, 1, 2, 0, 2,
-	1, 1, 1, 2, 1, 2, 1, 1, 2, 2,
-	2, 2, 2, 2, 2, 2, 2, 2, 2, 3,
-	1, 1, 1, 1, 3, 1, 1, 2, 1, 1,
-	1, 1, 5, 5, 6, 6, 7, 6, 7, 6,
-	5, 5, 5, 0, 2, 0, 2, 1, 2, 2,
-	2, 2, 2, 0, 2, 1, 1, 2, 2, 2,
-	2, 2, 2, 2, 2, 1, 3, 2, 2, 1,
-	2, 2, 1, 2, 1, 2, 3, 4, 0, 2,
-	0, 1, 0, 1, 3, 3, 5, 5, 3, 3,
-	3, 4, 5, 4, 5, 5, 5, 2, 3, 4,
-	4, 4, 4, 4, 4, 5, 8, 7, 8, 1,
-	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 1, 2, 3, 4, 3, 4, 4, 4,
-	4, 4,
+	0, 3, 0, 2, 2, 2, 2, 1, 2, 2,
+	0, 2, 0, 2, 2, 2, 2, 3, 5, 3,
+	3, 1, 3, 4, 3, 5, 6, 1, 1, 0,
+	2, 1, 3, 3, 0, 1, 1, 3, 4, 2,
+	6, 1, 5, 4, 4, 0, 2, 1, 1, 1,
+	2, 0, 2, 1, 1, 1, 2, 1, 2, 1,
+	1, 2, 2, 2, 2, 2, 2, 2, 2, 2,
+	2, 2, 3, 1, 1, 1, 1, 3, 1, 1,
+	2, 1, 1, 1, 1, 5, 5, 6, 6, 7,
+	6, 7, 6, 5, 5, 5, 0, 2, 0, 2,
+	1, 2, 2, 2, 2, 2, 0, 2, 1, 1,
+	2, 2, 2, 2, 2, 2, 2, 2, 1, 3,
+	2, 2, 1, 2, 2, 1, 2, 1, 2, 3,
+	4, 4, 0, 2, 0, 1, 0, 1, 3, 3,
+	5, 5, 3, 3, 3, 4, 5, 4, 5, 5,
+	5, 2, 3, 4, 4, 4, 4, 4, 5, 5,
+	8, 7, 8, 1, 1, 1, 1, 1, 1, 1,
+	1, 1, 1, 1, 1, 1, 1, 2, 3, 4,
+	3, 4, 4, 4, 4, 4,
 }
 
 var modernChk = [...]int16{
-	-32768, -43, -1, 44, 5, 113, -6, -5, -2, -3,
+	-32768, -45, -1, 44, 5, 113, -6, -5, -2, -3,
 	-4, 71, 69, 17, 9, 15, 61, 62, 75, 87,
 	89, 95, 97, 50, 8, 57, 34, 4, 5, 120,
 	120, -14, 5, 5, 5, 5, 5, 107, 116, 37,
 	108, 49, 58, 49, 23, 31, 118, 102, 49, 49,
-	21, 59, 96, 48, 102, 5, 67, 5, -29, 5,
-	5, 5, 121, 5, -35, 18, -14, 5, 5, -17,
+	21, 59, 96, 48, 102, 5, 67, 5, -31, 5,
+	5, 5, 121, 5, -37, 18, -14, 5, 5, -17,
 	6, -16, 35, 5, -13, 61, 62, 5, -17, -17,
 	5, 6, 5, 5, 5, 14, 5, 5, 122, 93,
 	5, 60, 54, 51, 61, 36, 32, 83, 82, 8,
-	-19, -41, 126, 71, 72, 19, 68, 5, -34, -26,
+	-20, -43, 126, 71, 72, 19, 68, 5, -36, -27,
 	18, 48, 27, 5, 5, 5, -12, 5, 111, 45,
-	46, 29, -14, 5, 5, -38, -44, -31, -30, -32,
-	-32, 5, 47, 5, 5, -32, -32, -33, 5, 35,
-	37, 100, 12, 39, 53, 77, 98, 5, 5, 122,
-	-8, 24, 39, 30, 12, 53, 77, 25, 22, -25,
-	103, 38, 20, 114, 110, 5, 5, 5, 6, 6,
-	-12, 5, 117, 123, -39, -40, 4, 5, -21, -22,
-	55, 64, 98, 34, -20, -22, 45, 46, 70, 92,
-	100, 101, 21, 73, 69, 17, 12, 13, 98, 42,
-	43, 88, 55, 79, 64, 74, 112, 109, 115, -7,
-	-23, 102, -28, 103, 10, 106, 104, 108, 118, -7,
-	-32, 47, -32, -32, 77, -32, -7, -7, -7, -24,
-	-22, -28, 39, 40, 69, 17, 21, 73, 94, 53,
-	14, 41, 29, 100, 12, 95, 111, 119, 52, 11,
-	29, 77, 52, 11, 93, 12, 78, 94, 53, -37,
-	81, -36, 5, 122, 124, -42, 81, -42, -42, -42,
-	-34, -44, 57, 5, 5, 5, 5, -16, -44, 121,
-	-44, 121, -45, 120, 7, 5, 5, 122, -11, 5,
-	89, 92, 6, 105, 105, 5, 5, 5, 5, -37,
-	-37, 5, 5, -36, -36, 37, -18, 5, 122, 5,
-	5, -36, -36, -36, 5, -14, 5, -7, -32, -7,
-	-7, -32, -7, 5, -36, 5, 5, 5, 5, -36,
-	5, 63, -36, -36, 65, -36, -12, -14, -42, -42,
-	-37, 81, -37, 81, -42, -42, -36, -38, 5, -36,
-	-36, -36, -36, -15, 5, -27, -41, 5, -44, 5,
-	-44, 5, -44, 56, -18, -44, 117, -7, -7, 5,
-	-36, -36, -36, -36, -36, -36, 123, 125, -44, 121,
-	-9, -10, 47, 16, 82, 28, 85, 84, 33, 78,
-	12, 94, 39, 53, 77, 5, -45, 5, -15, -15,
-	5, 123, -44, 5, -37, 81, -37, 81, -42, -42,
-	-42, -42, 5, -45, -44, -44, 5, -36, -36, -36,
-	-36, -36, -36, 5, 123, 123,
+	46, 29, -14, 5, 5, -40, -46, -33, -32, -34,
+	-34, 5, 47, 5, 5, -34, -34, -35, 5, 5,
+	35, 37, 100, 12, 39, 53, 77, 98, 5, 5,
+	122, -8, 24, 39, 30, 12, 53, 77, 25, 22,
+	-26, 103, 38, 20, -19, 114, 110, 5, 5, 5,
+	6, 6, -12, 5, 117, 123, -41, -42, 4, 5,
+	-22, -23, 55, 64, 98, 34, -21, -23, 45, 46,
+	70, 92, 100, 101, 21, 73, 69, 17, 12, 13,
+	98, 42, 43, 88, 55, 79, 64, 74, 112, 109,
+	115, -7, -24, 102, -29, 103, 10, 106, 104, 108,
+	118, -7, -34, 47, -34, -34, 77, -34, -7, -7,
+	-7, -25, -23, -29, 39, 40, 69, 17, 21, 73,
+	94, 53, 14, 41, 29, 100, 12, 95, 111, 119,
+	52, 11, 29, 77, 52, 11, 93, 12, 78, 94,
+	53, -39, 81, -38, 5, 122, 124, -44, 81, -44,
+	-44, -44, -30, -36, -46, 57, 5, 5, 5, 5,
+	5, -16, -46, 121, -46, 121, -47, 120, 7, 5,
+	5, 122, -11, 5, 89, 92, 6, 105, 105, 5,
+	5, 5, 5, -39, -39, 5, 5, -38, -38, 37,
+	-18, 5, 122, 5, 5, -38, -38, -38, 5, -14,
+	5, -7, -34, -7, -7, -34, -7, 5, -38, 5,
+	5, 5, 5, -38, 5, 63, -38, -38, 65, -38,
+	-12, -14, -44, -44, -39, 81, -39, 81, -44, -44,
+	-38, -40, 5, -38, -38, -38, -38, -19, -15, 5,
+	-28, -43, 5, -46, 5, -46, 5, -46, 56, -18,
+	-46, 117, -7, -7, 5, -38, -38, -38, -38, -38,
+	-38, 123, 125, -46, 121, -9, -10, 47, 16, 82,
+	28, 85, 84, 33, 78, 12, 94, 39, 53, 77,
+	5, -47, 5, -15, -15, 5, 123, -46, 5, -39,
+	81, -39, 81, -44, -44, -44, -44, 5, -47, -46,
+	-46, 5, -38, -38, -38, -38, -38, -38, 5, 123,
+	123,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 178, 0, 1, 2, 0,
-	0, 22, 38, 0, 59, 0, 13, 0, 15, 0,
+	0, 0, 0, 0, 0, 182, 0, 1, 2, 0,
+	0, 22, 38, 0, 62, 0, 13, 0, 15, 0,
 	0, 50, 0, 44, 23, 24, 0, 0, 50, 50,
-	0, 0, 0, 0, 0, 0, 0, 0, 180, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 184, 0,
 	3, 4, 0, 52, 11, 0, 14, 16, 0, 18,
 	19, 20, 0, 25, 0, 40, 41, 28, 29, 30,
-	31, 32, 33, 34, 35, 0, 37, 64, 76, 92,
-	98, 145, 145, 0, 0, 145, 145, 153, 176, 0,
-	179, 0, 181, 0, 0, 0, 0, 39, 10, 60,
+	31, 32, 33, 34, 35, 0, 37, 67, 79, 95,
+	101, 148, 148, 0, 0, 148, 148, 156, 179, 0,
+	183, 0, 185, 0, 0, 0, 0, 39, 10, 63,
 	0, 0, 0, 12, 17, 0, 45, 0, 0, 48,
-	49, 0, 26, 38, 36, 0, 0, 90, 91, 143,
-	143, 145, 145, 145, 145, 143, 143, 143, 177, 0,
-	0, 197, 81, 182, 182, 182, 182, 204, 52, 76,
-	0, 209, 210, 211, 212, 213, 214, 215, 216, 53,
-	0, 0, 0, 0, 58, 61, 62, 63, 51, 46,
-	47, 44, 27, 65, 76, 76, 77, 68, 93, 94,
-	95, 96, 0, 0, 99, 100, 101, 102, 0, 104,
-	106, 107, 0, 0, 0, 0, 81, 81, 0, 0,
-	0, 0, 120, 121, 122, 123, 125, 126, 0, 132,
-	146, 0, 147, 0, 0, 0, 0, 0, 0, 133,
-	143, 145, 143, 143, 145, 143, 140, 141, 142, 154,
-	155, 156, 0, 0, 0, 0, 0, 0, 0, 0,
-	165, 0, 0, 169, 0, 172, 0, 174, 184, 185,
-	182, 182, 188, 189, 190, 81, 81, 182, 182, 198,
-	0, 82, 78, 76, 0, 0, 183, 0, 0, 0,
-	205, 0, 180, 54, 55, 56, 57, 21, 66, 76,
-	67, 76, 0, 74, 75, 97, 86, 76, 103, 128,
-	129, 130, 131, 105, 108, 109, 110, 111, 112, 113,
-	114, 115, 116, 117, 118, 0, 127, 88, 76, 144,
-	148, 149, 150, 151, 152, 42, 38, 134, 143, 135,
-	137, 143, 139, 157, 158, 159, 160, 161, 162, 163,
-	164, 0, 167, 168, 170, 171, 173, 175, 0, 0,
-	191, 0, 193, 0, 0, 0, 199, 0, 0, 200,
-	201, 202, 203, 76, 83, 0, 0, 69, 0, 0,
-	0, 71, 0, 119, 124, 0, 43, 136, 138, 166,
-	186, 187, 192, 194, 195, 196, 79, 80, 0, 76,
-	207, 0, 217, 218, 219, 220, 221, 222, 223, 81,
-	81, 182, 182, 182, 182, 70, 0, 0, 76, 76,
-	84, 206, 0, 208, 224, 0, 226, 0, 0, 0,
-	0, 0, 72, 0, 0, 0, 85, 225, 227, 228,
-	229, 230, 231, 73, 87, 89,
+	49, 0, 26, 38, 36, 0, 0, 93, 94, 146,
+	146, 148, 148, 148, 148, 146, 146, 146, 180, 181,
+	0, 0, 201, 84, 186, 186, 186, 186, 60, 52,
+	79, 0, 213, 214, 215, 216, 217, 218, 219, 220,
+	53, 0, 0, 0, 57, 0, 0, 64, 65, 66,
+	51, 46, 47, 44, 27, 68, 79, 79, 80, 71,
+	96, 97, 98, 99, 0, 0, 102, 103, 104, 105,
+	0, 107, 109, 110, 0, 0, 0, 0, 84, 84,
+	0, 0, 0, 0, 123, 124, 125, 126, 128, 129,
+	0, 135, 149, 0, 150, 0, 0, 0, 0, 0,
+	0, 136, 146, 148, 146, 146, 148, 146, 143, 144,
+	145, 157, 158, 159, 0, 0, 0, 0, 0, 0,
+	0, 0, 168, 0, 0, 172, 0, 175, 0, 177,
+	188, 189, 186, 186, 192, 193, 194, 84, 84, 186,
+	186, 202, 0, 85, 81, 79, 0, 0, 187, 0,
+	0, 0, 208, 209, 0, 184, 54, 55, 56, 58,
+	59, 21, 69, 79, 70, 79, 0, 77, 78, 100,
+	89, 79, 106, 131, 132, 133, 134, 108, 111, 112,
+	113, 114, 115, 116, 117, 118, 119, 120, 121, 0,
+	130, 91, 79, 147, 151, 152, 153, 154, 155, 42,
+	38, 137, 146, 138, 140, 146, 142, 160, 161, 162,
+	163, 164, 165, 166, 167, 0, 170, 171, 173, 174,
+	176, 178, 0, 0, 195, 0, 197, 0, 0, 0,
+	203, 0, 0, 204, 205, 206, 207, 61, 79, 86,
+	0, 0, 72, 0, 0, 0, 74, 0, 122, 127,
+	0, 43, 139, 141, 169, 190, 191, 196, 198, 199,
+	200, 82, 83, 0, 79, 211, 0, 221, 222, 223,
+	224, 225, 226, 227, 84, 84, 186, 186, 186, 186,
+	73, 0, 0, 79, 79, 87, 210, 0, 212, 228,
+	0, 230, 0, 0, 0, 0, 0, 75, 0, 0,
+	0, 88, 229, 231, 232, 233, 234, 235, 76, 90,
+	92,
 }
 
 var modernTok1 = [...]int8{
@@ -1193,887 +1194,905 @@ moderndefault:
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 57:
+	case 58:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:128
+//line modern.y:132
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 58:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:129
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
 	case 59:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:133
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 60:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:134
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:137
 		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+			modernVAL.opts = nil
 		}
 	case 61:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:138
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 62:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:139
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:142
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = nil
 		}
 	case 63:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:140
+//line modern.y:143
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 64:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:147
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 64:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:144
-		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
-		}
 	case 65:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:145
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:148
 		{
-			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 66:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:149
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 67:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:150
+//line modern.y:153
 		{
-			modernVAL.vals = modernDollar[2].vals
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
 	case 68:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:154
 		{
-			modernVAL.vals = newValues(modernDollar[1].tok)
+			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
 		}
 	case 69:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:155
+//line modern.y:158
+		{
+			modernVAL.vals = modernDollar[2].vals
+		}
+	case 70:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:159
+		{
+			modernVAL.vals = modernDollar[2].vals
+		}
+	case 71:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:163
+		{
+			modernVAL.vals = newValues(modernDollar[1].tok)
+		}
+	case 72:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:164
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
 		}
-	case 70:
+	case 73:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:156
+//line modern.y:165
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
 		}
-	case 71:
+	case 74:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:160
+//line modern.y:169
 		{
 			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
 		}
-	case 72:
+	case 75:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:161
+//line modern.y:170
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
-	case 73:
+	case 76:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:162
+//line modern.y:171
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
-	case 78:
+	case 81:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:173
+//line modern.y:182
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
-	case 79:
+	case 82:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:174
+//line modern.y:183
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
-	case 80:
+	case 83:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:175
+//line modern.y:184
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
 		}
-	case 81:
+	case 84:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:179
+//line modern.y:188
 		{
 			modernVAL.tab = nil
 		}
-	case 83:
+	case 86:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:184
+//line modern.y:193
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 84:
+	case 87:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:185
+//line modern.y:194
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 85:
+	case 88:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:186
+//line modern.y:195
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
-	case 86:
+	case 89:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:190
+//line modern.y:199
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 87:
+	case 90:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:191
+//line modern.y:200
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
-	case 88:
+	case 91:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:195
+//line modern.y:204
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 89:
+	case 92:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:196
+//line modern.y:205
 		{
 			modernVAL.toks = modernDollar[3].toks
 		}
-	case 90:
+	case 93:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:200
+//line modern.y:209
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
-	case 91:
+	case 94:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:201
+//line modern.y:210
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
-	case 92:
+	case 95:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:205
+//line modern.y:214
 		{
 			modernVAL.opts = nil
-		}
-	case 93:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:206
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 95:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:211
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 96:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:212
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:213
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 98:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:217
-		{
-			modernVAL.opts = nil
-		}
-	case 99:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:218
+//line modern.y:215
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 101:
+	case 98:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:223
+//line modern.y:220
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 102:
+	case 99:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:224
+//line modern.y:221
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 103:
+	case 100:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:225
+//line modern.y:222
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 101:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:226
+		{
+			modernVAL.opts = nil
+		}
+	case 102:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:227
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 104:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:226
+//line modern.y:232
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 105:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:227
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 106:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:228
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 107:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:229
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 108:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:230
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 109:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:231
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 110:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:232
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 111:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:233
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 112:
+	case 106:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:234
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 113:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 107:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:235
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 114:
+	case 108:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:236
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 109:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:237
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 110:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:238
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 111:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:239
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 112:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:240
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 113:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:241
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 114:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:242
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 115:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:237
+//line modern.y:243
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 116:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:238
+//line modern.y:244
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 117:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:239
+//line modern.y:245
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 118:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:240
+//line modern.y:246
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 119:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:247
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 120:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:248
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 119:
+	case 121:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:249
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 122:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:241
+//line modern.y:250
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
-	case 120:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:242
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 121:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:243
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 122:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:244
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
 	case 123:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:245
+//line modern.y:251
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 124:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:246
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:252
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 125:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:247
+//line modern.y:253
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 126:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:248
+//line modern.y:254
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 127:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:255
+		{
+			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
+		}
+	case 128:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:256
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 129:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:257
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 130:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:249
+//line modern.y:258
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
-	case 132:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:255
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
-	case 133:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:256
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
-	case 134:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:257
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
-		}
 	case 135:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:259
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:264
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 136:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:261
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:265
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 137:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:262
+//line modern.y:266
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 138:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:268
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
+		}
+	case 139:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:264
+//line modern.y:270
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
-	case 139:
+	case 140:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:265
+//line modern.y:271
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
-	case 140:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:266
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
 	case 141:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:267
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:273
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 142:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:274
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
+	case 143:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:268
+//line modern.y:275
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
-	case 143:
+	case 144:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:276
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 145:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:277
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 146:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:272
+//line modern.y:281
 		{
 			modernVAL.tok = nil
 		}
-	case 144:
+	case 147:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:273
+//line modern.y:282
 		{
 			modernVAL.tok = modernDollar[2].tok
 		}
-	case 145:
+	case 148:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:277
+//line modern.y:286
 		{
 			modernVAL.opts = nil
-		}
-	case 146:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:278
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 148:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:283
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 149:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:284
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 150:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:285
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 151:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:286
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 152:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:287
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 153:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:291
-		{
-			modernVAL.opts = nil
-		}
-	case 154:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:292
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 157:
+	case 151:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:298
+//line modern.y:292
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 158:
+	case 152:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:299
+//line modern.y:293
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 159:
+	case 153:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:300
+//line modern.y:294
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 154:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:295
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 155:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:296
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 160:
+	case 156:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:300
+		{
+			modernVAL.opts = nil
+		}
+	case 157:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:301
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 160:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:307
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 161:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:302
+//line modern.y:308
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 162:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:303
+//line modern.y:309
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 163:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:304
+//line modern.y:310
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 164:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:305
+//line modern.y:311
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 165:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:306
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 166:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:307
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-			modernVAL.opt.arg = modernDollar[3].tok
-		}
-	case 167:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:308
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 168:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:309
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 169:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:310
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 170:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:311
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 171:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:312
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 172:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 166:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:313
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 173:
+	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:314
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 174:
+	case 168:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:315
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 175:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 169:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:316
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt.arg = modernDollar[3].tok
+		}
+	case 170:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:317
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 171:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:318
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 172:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:319
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 173:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:320
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 174:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:321
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 175:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:322
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 176:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:323
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 177:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:324
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 178:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:325
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
-	case 176:
+	case 179:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:320
+//line modern.y:329
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 177:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:321
-		{
-			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
-		}
-	case 178:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:325
-		{
-			modernVAL.opts = nil
-		}
-	case 179:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:326
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
 	case 180:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:330
 		{
-			modernVAL.flag = false
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true, text: modernDollar[4].tok}
 		}
 	case 181:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:331
 		{
-			modernVAL.flag = true
+			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
 	case 182:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
 //line modern.y:335
 		{
-			modernVAL.flag = false
+			modernVAL.opts = nil
 		}
 	case 183:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:336
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 184:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:340
+		{
+			modernVAL.flag = false
+		}
+	case 185:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:341
 		{
 			modernVAL.flag = true
 		}
-	case 184:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:340
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 185:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:341
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
 	case 186:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:342
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:345
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.flag = false
 		}
 	case 187:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:343
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:346
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.flag = true
 		}
 	case 188:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:344
+//line modern.y:350
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 189:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:345
+//line modern.y:351
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 190:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:346
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
-	case 191:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:347
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 192:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:348
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
-		}
-	case 193:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:349
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 194:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:350
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
-		}
-	case 195:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:351
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 196:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:352
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 197:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+	case 191:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:353
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 198:
+	case 192:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:354
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 199:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 193:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:355
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 200:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 194:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:356
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 201:
+	case 195:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:357
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
-	case 202:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+	case 196:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:358
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
-	case 203:
+	case 197:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:359
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
-	case 204:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:363
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok}
-		}
-	case 205:
+	case 198:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:365
+//line modern.y:360
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
-	case 206:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:367
+	case 199:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:361
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 207:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:369
+	case 200:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:362
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 208:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:371
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
-		}
-	case 223:
+	case 201:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:382
+//line modern.y:363
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 224:
+	case 202:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:383
+//line modern.y:364
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 225:
+	case 203:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:384
+//line modern.y:365
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 226:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:385
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 227:
+	case 204:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:386
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
-	case 228:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:387
+//line modern.y:366
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 205:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:367
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 206:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:368
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 207:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:369
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 208:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:374
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+		}
+	case 209:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:376
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+		}
+	case 210:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:378
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+		}
+	case 211:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:380
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+		}
+	case 212:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:382
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
+		}
+	case 227:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:393
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
+		}
+	case 228:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:394
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 229:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:388
+//line modern.y:395
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 230:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:389
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:396
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 231:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:390
+//line modern.y:397
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+		}
+	case 232:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:398
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 233:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:399
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 234:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:400
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 235:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:401
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

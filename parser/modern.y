@@ -29,14 +29,14 @@ package parser
 %token <tok> mRSET mSCHEDULER mSENDERS mSMTP mSMTPIN mSMTPOUT mSMTPS mSOCKET mSRC mSRS
 %token <tok> mSUBADDRDELIM mTABLE mTAG mTAGGED mTLS mTLSREQUIRE mTTL mUSER mUSERBASE
 %token <tok> mVERIFY mVIRTUAL mWARNINTERVAL mWRAPPER
-%token <tok> mLOGCONVERSATION mPASSONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
+%token <tok> mLOGCONVERSATION mONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
 %token <tok> mFULLMESSAGE mQUADRATIC mRETRY mHOLD
 
 %type <node> stmt action match filter listen table
 %type <tok>  ttl phase silent telling port one_of_limit kind
 %type <toks> delays names limits numbers words
-%type <opt>  mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond retry
-%type <opts> mopts ifopts sockopts lopts ropts procopts pkiopts
+%type <opt>  filterpatience mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond retry
+%type <opts> patience mopts ifopts sockopts lopts ropts procopts pkiopts
 %type <tab>  tables opt_tables
 %type <vals> values strings pairs
 %type <flag> not regex
@@ -125,8 +125,17 @@ procopt:
 	mUSER mSTRING                   { $$ = opt($1, $2) }
 	| mGROUP mSTRING                { $$ = opt($1, $2) }
 	| mCHROOT mSTRING               { $$ = opt($1, $2) }
-	| mTIMEOUT mSTRING              { $$ = opt($1, $2) }
-	| mPASSONFAILURE                { $$ = opt($1, nil) }
+	| filterpatience
+	;
+
+filterpatience:
+	mTIMEOUT mSTRING                { $$ = opt($1, $2) }
+	| mONFAILURE mSTRING            { $$ = opt($1, $2) }
+	;
+
+patience:
+	/* none */                      { $$ = nil }
+	| patience filterpatience       { $$ = append($1, $2) }
 	;
 
 pkiopts:
@@ -318,6 +327,7 @@ ropt:
 
 match:
 	mMATCH mopts mREJECT            { $$ = &matchStmt{opts: $2, reject: true} }
+	| mMATCH mopts mREJECT mSTRING  { $$ = &matchStmt{opts: $2, reject: true, text: $4} }
 	| mMATCH mopts mACTION mSTRING  { $$ = &matchStmt{opts: $2, action: $4} }
 	;
 
@@ -360,7 +370,8 @@ mopt:
 	;
 
 filter:
-	mFILTER mSTRING mPROC mSTRING   { $$ = &filterStmt{name: $2, kind: $3.text, arg: $4} }
+	mFILTER mSTRING mPROC mSTRING patience
+	                                { $$ = &filterStmt{name: $2, kind: $3.text, arg: $4, opts: $5} }
 	| mFILTER mSTRING mPROCEXEC mSTRING procopts
 	                                { $$ = &filterStmt{name: $2, kind: $3.text, arg: $4, opts: $5} }
 	| mFILTER mSTRING mCHAIN '{' nls names nls '}'

@@ -226,6 +226,7 @@ func (p *printer) node(n node) {
 		p.options(n.opts)
 		if n.reject {
 			p.put("reject")
+			p.tok(n.text)
 		} else {
 			p.put("action")
 			p.tok(n.action)

@@ -28,7 +28,7 @@ var modernWords = map[string]int{
 	"userbase": mUSERBASE, "verify": mVERIFY, "virtual": mVIRTUAL,
 	"warn-interval": mWARNINTERVAL, "wrapper": mWRAPPER,
 
-	"log-conversation": mLOGCONVERSATION, "pass-on-failure": mPASSONFAILURE, "prefer": mPREFER,
+	"log-conversation": mLOGCONVERSATION, "on-failure": mONFAILURE, "prefer": mPREFER,
 	"full-message": mFULLMESSAGE, "hold": mHOLD, "quadratic": mQUADRATIC, "retry": mRETRY,
 	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
 	"without": mWITHOUT,
@@ -38,7 +38,7 @@ var modernWords = map[string]int{
 // that can ask for them. Elsewhere, and where a name must stand, they are names,
 // so that a file that uses them as such keeps its meaning.
 var laterWords = map[string]string{
-	"full-message": "bounce", "hold": "action", "log-conversation": "listen", "pass-on-failure": "proc filter",
+	"full-message": "bounce", "hold": "action", "log-conversation": "listen", "on-failure": "proc filter",
 	"prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
 	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
 	"without": "listen",
@@ -46,7 +46,7 @@ var laterWords = map[string]string{
 
 // askingWords stand before a name in statements that have later words.
 const askingWords = "lmtp mda wrapper alias virtual userbase on port ciphers protocols pki ca tag hostname hostnames senders filter from " +
-	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout without"
+	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout on-failure without"
 
 // modernFirst are the words that a statement can begin with.
 var modernFirst = []string{"action", "admd", "bounce", "ca", "filter", "include", "listen",
@@ -126,8 +126,8 @@ var wordsOf = map[string]string{
 	"scheduler":               "scheduler limit",
 	"smtp":                    "smtp limit ciphers max-message-size sub-addr-delim",
 	"srs":                     "srs key backup ttl",
-	"proc":                    "proc user group chroot timeout pass-on-failure",
-	"filter": "filter proc proc-exec chain phase match user group chroot timeout pass-on-failure connect helo ehlo auth " +
+	"proc":                    "proc user group chroot timeout on-failure",
+	"filter": "filter proc proc-exec chain phase match user group chroot timeout on-failure connect helo ehlo auth " +
 		"mail-from rcpt-to data commit fcrdns rdns src regex reject disconnect rewrite report junk bypass",
 }
 

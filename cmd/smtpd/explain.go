@@ -41,6 +41,7 @@ type verdict struct {
 	Envelopes []destination `json:"envelopes,omitempty"`
 	Steps     []expand.Step `json:"steps"`
 	Notes     []string      `json:"notes,omitempty"`
+	refused   bool          // by a rule, whatever its code
 }
 
 // destination is where one envelope would go.
@@ -80,7 +81,7 @@ func explain(ctx context.Context, f *flags, conf *config.Config, stdout, stderr 
 	switch {
 	case v.Accepted:
 		return exitAccepted
-	case strings.HasPrefix(v.Status, "5"):
+	case strings.HasPrefix(v.Status, "5") || v.refused:
 		return exitRefused
 	}
 	return exitError
@@ -133,7 +134,7 @@ func (d *decider) decide(ctx context.Context, q *expand.Request) (*verdict, *exp
 	d.nameValues(trace)
 	v := &verdict{Accepted: r.Status.OK(), Status: st.String(), Steps: trace.Steps}
 	if r.Rule != nil {
-		v.Rule, v.Action = ruleset.Where(r.Rule), r.Rule.Action
+		v.Rule, v.Action, v.refused = ruleset.Where(r.Rule), r.Rule.Action, r.Rule.Reject
 	}
 	for _, n := range r.Notes {
 		v.Notes = append(v.Notes, n.Text)
@@ -350,7 +351,7 @@ func (d *decider) tryCase(ctx context.Context, line string) (got, want string, e
 	}
 	v, _ := d.decide(ctx, q)
 	switch {
-	case !v.Accepted && strings.HasPrefix(v.Status, "4"):
+	case !v.Accepted && strings.HasPrefix(v.Status, "4") && !v.refused:
 		return "temporary failure (" + v.Status + ")", want, nil
 	case !v.Accepted:
 		return "reject", want, nil

@@ -72,6 +72,10 @@ type Filter struct {
 	Proc  string   // runs in this Proc
 	Chain []string // or is these filters in a row
 
+	// With Proc, when set instead of what the Proc has.
+	Timeout   time.Duration
+	OnFailure OnFailure
+
 	// Or decides by itself.
 	Phase    string // connect helo ehlo auth mail-from rcpt-to data commit
 	Cond     string // fcrdns rdns auth src helo mail-from rcpt-to
@@ -93,5 +97,38 @@ type Proc struct {
 	Group   string
 	Chroot  string
 	Timeout time.Duration // for each answer; 0: FilterTimeout
-	Pass    bool          // sessions go on without it when it fails; else they are told to come back
+	// OnFailure is what becomes of sessions when it fails; "": FailTemp.
+	OnFailure OnFailure
+}
+
+// OnFailure is what becomes of the sessions of a filter program that fails.
+type OnFailure string
+
+// The ways to go on: without it, or not at all for the moment.
+const (
+	FailPass OnFailure = "pass"
+	FailTemp OnFailure = "tempfail"
+)
+
+// Patience is how long the program of a filter may take for an answer, and
+// whether sessions go on without it.
+func (c *Config) Patience(filter string) (timeout time.Duration, pass bool) {
+	timeout = FilterTimeout
+	f := c.Filters[filter]
+	if f == nil {
+		return timeout, false
+	}
+	on := f.OnFailure
+	if p := c.Procs[f.Proc]; p != nil {
+		if p.Timeout > 0 {
+			timeout = p.Timeout
+		}
+		if on == "" {
+			on = p.OnFailure
+		}
+	}
+	if f.Timeout > 0 {
+		timeout = f.Timeout
+	}
+	return timeout, on == FailPass
 }

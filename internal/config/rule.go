@@ -15,6 +15,7 @@ type Rule struct {
 	RcptTo   *Match
 
 	Reject bool
+	Reply  string // with Reject: "550 5.7.1 text" instead of the usual words
 	Action string // name; empty when Reject
 }
 

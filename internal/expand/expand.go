@@ -235,6 +235,11 @@ func (e *expansion) rule(addr mail.Address, internal bool) (*place, error) {
 	if e.result.Rule == nil {
 		e.result.Rule = r
 	}
+	if r != nil && r.Reject {
+		if st, ok := mail.ParseStatus(r.Reply); ok && r.Reply != "" {
+			return nil, st
+		}
+	}
 	if r == nil || r.Reject {
 		return nil, e.status(550, [3]uint8{5, 7, 1}, "Invalid recipient")
 	}

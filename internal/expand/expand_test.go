@@ -93,7 +93,7 @@ var now = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 //	forward.test forward-only         lmtp.test   lmtp rcpt-to, aliases
 //	down.test    a rule that cannot be decided
 //	dead.test    aliases that cannot be asked
-//	rejected.test reject              all else: relay
+//	rejected.test, told.test reject   all else: relay
 func world(aliases map[string]string) (*Expander, *host) {
 	c := config.Defaults()
 	c.LocalNames = []string{"localhost"}
@@ -138,6 +138,9 @@ func world(aliases map[string]string) (*Expander, *host) {
 	c.Actions["out"] = &config.Action{Name: "out", Method: config.MethodRelay, Relay: &config.Relay{}}
 	ts["is rejected"] = table.New("d", "static", table.NewList("rejected.test"))
 	rule(&config.Rule{For: config.For{Kind: config.ForDomain, Match: config.Match{Table: "is rejected"}}, Reject: true})
+	ts["is told"] = table.New("d", "static", table.NewList("told.test"))
+	rule(&config.Rule{For: config.For{Kind: config.ForDomain, Match: config.Match{Table: "is told"}}, Reject: true,
+		Reply: "450 4.7.1 come back at night"})
 	ts["is nobody's"] = table.New("d", "static", table.NewList("norule.test"))
 	rule(&config.Rule{For: config.For{Kind: config.ForDomain, Match: config.Match{Not: true, Table: "is nobody's"}}, Action: "out"})
 	h := &host{users: map[string]User{"root": {"root", 0, 0, "/root"}, "daemon": {"daemon", 1, 1, "/"}},
@@ -199,7 +202,7 @@ func TestExpand(t *testing.T) {
 		"inc": ":include:/list", "inc2": "include:/list, carol", "incmissing": ":include:/nosuch, bob", "incempty": ":include:/nosuch",
 		"inctrouble": ":include:/trouble", "incbad": ":include:/bad", "incnested": ":include:/nested",
 		"err": "error:550 5.7.1 go away", "err4": ":error:451 come back", "errquoted": `"error:550 no"`, "bad": "a b",
-		"baduser": "bob, nosuch", "badrule": "bob, x@rejected.test", "escaped": `\bob`, "fwd": "carol@example.org",
+		"baduser": "bob, nosuch", "badrule": "bob, x@rejected.test", "told": "x@told.test", "escaped": `\bob`, "fwd": "carol@example.org",
 		"comment": "bob # alice", "mixed": "bob@plain.test, bob", "subs": "bob+x, bob+y, bob+x, carol", "subsub": "bob+z", "emptylist": " , ,", "sameaddr": "carol@plain.test, bob@plain.test, carol@plain.test",
 	}
 	tests := map[string]struct{ rcpt, want string }{
@@ -211,6 +214,7 @@ func TestExpand(t *testing.T) {
 		"user, not now":     {"later@plain.test", troubles},
 		"relay":             {"x@remote.test", "mta:out:x@remote.test"},
 		"reject":            {"x@rejected.test", refused},
+		"reject with words": {"told@example.org", "450 4.7.1 come back at night"},
 		"no rule":           {"x@norule.test", refused},
 		"alias":             {"root@example.org", "mda:example.org:root@example.org:alice"},
 		"alias of two":      {"list@example.org", "mda:example.org:list@example.org:alice; mda:example.org:list@example.org:bob"},

@@ -3,6 +3,7 @@ package filter
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,7 +254,7 @@ func (p *Program) tell(d Direction, id mail.SessionID, notes []Note) {
 
 // ask puts one question and waits for its answer. ok is false when there is
 // none, for whatever reason; the session is unknown to the program then.
-func (p *Program) ask(ctx context.Context, id mail.SessionID, ph Phase, param string) (v Verdict, ok bool) {
+func (p *Program) ask(ctx context.Context, m *Member, id mail.SessionID, ph Phase, param string) (v Verdict, ok bool) {
 	now := p.o.Now()
 	r := &request{session: id, phase: ph, since: now, answer: make(chan Verdict, 1)}
 	p.mu.Lock()
@@ -270,7 +271,7 @@ func (p *Program) ask(ctx context.Context, id mail.SessionID, ph Phase, param st
 	if err != nil {
 		p.fail(err)
 	}
-	t := time.NewTimer(p.o.Timeout)
+	t := time.NewTimer(cmp.Or(m.Timeout, p.o.Timeout))
 	defer t.Stop()
 	select {
 	case v = <-r.answer:

@@ -3,15 +3,17 @@ package filter
 import (
 	"context"
 	"sync"
+	"time"
 
 	"smtpd/internal/mail"
 )
 
 // Member is a filter of a session that a program decides.
 type Member struct {
-	Name    string   // of the filter
-	Program *Program // nil: there is none at present
-	Pass    bool     // without the program the session goes on
+	Name    string        // of the filter
+	Program *Program      // nil: there is none at present
+	Pass    bool          // without the program the session goes on
+	Timeout time.Duration // for each answer; 0: that of the program
 }
 
 // Session is one session as programs see it. Its methods but Close and Tell are
@@ -143,7 +145,7 @@ func (s *Session) Ask(ctx context.Context, which []int, ph Phase, param string) 
 		if !m.Program.Wants().Has(uint8(ph)) {
 			continue
 		}
-		v, ok := m.Program.ask(ctx, s.ID, ph, param)
+		v, ok := m.Program.ask(ctx, &m, s.ID, ph, param)
 		if !ok {
 			if s.lost(i) {
 				continue

@@ -2,6 +2,7 @@ package filter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"sync"
@@ -50,7 +51,7 @@ func (s *Session) Stream(which []int, out io.Writer) *Stream {
 		m := s.member(which[n])
 		if m.Program != nil {
 			if next := m.Program.openStream(st, st.first); next != nil {
-				st.first, st.timeout = next, max(st.timeout, m.Program.o.Timeout)
+				st.first, st.timeout = next, max(st.timeout, cmp.Or(m.Timeout, m.Program.o.Timeout))
 				continue
 			}
 		}

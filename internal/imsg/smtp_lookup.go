@@ -53,6 +53,7 @@ type RcptAnswer struct {
 // rest.
 type RcptOutcome struct {
 	Status    mail.Status
+	Own       bool   // Status is in the configuration's own words
 	Rule      string // "file:line" that decided, for the log
 	Envelopes []mail.Envelope
 	More      uint64 // 0, or the token for RcptMore
@@ -63,6 +64,7 @@ func (m *RcptAnswer) Fields(c *Codec) {
 	before := &mail.Envelope{}
 	outcome := func(c *Codec, o *RcptOutcome) {
 		status(c, &o.Status)
+		c.Bool(&o.Own)
 		c.Text(&o.Rule)
 		envelopes(c, &o.Envelopes, before)
 		if n := len(o.Envelopes); n > 0 {

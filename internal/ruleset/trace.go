@@ -31,6 +31,9 @@ func Text(r *config.Rule) string {
 	}
 	if r.Reject {
 		words = append(words, "reject")
+		if r.Reply != "" {
+			words = append(words, `"`+r.Reply+`"`)
+		}
 	} else {
 		words = append(words, "action", quote(r.Action))
 	}

@@ -109,6 +109,16 @@ type Rcpt struct {
 	Local    bool // through the local socket, or a notice
 }
 
+// OwnWords is a refusal in the words of the configuration: the client sees just
+// these.
+type OwnWords struct{ Status *mail.Status }
+
+// Error is the status as the client sees it.
+func (o *OwnWords) Error() string { return o.Status.String() }
+
+// Unwrap gives the status.
+func (o *OwnWords) Unwrap() error { return o.Status }
+
 // Expansion is what becomes of a recipient: the envelopes, one at least, or why
 // it is refused.
 type Expansion struct {

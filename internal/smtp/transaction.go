@@ -238,8 +238,12 @@ func (s *Session) refuseRcpt(to, shown mail.Address, err error) {
 	if suffix := ": <" + to.String() + ">"; !strings.HasSuffix(named.Text, suffix) {
 		named.Text += suffix
 	}
+	line := statusLine(&named)
+	if own, ok := errors.AsType[*OwnWords](err); ok && (own.Status.Code/100 == 4 || own.Status.Permanent()) {
+		line = own.Error()
+	}
 	errs := s.errs
-	s.refuse(statusLine(&named))
+	s.refuse(line)
 	if s.authed {
 		s.errs = errs // a list with dead addresses is no attack
 	}

@@ -138,8 +138,8 @@ func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterO
 	defer cancel()
 	members := make([]filter.Member, len(m.Filters))
 	for i, name := range m.Filters {
-		sup, pass := fs.find(name)
-		members[i] = filter.Member{Name: name, Pass: pass}
+		sup, timeout, pass := fs.find(name)
+		members[i] = filter.Member{Name: name, Pass: pass, Timeout: timeout}
 		if sup == nil {
 			continue
 		}
@@ -165,21 +165,17 @@ func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterO
 	return a
 }
 
-// find is the supervisor of a filter's program.
-func (fs *filters) find(name string) (sup *filter.Supervisor, pass bool) {
+// find is the supervisor of a filter's program, and what happens when it fails.
+func (fs *filters) find(name string) (sup *filter.Supervisor, timeout time.Duration, pass bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f := fs.conf.Filters[name]
-	if f == nil {
-		return nil, false
+	timeout, pass = fs.conf.Patience(name)
+	if f := fs.conf.Filters[name]; f != nil {
+		if p := fs.procs[f.Proc]; p != nil {
+			sup = p.sup
+		}
 	}
-	if p := fs.conf.Procs[f.Proc]; p != nil {
-		pass = p.Pass
-	}
-	if p := fs.procs[f.Proc]; p != nil {
-		sup = p.sup
-	}
-	return sup, pass
+	return sup, timeout, pass
 }
 
 func (fs *filters) keep(k sessionKey, s *filter.Session) bool {

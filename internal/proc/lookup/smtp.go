@@ -115,7 +115,7 @@ func (s *server) expand(ctx context.Context, w *world, m *imsg.RcptCheck, e mail
 func outcome(res *expand.Result, envelopes []mail.Envelope) imsg.RcptOutcome {
 	o := imsg.RcptOutcome{Status: res.Status, Envelopes: envelopes}
 	if res.Rule != nil {
-		o.Rule = ruleset.Where(res.Rule)
+		o.Rule, o.Own = ruleset.Where(res.Rule), res.Rule.Reply != ""
 	}
 	return o
 }

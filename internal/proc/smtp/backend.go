@@ -162,6 +162,9 @@ func (b *backend) expansion(ctx context.Context, r *engine.Rcpt, e *mail.Envelop
 	if log := b.s.env.Log; log.Verbose() {
 		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, e.Rcpt, o.Rule, &o.Status))
 	}
+	if !o.Status.OK() && o.Own {
+		return nil, &engine.OwnWords{Status: mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)}
+	}
 	if !o.Status.OK() {
 		return nil, mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)
 	}

@@ -50,17 +50,11 @@ func newFilters(conf *config.Config, l *config.Listener) (*filters, error) {
 	if f.tables, err = table.OpenSet(inline, table.Options{Delim: conf.SMTP.SubAddrDelim}); err != nil {
 		return &filters{bad: true}, err
 	}
-	for _, name := range chain.Procs {
-		f.wait += procTimeout(conf.Procs[name])
+	for _, name := range chain.Members {
+		timeout, _ := conf.Patience(name)
+		f.wait += timeout
 	}
 	return f, nil
-}
-
-func procTimeout(p *config.Proc) time.Duration {
-	if p == nil || p.Timeout == 0 {
-		return config.FilterTimeout
-	}
-	return p.Timeout
 }
 
 // sessionFilter stands between one client and the commands: built-in filters
