@@ -59,19 +59,21 @@ type session struct {
 	told    Told         // of the connection; nil: nobody is
 	telling *transaction // that was told to have begun
 
-	starting *task        // in begin
-	current  *transaction // under way
-	begun    *transaction // its commands follow the text of the one before
-	parts    []string     // of a command, kept for the next
-	worked   bool         // a transaction went to its end
-	mails    int          // accepted
-	rejected int          // transactions in a row without success
-	refused  int          // recipients in a row
+	starting *task          // in begin
+	current  *transaction   // under way
+	begun    []*transaction // their commands follow the text of the one before
+	gone     bool           // the host said that it ends the session
+	parts    []string       // of a command, kept for the next
+	worked   bool           // a transaction went to its end
+	mails    int            // accepted
+	rejected int            // transactions in a row without success
+	refused  int            // recipients in a row
 }
 
 // extensions are what the host offers after EHLO.
 type extensions struct {
 	pipelining, eightBit, dsn, utf8, starttls, requireTLS bool
+	chunking                                              bool
 	hasSize                                               bool
 	size                                                  int64 // 0: no limit
 	auth                                                  []string
@@ -141,8 +143,7 @@ func (s *session) serve() error {
 		return nil
 	}
 	for {
-		x := s.begun
-		s.begun = nil
+		x := s.popBegun()
 		if x == nil {
 			if t == nil {
 				t = s.nextTask()
@@ -158,22 +159,27 @@ func (s *session) serve() error {
 		s.current = x
 		err := s.transaction(x)
 		s.current = nil
-		if max := s.limits.MaxFailuresPerSession; err == nil && max > 0 && s.refused >= max {
+		if err == nil && s.tooManyRefused() && len(s.begun) == 0 {
 			err = said(failTooMany.text)
 		}
 		switch {
 		case err != nil:
 			s.dropBegun(err)
 			return err
-		case s.rejected >= maxRejects:
+		case s.rejected >= maxRejects && len(s.begun) == 0:
 			s.event("mta host-rejects-all-mails")
-			s.dropBegun(errClosed)
 			return nil
 		}
 		if delay := s.limits.SessionTransactionDelay; delay > 0 {
 			s.pause(delay)
 		}
 	}
+}
+
+// tooManyRefused reports max-failures-per-session recipients refused in a row.
+func (s *session) tooManyRefused() bool {
+	max := s.limits.MaxFailuresPerSession
+	return max > 0 && s.refused >= max
 }
 
 // pause waits between transactions.
@@ -543,6 +549,8 @@ func parseExtensions(lines []string) extensions {
 			x.eightBit = true
 		case "DSN":
 			x.dsn = true
+		case "CHUNKING":
+			x.chunking = true
 		case "SMTPUTF8":
 			x.utf8 = true
 		case "STARTTLS":

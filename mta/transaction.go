@@ -3,6 +3,7 @@ package mta
 import (
 	"errors"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,7 +21,8 @@ type transaction struct {
 	later    []*mail.Envelope // too many for this transaction
 	answered bool             // the host has said something about it
 	mailOK   bool
-	dataSent bool
+	dataSent bool // DATA, or all of the text with BDAT, is on its way
+	chunked  bool // the text goes with BDAT, behind the commands
 }
 
 // transaction carries out what begin has begun. When the host takes commands
@@ -74,14 +76,25 @@ func (s *session) abandon(x *transaction, err error) error {
 	return err
 }
 
+// mayRequeue: a text that has left with BDAT may have been taken, unless the
+// host said before that it takes no more.
 func (s *session) mayRequeue(x *transaction) bool {
-	return !x.answered && s.worked && x.task.requeued < maxRequeue
+	return !x.answered && s.worked && x.task.requeued < maxRequeue && (!x.chunked || s.gone)
 }
 
-// dropBegun gives up the task that was begun behind the last one.
+// popBegun is the next of the tasks that were begun ahead; nil: none.
+func (s *session) popBegun() *transaction {
+	if len(s.begun) == 0 {
+		return nil
+	}
+	x := s.begun[0]
+	s.begun = append(s.begun[:0], s.begun[1:]...)
+	return x
+}
+
+// dropBegun gives up the tasks that were begun behind the last one.
 func (s *session) dropBegun(err error) {
-	if x := s.begun; x != nil {
-		s.begun = nil
+	for x := s.popBegun(); x != nil; x = s.popBegun() {
 		s.closeText(x)
 		s.abandon(x, err)
 	}
@@ -141,10 +154,35 @@ func (s *session) open(t *task) *transaction {
 		}
 		x.rcpts = append(x.rcpts, env)
 	}
-	if len(x.rcpts) > 0 {
+	switch {
+	case len(x.rcpts) == 0:
+	case s.mayChunk(x):
+		s.chunk(x)
+	default:
 		s.dataCommand(x)
 	}
 	return x
+}
+
+// maxChunk bounds a text that goes with BDAT, in octets: those that come with
+// the task. A longer one waits for the recipients, and then DATA does as well.
+const maxChunk = 64 << 10
+
+// mayChunk reports whether BDAT pays (RFC 3030): a short text leaves together
+// with the commands, without a round trip for the reply to DATA, and what is
+// sent stands behind them.
+func (s *session) mayChunk(x *transaction) bool {
+	return s.ext.chunking && !s.relay.lmtp && x.convert == nil && x.text.File == nil &&
+		len(x.text.Data) <= maxChunk
+}
+
+// chunk gathers the whole text as one BDAT.
+func (s *session) chunk(x *transaction) {
+	x.chunked, x.dataSent = true, true
+	s.w.chunk(x.text.Data)
+	if s.tracing {
+		s.traceOut("BDAT " + strconv.Itoa(wireSize(x.text.Data)) + " LAST")
+	}
 }
 
 func (s *session) dataCommand(x *transaction) {
@@ -168,8 +206,11 @@ func (s *session) unsendable(t *task) *failure {
 // replies.
 func (s *session) envelope(x *transaction) error {
 	t := s.e.opt.Timeouts
+	if x.chunked {
+		s.beginNext()
+	}
 	if err := s.w.flush(t.Block); err != nil {
-		return err
+		return s.unheard(x, err)
 	}
 	rep, err := s.reply(t.Mail)
 	if err != nil {
@@ -207,7 +248,23 @@ func (s *session) envelope(x *transaction) error {
 			return err
 		}
 	}
+	if x.chunked {
+		return nil
+	}
 	return s.dataReply(x)
+}
+
+// unheard is the end of a session that broke while commands went out: a host
+// that ends it may have said why.
+func (s *session) unheard(x *transaction, err error) error {
+	if !x.chunked {
+		return err
+	}
+	rep, rerr := s.reply(s.e.opt.Timeouts.TextError)
+	if rerr != nil || rep.code != 421 {
+		return err
+	}
+	return s.goesAway(x, &rep)
 }
 
 // goesAway is 421: the host ends the session (RFC 5321 section 3.8). What it
@@ -216,6 +273,7 @@ func (s *session) envelope(x *transaction) error {
 func (s *session) goesAway(x *transaction, rep *reply) error {
 	st := rep.status()
 	err := said(st.String())
+	s.gone = true
 	if s.mayRequeue(x) {
 		return err // abandon puts it back
 	}
@@ -236,7 +294,19 @@ func (s *session) skipReplies(x *transaction, rcpts int) error {
 			return err
 		}
 	}
+	if x.chunked {
+		return s.chunkReply()
+	}
 	return s.dataReply(x)
+}
+
+// chunkReply reads the reply to a BDAT that nobody waits for.
+func (s *session) chunkReply() error {
+	rep, err := s.reply(s.e.opt.Timeouts.End)
+	if err == nil && rep.code == 421 {
+		s.gone, err = true, said(rep.status().String())
+	}
+	return err
 }
 
 // recipients takes the replies to RCPT, and sends the commands one by one when
@@ -246,7 +316,7 @@ func (s *session) recipients(x *transaction) error {
 	for len(x.rcpts) > 0 {
 		env := x.rcpts[0]
 		if !x.dataSent {
-			if max := s.limits.MaxFailuresPerSession; max > 0 && s.refused >= max {
+			if s.tooManyRefused() {
 				s.failAll(x, x.rcpts, failTooMany)
 				x.rcpts = nil
 				return nil
@@ -319,6 +389,9 @@ func (s *session) nothingAccepted(x *transaction) error {
 	var rep reply
 	var err error
 	switch {
+	case x.chunked && x.mailOK:
+		return s.chunkReply()
+	case x.chunked: // skipReplies has read it
 	case x.dataSent:
 		s.w.out = append(s.w.out, ".\r\n"...)
 		if err = s.w.flush(t.Block); err == nil {
@@ -343,15 +416,17 @@ const errText said = "message text could not be read"
 // replies (RFC 2033 section 4.2).
 func (s *session) content(x *transaction) error {
 	t := s.e.opt.Timeouts
-	if err := s.sendText(x); err != nil {
-		return s.lastWords(x, err)
-	}
-	if s.told != nil {
-		s.told.Tell(toldClient, ".")
-	}
-	s.beginNext()
-	if err := s.w.flush(t.Block); err != nil {
-		return s.lastWords(x, err)
+	if !x.chunked {
+		if err := s.sendText(x); err != nil {
+			return s.lastWords(x, err)
+		}
+		if s.told != nil {
+			s.told.Tell(toldClient, ".")
+		}
+		s.beginNext()
+		if err := s.w.flush(t.Block); err != nil {
+			return s.lastWords(x, err)
+		}
 	}
 	ok := false
 	for len(x.accepted) > 0 {
@@ -400,20 +475,34 @@ func (s *session) lastWords(x *transaction, err error) error {
 	return said(st.String())
 }
 
+// maxAhead is how many tasks are under way on a connection behind the one
+// whose replies are read. Ours: what is ahead when a connection breaks has to be
+// tried again, though the host may have taken it.
+const maxAhead = 1
+
 // beginNext begins the next task behind the text of this one (RFC 2920 section
 // 3.1 allows MAIL after the final dot), so that it costs no round trip.
 func (s *session) beginNext() {
-	if !s.ext.pipelining || s.relay.lmtp || s.limits.SessionTransactionDelay > 0 ||
-		(s.limits.SessionMailMax > 0 && s.mails+1 >= s.limits.SessionMailMax) {
-		return
-	}
-	for s.begun == nil {
+	for s.mayBegin() {
 		t, _ := s.e.take(s, false)
 		if t == nil {
 			return
 		}
-		s.begun = s.begin(t)
+		if x := s.begin(t); x != nil {
+			s.begun = append(s.begun, x)
+		}
 	}
+}
+
+// mayBegin: DATA is the last command of a group.
+func (s *session) mayBegin() bool {
+	n := len(s.begun)
+	if n > 0 && (n == maxAhead || !s.begun[n-1].chunked) || s.rejected >= maxRejects || s.tooManyRefused() {
+		return false
+	}
+	max := s.limits.SessionMailMax
+	return s.ext.pipelining && !s.relay.lmtp && s.limits.SessionTransactionDelay == 0 &&
+		(max == 0 || s.mails+n+1 < max)
 }
 
 // readSize is how much of a large text is read at a time.

@@ -3,6 +3,7 @@ package mta
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -228,6 +229,27 @@ func FuzzReply(f *testing.F) {
 			if !ok || again.Code != st.Code {
 				t.Fatalf("%q gives %+v, printed and read again %+v", in, st, again)
 			}
+		}
+	})
+}
+
+// What BDAT announces is what follows, and the same text as with DATA.
+func FuzzChunk(f *testing.F) {
+	for _, s := range []string{"", "a\r\n", "a\n.\n", "\r", "a\r\r\n", ".", "x\n\r\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		w := writer{}
+		w.chunk(text)
+		head, got, _ := strings.Cut(string(w.out), "\r\n")
+		if want := fmt.Sprintf("BDAT %d LAST", len(got)); head != want {
+			t.Fatalf("%q: %q is followed by %d octets", text, head, len(got))
+		}
+		if want := unstuff(t, onWire(t, text, len(text)+1)); strings.ReplaceAll(got, "\r\n", "\n") != want {
+			t.Fatalf("%q: got %q, with DATA %q", text, got, want)
+		}
+		if strings.ContainsAny(strings.ReplaceAll(got, "\r\n", ""), "\r\n") {
+			t.Fatalf("%q: a bare CR or LF leaves: %q", text, got)
 		}
 	})
 }

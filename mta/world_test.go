@@ -431,6 +431,26 @@ func (h *goodHost) dialogue(p *peer, leave func()) {
 					break
 				}
 			}
+		case "BDAT":
+			var n int
+			fmt.Sscan(line[4:], &n)
+			text := make([]byte, n)
+			if _, err := io.ReadFull(p.in, text); err != nil {
+				return
+			}
+			if accepted == 0 {
+				p.say("503 5.5.1 no recipients")
+				continue
+			}
+			h.mu.Lock()
+			h.bodies = append(h.bodies, string(text))
+			h.mu.Unlock()
+			reply := "250 2.0.0 queued as ABC123"
+			if h.data != nil {
+				reply = h.data(string(text))
+			}
+			accepted = 0
+			p.say(reply)
 		case "RSET", "NOOP":
 			p.say("250 2.0.0 ok")
 		case "QUIT":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -29,6 +30,7 @@ type writer struct {
 	out  []byte
 
 	// Of the text being written.
+	raw    bool // dots are not doubled
 	bol    bool // at the start of a line
 	sentCR bool // the last octet was CR, held back
 	limit  time.Duration
@@ -107,8 +109,34 @@ func (w *writer) shrink() {
 
 // begin starts a text; limit is the time for each write.
 func (w *writer) begin(limit time.Duration) {
-	w.bol, w.sentCR, w.limit = true, false, limit
+	w.raw, w.bol, w.sentCR, w.limit = false, true, false, limit
 	w.start = w.gone + int64(len(w.out))
+}
+
+// chunk gathers a whole text as the last BDAT of a mail: line ends as in text,
+// dots as they are.
+func (w *writer) chunk(p []byte) {
+	size := wireSize(p)
+	w.out = append(w.out, "BDAT "...)
+	w.out = strconv.AppendInt(w.out, int64(size), 10)
+	w.out = append(w.out, " LAST\r\n"...)
+	if size == len(p) && bytes.Count(p, []byte("\r")) == bytes.Count(p, []byte("\r\n")) {
+		w.out = append(w.out, p...)
+		return
+	}
+	w.raw, w.bol, w.sentCR = true, true, false
+	_ = w.text(p) // writes nothing yet
+	w.endLine()
+}
+
+// wireSize is how many octets a text has once its line ends are what they must
+// be.
+func wireSize(p []byte) int {
+	n := len(p) + bytes.Count(p, []byte("\n")) - bytes.Count(p, []byte("\r\n"))
+	if len(p) > 0 && p[len(p)-1] != '\n' {
+		n += len("\r\n")
+	}
+	return n
 }
 
 // text gathers a part of a text as it goes over the wire: each line ends in
@@ -127,7 +155,7 @@ func (w *writer) text(p []byte) error {
 			w.out = append(w.out, ' ')
 			w.bol = false
 		}
-		if w.bol && p[0] == '.' {
+		if w.bol && p[0] == '.' && !w.raw {
 			w.out = append(w.out, '.')
 		}
 		line, rest, whole := bytes.Cut(p, []byte("\n"))
@@ -140,7 +168,7 @@ func (w *writer) text(p []byte) error {
 		if w.bol = whole; whole {
 			w.out = append(w.out, "\r\n"...)
 		}
-		if len(w.out) >= flushSize {
+		if len(w.out) >= flushSize && !w.raw {
 			if err := w.flush(w.limit); err != nil {
 				return err
 			}
@@ -165,6 +193,13 @@ func (w *writer) appendLine(line []byte) {
 
 // end gathers the end of the text: a line of a single dot.
 func (w *writer) end() {
+	w.endLine()
+	w.size = w.gone + int64(len(w.out)) - w.start
+	w.out = append(w.out, ".\r\n"...)
+}
+
+// endLine ends a last line that has no end.
+func (w *writer) endLine() {
 	if w.sentCR {
 		w.out = append(w.out, ' ')
 		w.bol, w.sentCR = false, false
@@ -172,6 +207,4 @@ func (w *writer) end() {
 	if !w.bol {
 		w.out = append(w.out, "\r\n"...)
 	}
-	w.size = w.gone + int64(len(w.out)) - w.start
-	w.out = append(w.out, ".\r\n"...)
 }
