@@ -110,6 +110,8 @@ func (e *Engine) noRoute(r *relay, all flags) failure {
 		return failNetwork.with(r.lastWhy)
 	case all&errBlocked != 0:
 		return failBlocked
+	case all&errMX != 0:
+		return failRequireTLS.with(r.lastWhy)
 	}
 	return failNoRoute
 }
@@ -163,6 +165,10 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 		}
 		if !familyFits(c.source.addr, cand.addr, r.limits.Family) {
 			g.flags |= errFamily
+			continue
+		}
+		if r.unfit[cand.addr] {
+			g.flags |= errMX
 			continue
 		}
 		h := e.hosts[cand.addr] // the relay has a reference on it

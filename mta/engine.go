@@ -190,11 +190,14 @@ func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope
 		prefer: a.Prefer, pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
 		requireTLS: env.Flags&mail.FlagRequireTLS != 0, port: 25, filters: filtersKey(a.Filter)}
 	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: k.requireTLS}
-	if a.Host != "" || a.Domain != "" {
-		u, fail := e.smarthost(ctx, a, k.domain)
-		if fail != nil {
-			return k, fail
-		}
+	u, isHost, fail := e.smarthost(ctx, a, k.domain, env.Sender)
+	if fail == nil && !isHost {
+		facts.domain, fail = e.tlsWish(ctx, k.domain)
+	}
+	if fail != nil {
+		return k, fail
+	}
+	if isHost {
 		k.domain, k.isHost, k.port = lower(u.Host), true, u.DefaultPort()
 		k.lmtp, facts.scheme = u.Scheme == config.SchemeLMTP, u.Scheme
 		if u.Label != "" {
@@ -215,31 +218,50 @@ func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope
 	if k.policy, ok = decideTLS(facts); !ok {
 		return k, &failTLSWanted
 	}
-	if k.requireTLS && !k.policy.verify {
-		return k, &failTLSWanted
-	}
 	return k, nil
 }
 
-// smarthost is the relay URL of an action for a domain.
-func (e *Engine) smarthost(ctx context.Context, a *config.Relay, domain string) (config.RelayURL, *failure) {
-	var value string
-	var found bool
-	var err error
-	if a.Host != "" {
+// smarthost is the relay URL of an action, by sender, else by domain or for all;
+// false: mail goes by MX.
+func (e *Engine) smarthost(ctx context.Context, a *config.Relay, domain string, from mail.Address) (config.RelayURL, bool, *failure) {
+	value, found, err := "", false, error(nil)
+	if a.Sender != "" {
+		value, found, err = e.bySender(ctx, a.Sender, from)
+	}
+	switch {
+	case found || err != nil:
+	case a.Host != "":
 		value, found, err = e.opt.Tables.Fetch(ctx, a.Host, "relayhost")
-	} else {
+	case a.Domain != "":
 		value, found, err = e.opt.Tables.Lookup(ctx, a.Domain, "relayhost", domain)
+	default:
+		return config.RelayURL{}, false, nil
 	}
 	if err != nil || !found {
-		return config.RelayURL{}, &failSmarthost
+		return config.RelayURL{}, false, &failSmarthost
 	}
 	u, err := config.ParseRelayURL(value)
 	if err != nil {
 		f := failParseHost.with(err.Error())
-		return u, &f
+		return u, false, &f
 	}
-	return u, nil
+	return u, true, nil
+}
+
+// bySender asks a table for a reverse-path: the address, its domain as
+// "@example.org", and "@", which is for the null reverse-path too.
+func (e *Engine) bySender(ctx context.Context, table string, from mail.Address) (value string, found bool, err error) {
+	keys := []string{lower(from.String()), "@" + lower(from.Domain), "@"}
+	if from.IsNull() {
+		keys = keys[2:]
+	}
+	for _, key := range keys {
+		value, found, err = e.opt.Tables.Lookup(ctx, table, "relayhost", key)
+		if found || err != nil {
+			break
+		}
+	}
+	return value, found, err
 }
 
 // reversePath is the sender as the action wants it: rewritten by mail-from, and
@@ -402,6 +424,12 @@ func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 		r.until = now.Add(min(penaltyBase*time.Duration(r.penalty*r.penalty), penaltyMax))
 		r.prepared = time.Time{} // the credentials may have changed
 		e.failTasks(r, *r.failed)
+	case blameFit:
+		r.lastWhy = why
+		if r.unfit == nil {
+			r.unfit = map[netip.Addr]bool{}
+		}
+		r.unfit[s.to.addr] = true
 	default:
 		r.lastWhy = why
 		rt.errors++

@@ -32,6 +32,7 @@ var (
 	failSmarthost   = failure{code: 451, enh: [3]uint8{4, 3, 5}, text: "Cannot retrieve smarthost"}
 	failParseHost   = failure{code: 451, enh: [3]uint8{4, 3, 5}, text: "Cannot parse smarthost"}
 	failTLSWanted   = failure{code: 451, enh: [3]uint8{4, 7, 4}, text: "TLS required for relaying"}
+	failTLSTable    = failure{code: 451, enh: [3]uint8{4, 7, 0}, text: "Could not retrieve TLS policy"}
 	failNoAuthTable = failure{code: 451, enh: [3]uint8{4, 7, 0}, text: "No auth table for relaying"}
 	failCredentials = failure{code: 451, enh: [3]uint8{4, 7, 0}, text: "Could not retrieve credentials"}
 	failSource      = failure{code: 451, enh: [3]uint8{4, 3, 0}, text: "Could not retrieve source address"}
@@ -118,4 +119,5 @@ const (
 	blameRelay              // what we ask is refused, wherever we ask: credentials
 	blameUs                 // nobody: we stopped
 	blameTLS                // the handshake failed; without TLS it may work
+	blameFit                // the host cannot do what this relay needs; others may use it
 )

@@ -1,6 +1,11 @@
 package mta
 
-import "smtpd/internal/config"
+import (
+	"context"
+	"strings"
+
+	"smtpd/internal/config"
+)
 
 // tlsNeed is what a session asks of TLS.
 type tlsNeed uint8
@@ -19,41 +24,85 @@ type tlsPolicy struct {
 	why    string // for the operator
 }
 
-// tlsFacts are what the policy is decided from.
-type tlsFacts struct {
-	scheme     config.Scheme // of the relay URL; smtp without one
-	tls        bool          // the action says tls
-	noVerify   bool          // and no-verify
-	requireTLS bool          // the message came with REQUIRETLS (RFC 8689)
+// String is the policy without its reason.
+func (p tlsPolicy) String() string {
+	verified := ", not verified"
+	if p.verify {
+		verified = ", verified"
+	}
+	switch p.need {
+	case tlsNever:
+		return "never"
+	case tlsRequired:
+		return "required" + verified
+	case tlsImplicit:
+		return "from the first octet" + verified
+	}
+	return "when offered" + verified
 }
 
-// decideTLS is the whole decision. The first line that matches holds; false
-// means that what is asked for contradicts itself.
+// tlsFacts are what the policy is decided from. DANE and MTA-STS will be two
+// more of them, each with a row in tlsRows.
+type tlsFacts struct {
+	scheme     config.Scheme  // of the relay URL; smtp without one
+	tls        bool           // the action says tls
+	noVerify   bool           // and no-verify
+	requireTLS bool           // the message came with REQUIRETLS (RFC 8689)
+	domain     config.TLSWish // what mta tls says of the destination
+}
+
+// tlsRow is one line of the decision.
+type tlsRow struct {
+	holds  func(f *tlsFacts) bool
+	need   tlsNeed
+	verify bool
+	clash  bool // what is asked for contradicts itself
+	why    string
+}
+
+// tlsRows is the whole decision: the first row that holds decides.
+var tlsRows = []tlsRow{
+	{clash: true, why: "tls is asked for, but the relay URL says smtp+notls",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPNoTLS && (f.tls || f.requireTLS) }},
+	{need: tlsNever, why: "the relay URL says smtp+notls",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPNoTLS }},
+	{need: tlsImplicit, verify: true, why: "the relay URL says smtps, and the message asks for REQUIRETLS",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPS && f.requireTLS }},
+	{need: tlsImplicit, why: "the relay URL says smtps, the action no-verify",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPS && f.noVerify }},
+	{need: tlsImplicit, verify: true, why: "the relay URL says smtps",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPS }},
+	{need: tlsRequired, verify: true, why: "the message asks for REQUIRETLS",
+		holds: func(f *tlsFacts) bool { return f.requireTLS }},
+	{need: tlsNever, why: "mta tls says never for the domain",
+		holds: func(f *tlsFacts) bool { return f.domain == config.TLSWishNever }},
+	{need: tlsIfCan, why: "mta tls says opportunistic for the domain",
+		holds: func(f *tlsFacts) bool { return f.domain == config.TLSWishOpportunistic }},
+	{need: tlsRequired, why: "mta tls says required for the domain",
+		holds: func(f *tlsFacts) bool { return f.domain == config.TLSWishRequired }},
+	{need: tlsRequired, verify: true, why: "mta tls says verified for the domain",
+		holds: func(f *tlsFacts) bool { return f.domain == config.TLSWishVerified }},
+	{need: tlsRequired, why: "the action says tls no-verify",
+		holds: func(f *tlsFacts) bool { return f.tls && f.noVerify }},
+	{need: tlsRequired, verify: true, why: "the action says tls",
+		holds: func(f *tlsFacts) bool { return f.tls }},
+	{need: tlsRequired, why: "the relay URL says smtp+tls, the action no-verify",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPTLS && f.noVerify }},
+	{need: tlsRequired, verify: true, why: "the relay URL says smtp+tls",
+		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPTLS }},
+	{need: tlsIfCan, why: "nothing asks for more",
+		holds: func(*tlsFacts) bool { return true }},
+}
+
+// decideTLS is what tlsRows say of the facts; false means that what is asked
+// for contradicts itself.
 func decideTLS(f tlsFacts) (tlsPolicy, bool) {
-	verify := !f.noVerify
-	switch {
-	case (f.tls || f.requireTLS) && f.scheme == config.SchemeSMTPNoTLS:
-		return tlsPolicy{why: "tls is asked for, but the relay URL says smtp+notls"}, false
-	case f.scheme == config.SchemeSMTPNoTLS:
-		return tlsPolicy{tlsNever, false, "never: the relay URL says smtp+notls"}, true
-	case f.scheme == config.SchemeSMTPS && verify:
-		return tlsPolicy{tlsImplicit, true, "from the first octet, verified: the relay URL says smtps"}, true
-	case f.scheme == config.SchemeSMTPS:
-		return tlsPolicy{tlsImplicit, false, "from the first octet, not verified: smtps with no-verify"}, true
-	case f.requireTLS:
-		return tlsPolicy{tlsRequired, true, "required and verified: the message asks for REQUIRETLS"}, true
-	case f.tls && !verify:
-		return tlsPolicy{tlsRequired, false, "required, not verified: the action says tls no-verify"}, true
-	case f.tls:
-		return tlsPolicy{tlsRequired, true, "required and verified: the action says tls"}, true
-	case f.scheme == config.SchemeSMTPTLS && verify:
-		return tlsPolicy{tlsRequired, true, "required and verified: the relay URL says smtp+tls"}, true
-	case f.scheme == config.SchemeSMTPTLS:
-		return tlsPolicy{tlsRequired, false, "required, not verified: smtp+tls with no-verify"}, true
-	case f.scheme == config.SchemeLMTP:
-		return tlsPolicy{tlsIfCan, false, "when offered, not verified: LMTP"}, true
+	for i := range tlsRows {
+		if r := &tlsRows[i]; r.holds(&f) {
+			return tlsPolicy{r.need, r.verify, r.why}, !r.clash
+		}
 	}
-	return tlsPolicy{tlsIfCan, false, "when offered, not verified: nothing asks for more"}, true
+	return tlsPolicy{}, false // not reached: the last row always holds
 }
 
 // scheme is how the log and listings name what a relay does.
@@ -69,4 +118,33 @@ func (p tlsPolicy) scheme(lmtp bool) config.Scheme {
 		return config.SchemeSMTPS
 	}
 	return config.SchemeSMTP
+}
+
+// tlsWish asks the table of mta tls about a domain, and then about the domains
+// above it as "*.example.org".
+func (e *Engine) tlsWish(ctx context.Context, domain string) (config.TLSWish, *failure) {
+	e.mu.Lock()
+	name := e.cfg.MTA.TLS
+	e.mu.Unlock()
+	if name == "" {
+		return "", nil
+	}
+	for key, rest := domain, domain; ; key = "*." + rest {
+		value, found, err := e.opt.Tables.Lookup(ctx, name, "tlspolicy", key)
+		if err != nil {
+			return "", &failTLSTable
+		}
+		if found {
+			wish, ok := config.ParseTLSWish(value)
+			if !ok {
+				f := failTLSTable.with("mta tls: " + key + " is none of " + config.TLSWishes)
+				return "", &f
+			}
+			return wish, nil
+		}
+		var ok bool
+		if _, rest, ok = strings.Cut(rest, "."); !ok {
+			return "", nil
+		}
+	}
 }

@@ -84,7 +84,8 @@ type relay struct {
 	preparing  bool
 	prepared   time.Time // zero: what follows is not known yet
 	candidates []candidate
-	hosts      []*host // of the candidates; the relay has a reference on each
+	hosts      []*host             // of the candidates; the relay has a reference on each
+	unfit      map[netip.Addr]bool // candidates that cannot do what the relay needs
 	connectors map[netip.Addr]*connector
 	secret     secret
 
@@ -409,6 +410,7 @@ func (e *Engine) apply(r *relay, p prepared, now time.Time) {
 	}
 	e.forget(r)
 	r.prepared, r.candidates, r.secret = now, p.candidates, p.secret
+	r.unfit = nil
 	if !r.isHost && len(p.candidates) > 0 {
 		e.joinGroup(r, groupName(p.candidates[0].name))
 		r.limits = e.limitsOf(r)

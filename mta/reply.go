@@ -111,11 +111,11 @@ func (b *replyReader) read(limit time.Duration, keep bool) (reply, error) {
 	}
 }
 
-// whole reports whether a line is buffered, so that reading needs no deadline.
+// whole reports whether a last line is buffered, so that reading needs no deadline.
 func (b *replyReader) whole() bool {
 	line := b.buf[b.r:b.w]
 	i := bytes.IndexByte(line, '\n')
-	return i >= 4 && line[3] == ' '
+	return i >= 3 && line[3] != '-'
 }
 
 // line is the next line with its end; it is valid until the next call.

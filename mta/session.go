@@ -263,6 +263,9 @@ func (s *session) greet(need tlsNeed) error {
 			return err
 		}
 	}
+	if s.relay.requireTLS && !s.ext.requireTLS {
+		return &setupError{said(failRequireTLS.text), blameFit} // RFC 8689 section 4.2.1
+	}
 	if s.relay.authLabel != "" {
 		return s.authenticate()
 	}
@@ -397,6 +400,9 @@ func (s *session) heloName() (string, error) {
 // upgrade is STARTTLS and what follows (RFC 3207).
 func (s *session) upgrade(need tlsNeed) error {
 	if !s.ext.starttls {
+		if s.relay.requireTLS {
+			return &setupError{said("TLS required but not supported by remote host"), blameFit}
+		}
 		return &setupError{said("TLS required but not supported by remote host"), blameSMTP}
 	}
 	if err := s.w.command("STARTTLS"); err != nil {

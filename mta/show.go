@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"smtpd/internal/config"
+	"smtpd/internal/mail"
 )
 
 // DurationText is "1d2h3m4s" without zero parts, "0s" for less than a second.
@@ -225,25 +226,37 @@ func (e *Engine) ShowTLS(ctx context.Context, domain string) []string {
 func (e *Engine) explainTLS(ctx context.Context, name string, a *config.Relay, domain string) []string {
 	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify}
 	d := destination{name: domain}
-	if a.Host != "" || a.Domain != "" {
-		u, fail := e.smarthost(ctx, a, domain)
-		if fail != nil {
-			return []string{"action " + name + ": " + fail.line()}
-		}
+	u, isHost, fail := e.smarthost(ctx, a, domain, mail.Address{})
+	if fail == nil && !isHost {
+		facts.domain, fail = e.tlsWish(ctx, domain)
+	}
+	if fail != nil {
+		return []string{"action " + name + ": " + fail.line()}
+	}
+	if isHost {
 		facts.scheme, d = u.Scheme, destination{name: u.Host, isHost: true}
 	}
 	p, ok := decideTLS(facts)
-	lines := []string{"action " + name + ": " + p.why}
 	if !ok {
-		return lines
+		return []string{"action " + name + ": mail is put off: " + p.why}
+	}
+	lines := []string{"action " + name + ": " + p.String() + ": " + p.why}
+	facts.requireTLS = true
+	if q, ok := decideTLS(facts); !ok {
+		lines = append(lines, "  with REQUIRETLS: mail is put off: "+q.why)
+	} else if q != p {
+		lines = append(lines, "  with REQUIRETLS: "+q.String()+", to hosts that offer it")
 	}
 	found, fail := resolve(ctx, e.opt.DNS, d)
 	if fail != nil {
 		return append(lines, "  "+fail.line())
 	}
 	for _, c := range found {
-		check := "certificate not verified"
-		if p.verify {
+		check := "any certificate"
+		switch {
+		case p.need == tlsNever:
+			check = "in clear"
+		case p.verify:
 			check = "certificate must be for " + c.name
 		}
 		lines = append(lines, fmt.Sprintf("  %d %s %s: %s", c.pref, c.name, addrText(c.addr), check))

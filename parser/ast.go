@@ -46,6 +46,7 @@ type settingStmt struct {
 	limits []*token // word, number, word, number, inet4, ...
 	domain *token   // mta limit for domain
 	tail   string   // quadratic
+	table  *tableExpr
 }
 
 type listenStmt struct {
@@ -158,6 +159,8 @@ func setting(key string, args ...*token) node { return &settingStmt{key: key, ar
 func retrySetting(kind *token, delays []*token, tail string) node {
 	return &settingStmt{key: "queue retry " + kind.text, args: delays, tail: tail}
 }
+
+func tableSetting(key string, t *tableExpr) node { return &settingStmt{key: key, table: t} }
 
 func limits(key string, domain *token, words []*token) node {
 	return &settingStmt{key: key, domain: domain, limits: words}

@@ -178,7 +178,7 @@ func (s *relaying) option(o *option) {
 		}
 	case "backup":
 		s.backup(o)
-	case "host", "domain":
+	case "host", "domain", "by-sender":
 		s.destination(o)
 	case "tls":
 		r.TLS, r.NoVerify = true, o.sub == "no-verify"
@@ -222,6 +222,8 @@ func (s *relaying) backup(o *option) {
 		s.c.errorf(o.pos, "backup and host are mutually exclusive")
 	case s.seen.has("domain"):
 		s.c.errorf(o.pos, "backup and domain are mutually exclusive")
+	case s.seen.has("by-sender"):
+		s.c.errorf(o.pos, "backup and by-sender are mutually exclusive")
 	}
 	s.r.Backup = true
 	if o.arg != nil {
@@ -240,18 +242,21 @@ func (s *relaying) destination(o *option) {
 		return
 	}
 	u := use{what: "relayhost", list: true, service: "relayhost"}
-	if o.key == "domain" {
+	if o.key != "host" {
 		u = use{what: "relayhost", hash: true, service: "domainhost"}
 	}
 	t := c.table(o.table, u)
-	if o.key == "domain" {
+	switch o.key {
+	case "domain":
 		s.r.Domain = t
-	} else {
+	case "by-sender":
+		s.r.Sender = t
+	default:
 		s.r.Host = t
 	}
 	if info := c.tableNamed(t); info != nil && info.inline != nil {
 		urls := info.inline.keys
-		if o.key == "domain" {
+		if o.key != "host" {
 			urls = info.inline.values
 		}
 		for _, t := range urls {
@@ -277,7 +282,7 @@ func (s *relaying) url(t *token) {
 
 func (s *relaying) auth(o *option) {
 	c := s.c
-	if !s.seen.has("host") && !s.seen.has("domain") {
+	if !s.seen.has("host") && !s.seen.has("domain") && !s.seen.has("by-sender") {
 		c.errorf(o.pos, "auth may not be specified without host, which stands before it")
 		return
 	}

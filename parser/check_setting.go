@@ -42,6 +42,8 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 		cfg.MTA.MaxDeferred = c.count(arg)
 	case "mta limit":
 		c.mtaLimits(s)
+	case "mta tls":
+		cfg.MTA.TLS = c.table(s.table, use{what: "mta tls", hash: true, service: "tlspolicy"})
 	case "queue compression":
 		cfg.Queue.Compression = true
 	case "queue encryption":

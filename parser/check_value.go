@@ -66,13 +66,14 @@ var valueChecks = map[string]func(key, value string) error{
 	"addrname":   checkAddrname,
 	"relayhost":  func(k, _ string) error { return checkURL(k) },
 	"domainhost": func(_, v string) error { return checkURL(v) },
+	"tlspolicy":  checkTLSWish,
 	"password":   checkPassword,
 }
 
 // mustBeRight are the services whose values in the configuration itself are
 // errors when they are wrong.
 var mustBeRight = map[string]bool{"netaddr": true, "source": true, "regex": true,
-	"relayhost": true, "domainhost": true}
+	"relayhost": true, "domainhost": true, "tlspolicy": true}
 
 // entryCheck asks the package that will look the entry up. Values can be
 // secrets, so only keys are shown.
@@ -101,6 +102,14 @@ func checkAddrname(k, v string) error {
 func checkURL(s string) error {
 	if _, err := config.ParseRelayURL(s); err != nil {
 		return fmt.Errorf("invalid url: %s: %w", s, err)
+	}
+	return nil
+}
+
+// checkTLSWish looks at what mta tls says of a domain.
+func checkTLSWish(k, v string) error {
+	if _, ok := config.ParseTLSWish(v); !ok {
+		return fmt.Errorf("tls for %s: %q is none of %s", k, v, config.TLSWishes)
 	}
 	return nil
 }

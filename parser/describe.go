@@ -102,6 +102,7 @@ func actionText(c *config.Config, a *config.Action) string {
 	if r := a.Relay; r != nil {
 		table("host", r.Host)
 		table("domain", r.Domain)
+		table("by-sender", r.Sender)
 		if r.Backup {
 			b.WriteString(" backup")
 			add("mx", r.BackupMX)

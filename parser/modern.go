@@ -75,67 +75,68 @@ const mMASKSRC = 57397
 const mMASQUERADE = 57398
 const mMATCH = 57399
 const mMAXDEFERRED = 57400
-const mMAXMESSAGESIZE = 57401
-const mMBOX = 57402
-const mMDA = 57403
-const mMTA = 57404
-const mMX = 57405
-const mNODSN = 57406
-const mNOVERIFY = 57407
-const mNOOP = 57408
-const mON = 57409
-const mPHASE = 57410
-const mPKI = 57411
-const mPORT = 57412
-const mPROC = 57413
-const mPROCEXEC = 57414
-const mPROTOCOLS = 57415
-const mPROXYV2 = 57416
-const mQUEUE = 57417
-const mQUIT = 57418
-const mRCPTTO = 57419
-const mRDNS = 57420
-const mRECEIVEDAUTH = 57421
-const mRECIPIENT = 57422
-const mREGEX = 57423
-const mREJECT = 57424
-const mRELAY = 57425
-const mREPORT = 57426
-const mREWRITE = 57427
-const mRSET = 57428
-const mSCHEDULER = 57429
-const mSENDERS = 57430
-const mSMTP = 57431
-const mSMTPIN = 57432
-const mSMTPOUT = 57433
-const mSMTPS = 57434
-const mSOCKET = 57435
-const mSRC = 57436
-const mSRS = 57437
-const mSUBADDRDELIM = 57438
-const mTABLE = 57439
-const mTAG = 57440
-const mTAGGED = 57441
-const mTLS = 57442
-const mTLSREQUIRE = 57443
-const mTTL = 57444
-const mUSER = 57445
-const mUSERBASE = 57446
-const mVERIFY = 57447
-const mVIRTUAL = 57448
-const mWARNINTERVAL = 57449
-const mWRAPPER = 57450
-const mLOGCONVERSATION = 57451
-const mONFAILURE = 57452
-const mPREFER = 57453
-const mREPAIRNEWLINES = 57454
-const mRESOLVER = 57455
-const mTIMEOUT = 57456
-const mWITHOUT = 57457
-const mFULLMESSAGE = 57458
-const mQUADRATIC = 57459
-const mRETRY = 57460
-const mHOLD = 57461
+const mBYSENDER = 57401
+const mMAXMESSAGESIZE = 57402
+const mMBOX = 57403
+const mMDA = 57404
+const mMTA = 57405
+const mMX = 57406
+const mNODSN = 57407
+const mNOVERIFY = 57408
+const mNOOP = 57409
+const mON = 57410
+const mPHASE = 57411
+const mPKI = 57412
+const mPORT = 57413
+const mPROC = 57414
+const mPROCEXEC = 57415
+const mPROTOCOLS = 57416
+const mPROXYV2 = 57417
+const mQUEUE = 57418
+const mQUIT = 57419
+const mRCPTTO = 57420
+const mRDNS = 57421
+const mRECEIVEDAUTH = 57422
+const mRECIPIENT = 57423
+const mREGEX = 57424
+const mREJECT = 57425
+const mRELAY = 57426
+const mREPORT = 57427
+const mREWRITE = 57428
+const mRSET = 57429
+const mSCHEDULER = 57430
+const mSENDERS = 57431
+const mSMTP = 57432
+const mSMTPIN = 57433
+const mSMTPOUT = 57434
+const mSMTPS = 57435
+const mSOCKET = 57436
+const mSRC = 57437
+const mSRS = 57438
+const mSUBADDRDELIM = 57439
+const mTABLE = 57440
+const mTAG = 57441
+const mTAGGED = 57442
+const mTLS = 57443
+const mTLSREQUIRE = 57444
+const mTTL = 57445
+const mUSER = 57446
+const mUSERBASE = 57447
+const mVERIFY = 57448
+const mVIRTUAL = 57449
+const mWARNINTERVAL = 57450
+const mWRAPPER = 57451
+const mLOGCONVERSATION = 57452
+const mONFAILURE = 57453
+const mPREFER = 57454
+const mREPAIRNEWLINES = 57455
+const mRESOLVER = 57456
+const mTIMEOUT = 57457
+const mWITHOUT = 57458
+const mFULLMESSAGE = 57459
+const mQUADRATIC = 57460
+const mRETRY = 57461
+const mHOLD = 57462
 
 var modernToknames = [...]string{
 	"$end",
@@ -196,6 +197,7 @@ var modernToknames = [...]string{
 	"mMASQUERADE",
 	"mMATCH",
 	"mMAXDEFERRED",
+	"mBYSENDER",
 	"mMAXMESSAGESIZE",
 	"mMBOX",
 	"mMDA",
@@ -281,279 +283,286 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 509
+const modernLast = 574
 
 var modernAct = [...]int16{
-	263, 126, 261, 358, 286, 211, 310, 101, 31, 71,
-	125, 164, 108, 116, 264, 129, 181, 198, 199, 214,
-	99, 267, 197, 102, 382, 381, 194, 264, 175, 216,
-	150, 384, 62, 285, 264, 283, 178, 405, 29, 185,
-	371, 311, 264, 290, 178, 405, 66, 201, 202, 87,
-	188, 189, 288, 264, 264, 178, 405, 174, 166, 298,
-	204, 32, 165, 297, 268, 41, 226, 56, 338, 206,
-	335, 275, 53, 368, 196, 190, 90, 48, 195, 207,
-	43, 50, 223, 122, 205, 69, 75, 76, 72, 42,
-	412, 119, 120, 203, 98, 309, 44, 191, 163, 117,
-	293, 296, 171, 200, 45, 192, 193, 39, 130, 49,
-	410, 135, 136, 121, 209, 65, 162, 208, 347, 51,
-	210, 213, 215, 218, 40, 217, 54, 219, 170, 345,
-	262, 265, 172, 266, 78, 79, 221, 220, 102, 119,
-	120, 228, 229, 230, 265, 187, 266, 222, 224, 225,
-	227, 265, 274, 266, 232, 430, 52, 233, 312, 265,
-	291, 266, 273, 429, 89, 287, 88, 269, 270, 271,
-	265, 265, 266, 266, 406, 47, 30, 37, 282, 284,
-	110, 161, 70, 281, 294, 185, 38, 295, 166, 112,
-	131, 46, 165, 251, 82, 81, 178, 421, 84, 178,
-	359, 303, 304, 307, 308, 118, 182, 85, 178, 402,
-	111, 252, 178, 400, 428, 183, 27, 315, 316, 317,
-	178, 364, 417, 143, 255, 257, 178, 362, 321, 319,
-	323, 324, 132, 326, 250, 408, 328, 178, 179, 322,
-	374, 333, 325, 366, 336, 337, 140, 339, 141, 184,
-	144, 352, 32, 334, 332, 331, 330, 329, 341, 253,
-	344, 346, 340, 350, 145, 254, 260, 327, 353, 395,
-	354, 355, 356, 320, 342, 343, 351, 105, 1, 318,
-	314, 348, 349, 361, 357, 363, 313, 365, 146, 388,
-	393, 258, 306, 367, 305, 246, 397, 242, 302, 301,
-	237, 390, 300, 299, 238, 289, 256, 259, 280, 147,
-	398, 142, 244, 279, 370, 278, 369, 185, 277, 276,
-	387, 173, 234, 235, 243, 169, 106, 155, 372, 103,
-	104, 373, 168, 167, 399, 394, 241, 159, 149, 152,
-	158, 148, 139, 375, 376, 154, 377, 138, 378, 379,
-	380, 396, 236, 134, 153, 389, 239, 392, 391, 133,
-	383, 124, 115, 123, 114, 113, 107, 86, 156, 401,
-	83, 403, 80, 77, 404, 73, 68, 240, 247, 67,
-	63, 61, 60, 245, 59, 213, 407, 57, 55, 36,
-	35, 34, 157, 33, 248, 177, 28, 409, 411, 176,
-	4, 220, 249, 24, 14, 419, 420, 418, 64, 137,
-	15, 422, 13, 423, 424, 425, 426, 427, 413, 414,
-	415, 416, 96, 127, 128, 58, 95, 272, 360, 26,
-	109, 160, 231, 212, 180, 186, 100, 74, 292, 3,
-	386, 93, 385, 151, 92, 23, 6, 7, 10, 9,
-	91, 94, 25, 8, 2, 0, 16, 17, 0, 0,
-	0, 0, 0, 0, 12, 0, 11, 0, 0, 0,
-	18, 0, 0, 97, 0, 0, 0, 0, 0, 0,
-	0, 0, 19, 0, 20, 0, 0, 0, 0, 0,
-	21, 0, 22, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 5,
+	273, 122, 271, 364, 292, 220, 317, 106, 31, 171,
+	124, 76, 113, 136, 104, 190, 223, 107, 73, 181,
+	409, 256, 73, 251, 274, 183, 246, 73, 318, 188,
+	247, 178, 157, 388, 63, 291, 181, 409, 253, 297,
+	92, 289, 29, 194, 72, 73, 67, 39, 243, 244,
+	252, 32, 294, 73, 73, 181, 409, 377, 187, 173,
+	305, 304, 250, 172, 275, 41, 235, 44, 254, 54,
+	57, 346, 342, 95, 80, 81, 42, 282, 49, 245,
+	374, 138, 121, 248, 45, 232, 129, 115, 130, 103,
+	225, 316, 46, 77, 125, 416, 117, 127, 128, 414,
+	89, 66, 170, 184, 249, 257, 177, 300, 303, 90,
+	255, 137, 222, 71, 142, 143, 432, 116, 37, 43,
+	169, 258, 355, 139, 55, 40, 421, 38, 229, 259,
+	353, 272, 412, 107, 127, 128, 74, 185, 75, 434,
+	74, 380, 75, 230, 372, 74, 319, 75, 237, 238,
+	239, 196, 231, 233, 234, 236, 433, 298, 93, 281,
+	241, 242, 94, 74, 48, 75, 293, 30, 51, 280,
+	32, 74, 74, 75, 75, 410, 133, 276, 277, 278,
+	47, 288, 290, 222, 224, 227, 168, 226, 341, 228,
+	87, 86, 301, 173, 150, 302, 50, 172, 295, 229,
+	339, 126, 194, 181, 425, 181, 365, 52, 181, 406,
+	310, 311, 314, 315, 181, 404, 338, 147, 261, 148,
+	337, 151, 336, 191, 265, 267, 322, 323, 324, 181,
+	370, 399, 334, 192, 327, 152, 262, 328, 326, 330,
+	331, 325, 333, 321, 53, 335, 329, 181, 368, 332,
+	340, 320, 397, 343, 344, 345, 313, 347, 401, 260,
+	153, 70, 1, 181, 182, 264, 270, 193, 349, 348,
+	352, 354, 402, 358, 392, 359, 110, 360, 361, 362,
+	101, 154, 312, 149, 100, 263, 394, 350, 351, 363,
+	367, 369, 268, 371, 356, 357, 309, 403, 398, 98,
+	373, 308, 97, 307, 306, 391, 162, 266, 269, 96,
+	99, 83, 84, 296, 400, 287, 166, 286, 159, 165,
+	285, 376, 284, 375, 161, 283, 111, 186, 176, 108,
+	109, 175, 102, 160, 174, 378, 156, 155, 379, 146,
+	145, 393, 141, 396, 395, 140, 132, 163, 120, 131,
+	123, 381, 382, 119, 383, 118, 384, 385, 386, 112,
+	91, 88, 85, 82, 78, 69, 387, 68, 64, 62,
+	61, 60, 164, 58, 56, 405, 36, 407, 35, 34,
+	408, 33, 28, 27, 180, 179, 65, 144, 134, 135,
+	411, 59, 279, 366, 114, 167, 240, 221, 189, 195,
+	105, 413, 415, 79, 299, 390, 389, 207, 208, 423,
+	424, 422, 206, 158, 6, 426, 203, 427, 428, 429,
+	430, 431, 7, 10, 9, 417, 418, 419, 420, 194,
+	8, 2, 0, 0, 0, 0, 0, 210, 211, 0,
+	197, 198, 0, 0, 0, 0, 0, 0, 0, 0,
+	213, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	215, 0, 0, 0, 4, 205, 199, 24, 14, 204,
+	216, 0, 0, 0, 15, 214, 13, 0, 0, 0,
+	0, 0, 0, 0, 212, 0, 0, 0, 200, 0,
+	0, 0, 0, 26, 209, 0, 201, 202, 0, 0,
+	0, 0, 0, 3, 0, 218, 0, 0, 217, 23,
+	0, 219, 0, 0, 0, 0, 25, 0, 0, 0,
+	0, 16, 17, 0, 0, 0, 0, 0, 0, 12,
+	0, 11, 0, 0, 0, 18, 0, 0, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 19, 0, 20,
+	0, 0, 0, 0, 0, 21, 0, 22, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 0, 5,
 }
 
 var modernPact = [...]int16{
-	395, -32768, 212, 391, -82, 56, -32768, -32768, -32768, -32768,
-	-32768, 388, 386, 385, 384, 70, 16, 31, 73, 28,
-	60, 24, 383, 0, 382, -32768, 379, -32768, -32768, 377,
-	376, -89, -32768, 375, -32768, 97, -32768, 247, -32768, 374,
-	371, -32768, 176, 53, -32768, 370, 25, 368, -32768, -32768,
-	367, 189, 365, 193, 362, 44, 71, 390, 12, 258,
-	-32768, -32768, 361, -32768, 162, 360, -89, -32768, 359, 357,
-	-32768, 94, 84, -32768, 358, -32768, -32768, -32768, 357, 357,
-	-32768, -32768, -32768, -32768, -32768, 356, -32768, -32768, -32768, -32768,
-	-32768, -32768, 185, 354, 348, -32768, -32768, -32768, 342, 337,
-	-32768, 211, -32768, 336, 333, -92, 315, -32768, 78, -32768,
-	328, 327, 320, -32768, -32768, 122, -32768, 96, 46, -32768,
-	-32768, 316, -89, -60, -32768, -95, 233, 151, 5, 19,
-	19, 35, -32768, -11, -32768, 19, 19, 283, -32768, -32768,
-	182, 213, -32768, 49, -17, -17, -17, -17, -32768, -32768,
-	-32768, 14, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, 314, 313, 310, -32768, 308, 303, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -86, -88, -32768, 45,
-	-32768, -32768, -32768, -32768, 300, 38, -32768, -32768, -32768, -32768,
-	95, -42, -32768, -46, 298, 297, 294, 293, 22, 22,
-	289, 287, 22, 22, -32768, -32768, -32768, 58, -32768, -32768,
-	36, -32768, -32768, 281, -32768, 275, 22, 22, 22, 274,
-	268, -32768, 19, -32768, 19, 19, -32768, 19, -32768, -32768,
-	-32768, -32768, -32768, -32768, 262, 22, 252, 251, 250, 249,
-	22, 248, 7, 22, 22, 3, 22, -32768, 46, 247,
-	-32768, -32768, -17, -17, -32768, -32768, -32768, 48, 37, -17,
-	-17, -32768, 22, -32768, -32768, -32768, 246, 22, -32768, 22,
-	22, 22, -52, 78, 195, -103, -32768, -32768, -32768, -32768,
-	-32768, 94, 222, -32768, 216, -32768, 238, -32768, -32768, -32768,
+	459, -32768, 379, 377, -79, 46, -32768, -32768, -32768, -32768,
+	-32768, 376, 374, 373, 371, 10, 16, 18, 61, 29,
+	147, 21, 369, 2, 368, -32768, 366, -32768, -32768, 365,
+	364, -88, -32768, 363, -32768, 83, -32768, 165, -32768, 362,
+	360, -32768, 107, 22, 58, -32768, 359, 12, 358, -32768,
+	-32768, 357, 185, 356, 95, 355, 35, 68, 248, 6,
+	257, -32768, -32768, 354, -32768, 69, 350, -88, -32768, 348,
+	343, -32768, -32768, -32768, -32768, 345, 89, 57, -32768, 344,
+	-32768, -32768, -32768, 343, 343, -32768, -32768, -32768, -32768, -32768,
+	341, -32768, -32768, -32768, -32768, -32768, -32768, 76, 340, 337,
+	-32768, -32768, -32768, 335, 334, -32768, 182, -32768, 332, 331,
+	-91, 294, -32768, 82, -32768, 329, 326, 323, -32768, -32768,
+	100, -93, 259, -101, -32768, 97, 52, -32768, -32768, 322,
+	-88, -60, -32768, -95, 168, 395, 80, 80, 38, -32768,
+	-12, -32768, 80, 80, 9, -32768, -32768, 207, 213, -32768,
+	49, -18, -18, -18, -18, -32768, -32768, -32768, 20, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 320, 317,
+	315, -32768, 312, 310, -32768, -32768, -32768, -32768, -32768, -81,
+	-87, -32768, 45, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, 308, 34, -32768, -32768, -32768, -32768, 102,
+	-45, -32768, -46, 299, 298, 296, 291, 22, 22, 277,
+	251, 22, 22, -32768, -32768, -32768, 54, -32768, -32768, 23,
+	-32768, -32768, 246, -32768, 238, 22, 22, 22, 236, 229,
+	-32768, 80, -32768, 80, 80, -32768, 80, -32768, -32768, -32768,
+	-32768, -32768, -32768, 227, 22, 217, 215, 211, 195, 22,
+	183, 8, 22, 22, 22, 5, 22, -32768, 52, 165,
+	-32768, -32768, -18, -18, -32768, -32768, -32768, 48, 40, -18,
+	-18, -32768, 22, -32768, 22, -32768, 22, 22, 22, -52,
+	82, 201, -110, -32768, -32768, -32768, -32768, -32768, 243, -32768,
+	225, -32768, 139, -32768, -32768, 89, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 17, 36,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -89,
-	-77, -32768, 19, -32768, -32768, 19, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 235, -32768, -32768, -32768, -32768,
-	-32768, -89, 22, 22, -32768, 22, -32768, 22, 22, 22,
-	-32768, -98, -101, -32768, -32768, -32768, -32768, -32768, -90, -32768,
-	273, 257, -32768, 208, 45, 204, -32768, 195, -32768, -32768,
-	195, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, 51, -32768, -32768, 230, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, 29, 9, -17, -17, -17, -17,
-	-32768, 217, 45, -90, -90, -32768, -32768, 192, -32768, -32768,
-	22, -32768, 22, 22, 22, 22, 22, -32768, 209, 40,
-	32, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768,
+	-32768, -32768, -32768, -32768, -32768, 24, 23, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -88, -61, -32768, 80,
+	-32768, -32768, 80, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, 136, -32768, -32768, -32768, -32768, -32768, -32768, -88,
+	22, 22, -32768, 22, -32768, 22, 22, 22, -32768, -32768,
+	-32768, -32768, -32768, -32768, -89, -32768, 258, 219, -32768, 210,
+	45, 204, -32768, 201, -32768, -32768, 201, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 51, -32768, -32768,
+	127, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 17, 13,
+	-18, -18, -18, -18, -32768, 121, 45, -89, -89, -32768,
+	-32768, 199, -32768, -32768, 22, -32768, 22, 22, 22, 22,
+	22, -32768, 111, 32, 15, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 454, 453, 449, 448, 447, 446, 5, 443, 442,
-	440, 438, 13, 437, 8, 3, 9, 85, 6, 11,
-	436, 435, 434, 16, 433, 432, 431, 430, 428, 19,
-	427, 425, 424, 423, 15, 409, 12, 408, 0, 2,
-	10, 399, 395, 7, 21, 278, 1, 4,
+	0, 431, 430, 424, 423, 422, 414, 5, 413, 406,
+	405, 404, 10, 403, 8, 3, 11, 261, 6, 9,
+	400, 399, 398, 15, 397, 396, 395, 394, 393, 16,
+	392, 391, 389, 388, 13, 387, 12, 386, 0, 2,
+	82, 385, 384, 7, 24, 262, 1, 4,
 }
 
 var modernR1 = [...]int8{
 	0, 45, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 1, 1, 1, 1, 14, 14,
-	13, 13, 29, 29, 16, 16, 16, 16, 12, 12,
-	17, 17, 36, 36, 26, 26, 26, 26, 19, 19,
-	30, 30, 37, 37, 27, 27, 27, 6, 6, 40,
-	40, 41, 41, 41, 42, 42, 42, 47, 47, 46,
-	46, 38, 38, 38, 39, 39, 15, 15, 15, 23,
-	23, 18, 18, 5, 5, 33, 33, 22, 22, 22,
-	22, 32, 32, 21, 21, 21, 21, 21, 21, 21,
+	1, 1, 1, 1, 1, 1, 1, 1, 1, 14,
+	14, 13, 13, 29, 29, 16, 16, 16, 16, 12,
+	12, 17, 17, 36, 36, 26, 26, 26, 26, 19,
+	19, 30, 30, 37, 37, 27, 27, 27, 6, 6,
+	40, 40, 41, 41, 41, 42, 42, 42, 47, 47,
+	46, 46, 38, 38, 38, 39, 39, 15, 15, 15,
+	23, 23, 18, 18, 5, 5, 33, 33, 22, 22,
+	22, 22, 32, 32, 21, 21, 21, 21, 21, 21,
 	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
 	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
-	21, 11, 11, 11, 11, 2, 2, 2, 2, 2,
-	2, 2, 2, 2, 2, 2, 7, 7, 34, 34,
-	24, 24, 24, 24, 24, 24, 35, 35, 25, 25,
+	21, 21, 11, 11, 11, 11, 2, 2, 2, 2,
+	2, 2, 2, 2, 2, 2, 2, 7, 7, 34,
+	34, 24, 24, 24, 24, 24, 24, 35, 35, 25,
 	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
-	25, 25, 25, 25, 25, 25, 25, 25, 25, 3,
-	3, 3, 31, 31, 43, 43, 44, 44, 20, 20,
+	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
+	25, 3, 3, 3, 31, 31, 43, 43, 44, 44,
 	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	20, 20, 20, 20, 20, 20, 20, 20, 4, 4,
-	4, 4, 4, 8, 8, 8, 8, 8, 8, 8,
-	8, 9, 9, 10, 10, 10, 10, 28, 28, 28,
-	28, 28, 28, 28, 28, 28,
+	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+	4, 4, 4, 4, 4, 8, 8, 8, 8, 8,
+	8, 8, 8, 9, 9, 10, 10, 10, 10, 28,
+	28, 28, 28, 28, 28, 28, 28, 28,
 }
 
 var modernR2 = [...]int8{
 	0, 2, 2, 3, 3, 1, 1, 1, 1, 1,
 	4, 3, 4, 2, 3, 2, 3, 4, 3, 3,
-	3, 6, 2, 2, 2, 3, 4, 5, 3, 3,
-	3, 3, 3, 3, 3, 3, 4, 3, 1, 3,
-	1, 1, 2, 3, 0, 2, 3, 3, 1, 1,
-	0, 3, 0, 2, 2, 2, 2, 1, 2, 2,
-	0, 2, 0, 2, 2, 2, 2, 3, 5, 3,
-	3, 1, 3, 4, 3, 5, 6, 1, 1, 0,
-	2, 1, 3, 3, 0, 1, 1, 3, 4, 2,
-	6, 1, 5, 4, 4, 0, 2, 1, 1, 1,
-	2, 0, 2, 1, 1, 1, 2, 1, 2, 1,
-	1, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-	2, 2, 3, 1, 1, 1, 1, 3, 1, 1,
-	2, 1, 1, 1, 1, 5, 5, 6, 6, 7,
-	6, 7, 6, 5, 5, 5, 0, 2, 0, 2,
-	1, 2, 2, 2, 2, 2, 0, 2, 1, 1,
-	2, 2, 2, 2, 2, 2, 2, 2, 1, 3,
-	2, 2, 1, 2, 2, 1, 2, 1, 2, 3,
-	4, 4, 0, 2, 0, 1, 0, 1, 3, 3,
-	5, 5, 3, 3, 3, 4, 5, 4, 5, 5,
-	5, 2, 3, 4, 4, 4, 4, 4, 5, 5,
-	8, 7, 8, 1, 1, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 1, 1, 1, 2, 3, 4,
-	3, 4, 4, 4, 4, 4,
+	3, 3, 6, 2, 2, 2, 3, 4, 5, 3,
+	3, 3, 3, 3, 3, 3, 3, 4, 3, 1,
+	3, 1, 1, 2, 3, 0, 2, 3, 3, 1,
+	1, 0, 3, 0, 2, 2, 2, 2, 1, 2,
+	2, 0, 2, 0, 2, 2, 2, 2, 3, 5,
+	3, 3, 1, 3, 4, 3, 5, 6, 1, 1,
+	0, 2, 1, 3, 3, 0, 1, 1, 3, 4,
+	2, 6, 1, 5, 4, 4, 0, 2, 1, 1,
+	1, 2, 0, 2, 1, 1, 1, 2, 1, 2,
+	1, 1, 2, 2, 2, 2, 2, 2, 2, 2,
+	2, 2, 2, 3, 1, 1, 1, 1, 3, 1,
+	1, 2, 1, 1, 1, 1, 5, 5, 6, 6,
+	7, 6, 7, 6, 5, 5, 5, 0, 2, 0,
+	2, 1, 2, 2, 2, 2, 2, 0, 2, 1,
+	1, 2, 2, 2, 2, 2, 2, 2, 2, 1,
+	3, 2, 2, 2, 1, 2, 2, 1, 2, 1,
+	2, 3, 4, 4, 0, 2, 0, 1, 0, 1,
+	3, 3, 5, 5, 3, 3, 3, 4, 5, 4,
+	5, 5, 5, 2, 3, 4, 4, 4, 4, 4,
+	5, 5, 8, 7, 8, 1, 1, 1, 1, 1,
+	1, 1, 1, 1, 1, 1, 1, 1, 1, 2,
+	3, 4, 3, 4, 4, 4, 4, 4,
 }
 
 var modernChk = [...]int16{
-	-32768, -45, -1, 44, 5, 113, -6, -5, -2, -3,
-	-4, 71, 69, 17, 9, 15, 61, 62, 75, 87,
-	89, 95, 97, 50, 8, 57, 34, 4, 5, 120,
-	120, -14, 5, 5, 5, 5, 5, 107, 116, 37,
-	108, 49, 58, 49, 23, 31, 118, 102, 49, 49,
-	21, 59, 96, 48, 102, 5, 67, 5, -31, 5,
-	5, 5, 121, 5, -37, 18, -14, 5, 5, -17,
-	6, -16, 35, 5, -13, 61, 62, 5, -17, -17,
-	5, 6, 5, 5, 5, 14, 5, 5, 122, 93,
-	5, 60, 54, 51, 61, 36, 32, 83, 82, 8,
-	-20, -43, 126, 71, 72, 19, 68, 5, -36, -27,
-	18, 48, 27, 5, 5, 5, -12, 5, 111, 45,
-	46, 29, -14, 5, 5, -40, -46, -33, -32, -34,
-	-34, 5, 47, 5, 5, -34, -34, -35, 5, 5,
-	35, 37, 100, 12, 39, 53, 77, 98, 5, 5,
-	122, -8, 24, 39, 30, 12, 53, 77, 25, 22,
-	-26, 103, 38, 20, -19, 114, 110, 5, 5, 5,
-	6, 6, -12, 5, 117, 123, -41, -42, 4, 5,
-	-22, -23, 55, 64, 98, 34, -21, -23, 45, 46,
-	70, 92, 100, 101, 21, 73, 69, 17, 12, 13,
-	98, 42, 43, 88, 55, 79, 64, 74, 112, 109,
-	115, -7, -24, 102, -29, 103, 10, 106, 104, 108,
-	118, -7, -34, 47, -34, -34, 77, -34, -7, -7,
-	-7, -25, -23, -29, 39, 40, 69, 17, 21, 73,
-	94, 53, 14, 41, 29, 100, 12, 95, 111, 119,
-	52, 11, 29, 77, 52, 11, 93, 12, 78, 94,
-	53, -39, 81, -38, 5, 122, 124, -44, 81, -44,
-	-44, -44, -30, -36, -46, 57, 5, 5, 5, 5,
-	5, -16, -46, 121, -46, 121, -47, 120, 7, 5,
-	5, 122, -11, 5, 89, 92, 6, 105, 105, 5,
-	5, 5, 5, -39, -39, 5, 5, -38, -38, 37,
-	-18, 5, 122, 5, 5, -38, -38, -38, 5, -14,
-	5, -7, -34, -7, -7, -34, -7, 5, -38, 5,
-	5, 5, 5, -38, 5, 63, -38, -38, 65, -38,
-	-12, -14, -44, -44, -39, 81, -39, 81, -44, -44,
-	-38, -40, 5, -38, -38, -38, -38, -19, -15, 5,
-	-28, -43, 5, -46, 5, -46, 5, -46, 56, -18,
-	-46, 117, -7, -7, 5, -38, -38, -38, -38, -38,
-	-38, 123, 125, -46, 121, -9, -10, 47, 16, 82,
-	28, 85, 84, 33, 78, 12, 94, 39, 53, 77,
-	5, -47, 5, -15, -15, 5, 123, -46, 5, -39,
-	81, -39, 81, -44, -44, -44, -44, 5, -47, -46,
-	-46, 5, -38, -38, -38, -38, -38, -38, 5, 123,
-	123,
+	-32768, -45, -1, 44, 5, 114, -6, -5, -2, -3,
+	-4, 72, 70, 17, 9, 15, 62, 63, 76, 88,
+	90, 96, 98, 50, 8, 57, 34, 4, 5, 121,
+	121, -14, 5, 5, 5, 5, 5, 108, 117, 37,
+	109, 49, 58, 101, 49, 23, 31, 119, 103, 49,
+	49, 21, 60, 97, 48, 103, 5, 68, 5, -31,
+	5, 5, 5, 122, 5, -37, 18, -14, 5, 5,
+	-17, 6, -38, 5, 123, 125, -16, 35, 5, -13,
+	62, 63, 5, -17, -17, 5, 6, 5, 5, 5,
+	14, 5, 5, 123, 94, 5, 61, 54, 51, 62,
+	36, 32, 84, 83, 8, -20, -43, 127, 72, 73,
+	19, 69, 5, -36, -27, 18, 48, 27, 5, 5,
+	5, -40, -46, 5, -12, 5, 112, 45, 46, 29,
+	-14, 5, 5, -40, -33, -32, -34, -34, 5, 47,
+	5, 5, -34, -34, -35, 5, 5, 35, 37, 101,
+	12, 39, 53, 78, 99, 5, 5, 123, -8, 24,
+	39, 30, 12, 53, 78, 25, 22, -26, 104, 38,
+	20, -19, 115, 111, 5, 5, 5, 6, 124, -41,
+	-42, 4, 5, 126, 6, -12, 5, 118, 124, -22,
+	-23, 55, 65, 99, 34, -21, -23, 45, 46, 71,
+	93, 101, 102, 21, 74, 70, 17, 12, 13, 99,
+	42, 43, 89, 55, 80, 65, 75, 113, 110, 116,
+	-7, -24, 103, -29, 104, 10, 107, 105, 109, 119,
+	-7, -34, 47, -34, -34, 78, -34, -7, -7, -7,
+	-25, -23, -29, 39, 40, 70, 17, 21, 74, 95,
+	53, 14, 41, 29, 59, 101, 12, 96, 112, 120,
+	52, 11, 29, 78, 52, 11, 94, 12, 79, 95,
+	53, -39, 82, -38, -44, 82, -44, -44, -44, -30,
+	-36, -46, 57, 5, 5, 5, 5, 5, -46, 122,
+	-46, 122, -47, 121, 7, -16, 5, 5, 123, -11,
+	5, 90, 93, 6, 106, 106, 5, 5, 5, 5,
+	-39, -39, 5, 5, -38, -38, 37, -18, 5, 123,
+	5, 5, -38, -38, -38, 5, -14, 5, -7, -34,
+	-7, -7, -34, -7, 5, -38, 5, 5, 5, 5,
+	-38, 5, 64, -38, -38, -38, 66, -38, -12, -14,
+	-44, -44, -39, 82, -39, 82, -44, -44, -38, -38,
+	-38, -38, -38, -19, -15, 5, -28, -43, 5, -46,
+	5, -46, 5, -46, 56, -18, -46, 118, -7, -7,
+	5, -38, -38, -38, -38, -38, -38, -46, 122, -9,
+	-10, 47, 16, 83, 28, 86, 85, 33, 79, 12,
+	95, 39, 53, 78, 5, -47, 5, -15, -15, 5,
+	124, -46, 5, -39, 82, -39, 82, -44, -44, -44,
+	-44, 5, -47, -46, -46, 5, -38, -38, -38, -38,
+	-38, -38, 5, 124, 124,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 182, 0, 1, 2, 0,
-	0, 22, 38, 0, 62, 0, 13, 0, 15, 0,
-	0, 50, 0, 44, 23, 24, 0, 0, 50, 50,
-	0, 0, 0, 0, 0, 0, 0, 0, 184, 0,
-	3, 4, 0, 52, 11, 0, 14, 16, 0, 18,
-	19, 20, 0, 25, 0, 40, 41, 28, 29, 30,
-	31, 32, 33, 34, 35, 0, 37, 67, 79, 95,
-	101, 148, 148, 0, 0, 148, 148, 156, 179, 0,
-	183, 0, 185, 0, 0, 0, 0, 39, 10, 63,
-	0, 0, 0, 12, 17, 0, 45, 0, 0, 48,
-	49, 0, 26, 38, 36, 0, 0, 93, 94, 146,
-	146, 148, 148, 148, 148, 146, 146, 146, 180, 181,
-	0, 0, 201, 84, 186, 186, 186, 186, 60, 52,
-	79, 0, 213, 214, 215, 216, 217, 218, 219, 220,
-	53, 0, 0, 0, 57, 0, 0, 64, 65, 66,
-	51, 46, 47, 44, 27, 68, 79, 79, 80, 71,
-	96, 97, 98, 99, 0, 0, 102, 103, 104, 105,
-	0, 107, 109, 110, 0, 0, 0, 0, 84, 84,
-	0, 0, 0, 0, 123, 124, 125, 126, 128, 129,
-	0, 135, 149, 0, 150, 0, 0, 0, 0, 0,
-	0, 136, 146, 148, 146, 146, 148, 146, 143, 144,
-	145, 157, 158, 159, 0, 0, 0, 0, 0, 0,
-	0, 0, 168, 0, 0, 172, 0, 175, 0, 177,
-	188, 189, 186, 186, 192, 193, 194, 84, 84, 186,
-	186, 202, 0, 85, 81, 79, 0, 0, 187, 0,
-	0, 0, 208, 209, 0, 184, 54, 55, 56, 58,
-	59, 21, 69, 79, 70, 79, 0, 77, 78, 100,
-	89, 79, 106, 131, 132, 133, 134, 108, 111, 112,
-	113, 114, 115, 116, 117, 118, 119, 120, 121, 0,
-	130, 91, 79, 147, 151, 152, 153, 154, 155, 42,
-	38, 137, 146, 138, 140, 146, 142, 160, 161, 162,
-	163, 164, 165, 166, 167, 0, 170, 171, 173, 174,
-	176, 178, 0, 0, 195, 0, 197, 0, 0, 0,
-	203, 0, 0, 204, 205, 206, 207, 61, 79, 86,
-	0, 0, 72, 0, 0, 0, 74, 0, 122, 127,
-	0, 43, 139, 141, 169, 190, 191, 196, 198, 199,
-	200, 82, 83, 0, 79, 211, 0, 221, 222, 223,
-	224, 225, 226, 227, 84, 84, 186, 186, 186, 186,
-	73, 0, 0, 79, 79, 87, 210, 0, 212, 228,
-	0, 230, 0, 0, 0, 0, 0, 75, 0, 0,
-	0, 88, 229, 231, 232, 233, 234, 235, 76, 90,
-	92,
+	0, 0, 0, 0, 0, 184, 0, 1, 2, 0,
+	0, 23, 39, 0, 63, 0, 13, 0, 15, 0,
+	0, 51, 0, 0, 45, 24, 25, 0, 0, 51,
+	51, 0, 0, 0, 0, 0, 0, 0, 0, 186,
+	0, 3, 4, 0, 53, 11, 0, 14, 16, 0,
+	18, 19, 20, 82, 80, 0, 21, 0, 26, 0,
+	41, 42, 29, 30, 31, 32, 33, 34, 35, 36,
+	0, 38, 68, 80, 96, 102, 149, 149, 0, 0,
+	149, 149, 157, 181, 0, 185, 0, 187, 0, 0,
+	0, 0, 40, 10, 64, 0, 0, 0, 12, 17,
+	0, 0, 0, 0, 46, 0, 0, 49, 50, 0,
+	27, 39, 37, 0, 94, 95, 147, 147, 149, 149,
+	149, 149, 147, 147, 147, 182, 183, 0, 0, 203,
+	85, 188, 188, 188, 188, 61, 53, 80, 0, 215,
+	216, 217, 218, 219, 220, 221, 222, 54, 0, 0,
+	0, 58, 0, 0, 65, 66, 67, 52, 83, 80,
+	80, 81, 72, 84, 47, 48, 45, 28, 69, 97,
+	98, 99, 100, 0, 0, 103, 104, 105, 106, 0,
+	108, 110, 111, 0, 0, 0, 0, 85, 85, 0,
+	0, 0, 0, 124, 125, 126, 127, 129, 130, 0,
+	136, 150, 0, 151, 0, 0, 0, 0, 0, 0,
+	137, 147, 149, 147, 147, 149, 147, 144, 145, 146,
+	158, 159, 160, 0, 0, 0, 0, 0, 0, 0,
+	0, 169, 0, 0, 0, 174, 0, 177, 0, 179,
+	190, 191, 188, 188, 194, 195, 196, 85, 85, 188,
+	188, 204, 0, 86, 0, 189, 0, 0, 0, 210,
+	211, 0, 186, 55, 56, 57, 59, 60, 70, 80,
+	71, 80, 0, 78, 79, 22, 101, 90, 80, 107,
+	132, 133, 134, 135, 109, 112, 113, 114, 115, 116,
+	117, 118, 119, 120, 121, 122, 0, 131, 92, 80,
+	148, 152, 153, 154, 155, 156, 43, 39, 138, 147,
+	139, 141, 147, 143, 161, 162, 163, 164, 165, 166,
+	167, 168, 0, 171, 172, 173, 175, 176, 178, 180,
+	0, 0, 197, 0, 199, 0, 0, 0, 205, 206,
+	207, 208, 209, 62, 80, 87, 0, 0, 73, 0,
+	0, 0, 75, 0, 123, 128, 0, 44, 140, 142,
+	170, 192, 193, 198, 200, 201, 202, 0, 80, 213,
+	0, 223, 224, 225, 226, 227, 228, 229, 85, 85,
+	188, 188, 188, 188, 74, 0, 0, 80, 80, 88,
+	212, 0, 214, 230, 0, 232, 0, 0, 0, 0,
+	0, 76, 0, 0, 0, 89, 231, 233, 234, 235,
+	236, 237, 77, 91, 93,
 }
 
 var modernTok1 = [...]int8{
 	1, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 126, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 121, 3, 3, 3, 3, 3,
+	3, 3, 3, 127, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 122, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	124, 120, 125, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	125, 121, 126, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 122, 3, 123,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 123, 3, 124,
 }
 
 var modernTok2 = [...]int8{
@@ -568,7 +577,7 @@ var modernTok2 = [...]int8{
 	82, 83, 84, 85, 86, 87, 88, 89, 90, 91,
 	92, 93, 94, 95, 96, 97, 98, 99, 100, 101,
 	102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
-	112, 113, 114, 115, 116, 117, 118, 119,
+	112, 113, 114, 115, 116, 117, 118, 119, 120,
 }
 
 var modernTok3 = [...]int8{
@@ -1000,79 +1009,79 @@ moderndefault:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:71
 		{
-			modernVAL.node = limits("mta limit", nil, modernDollar[3].toks)
+			modernVAL.node = tableSetting("mta tls", modernDollar[3].tab)
 		}
 	case 21:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:73
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:72
 		{
-			modernVAL.node = limits("mta limit", modernDollar[5].tok, modernDollar[6].toks)
+			modernVAL.node = limits("mta limit", nil, modernDollar[3].toks)
 		}
 	case 22:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-6 : modernpt+1]
 //line modern.y:74
 		{
-			modernVAL.node = setting("resolver", modernDollar[2].toks...)
+			modernVAL.node = limits("mta limit", modernDollar[5].tok, modernDollar[6].toks)
 		}
 	case 23:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:75
 		{
-			modernVAL.node = setting("queue compression")
+			modernVAL.node = setting("resolver", modernDollar[2].toks...)
 		}
 	case 24:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:76
 		{
-			modernVAL.node = setting("queue encryption")
+			modernVAL.node = setting("queue compression")
 		}
 	case 25:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:77
+		{
+			modernVAL.node = setting("queue encryption")
+		}
+	case 26:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:78
 		{
 			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
 		}
-	case 26:
+	case 27:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:78
+//line modern.y:79
 		{
 			modernVAL.node = retrySetting(modernDollar[3].tok, modernDollar[4].toks, "")
 		}
-	case 27:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:80
-		{
-			modernVAL.node = retrySetting(modernDollar[3].tok, []*token{modernDollar[4].tok}, modernDollar[5].tok.text)
-		}
 	case 28:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:81
 		{
-			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
+			modernVAL.node = retrySetting(modernDollar[3].tok, []*token{modernDollar[4].tok}, modernDollar[5].tok.text)
 		}
 	case 29:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:82
 		{
-			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
+			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
 		}
 	case 30:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:83
 		{
-			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
+			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
 		}
 	case 31:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:84
 		{
-			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
+			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
 		}
 	case 32:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:85
 		{
-			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
+			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
 		}
 	case 33:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -1084,67 +1093,67 @@ moderndefault:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:87
 		{
-			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
+			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
 	case 35:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:88
 		{
-			modernVAL.node = setting("srs key", modernDollar[3].tok)
+			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
 		}
 	case 36:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:89
+		{
+			modernVAL.node = setting("srs key", modernDollar[3].tok)
+		}
+	case 37:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:90
 		{
 			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
 		}
-	case 37:
+	case 38:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:90
+//line modern.y:91
 		{
 			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
 		}
-	case 38:
+	case 39:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:94
+//line modern.y:95
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 39:
+	case 40:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:95
+//line modern.y:96
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 42:
+	case 43:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:101
+//line modern.y:102
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
-	case 43:
+	case 44:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:102
+//line modern.y:103
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[3].tok.text, []*token{modernDollar[2].tok})
 		}
-	case 44:
+	case 45:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:106
+//line modern.y:107
 		{
 			modernVAL.toks = nil
 		}
-	case 45:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:107
-		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
-		}
 	case 46:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:108
 		{
-			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
 		}
 	case 47:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -1152,35 +1161,35 @@ moderndefault:
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
-	case 50:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:115
-		{
-			modernVAL.toks = nil
-		}
-	case 51:
+	case 48:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:116
+//line modern.y:110
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
-	case 52:
+	case 51:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:120
+//line modern.y:116
+		{
+			modernVAL.toks = nil
+		}
+	case 52:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:117
+		{
+			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
+		}
+	case 53:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:121
 		{
 			modernVAL.opts = nil
 		}
-	case 53:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:121
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
 	case 54:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:125
+//line modern.y:122
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 55:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1194,9 +1203,9 @@ moderndefault:
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 58:
+	case 57:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:132
+//line modern.y:128
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
@@ -1207,34 +1216,34 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 60:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:137
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:134
 		{
-			modernVAL.opts = nil
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 61:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:138
-		{
-			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 62:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:142
+//line modern.y:138
 		{
 			modernVAL.opts = nil
 		}
-	case 63:
+	case 62:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:143
+//line modern.y:139
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
+		}
+	case 63:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:143
+		{
+			modernVAL.opts = nil
 		}
 	case 64:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:147
+//line modern.y:144
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 65:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1249,22 +1258,22 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 67:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:150
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 68:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:153
+//line modern.y:154
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
-	case 68:
+	case 69:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:154
+//line modern.y:155
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
-		}
-	case 69:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:158
-		{
-			modernVAL.vals = modernDollar[2].vals
 		}
 	case 70:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -1273,136 +1282,136 @@ moderndefault:
 			modernVAL.vals = modernDollar[2].vals
 		}
 	case 71:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:160
+		{
+			modernVAL.vals = modernDollar[2].vals
+		}
+	case 72:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:163
+//line modern.y:164
 		{
 			modernVAL.vals = newValues(modernDollar[1].tok)
 		}
-	case 72:
+	case 73:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:164
+//line modern.y:165
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
 		}
-	case 73:
+	case 74:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:165
+//line modern.y:166
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
 		}
-	case 74:
+	case 75:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:169
+//line modern.y:170
 		{
 			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
 		}
-	case 75:
+	case 76:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:170
+//line modern.y:171
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
-	case 76:
+	case 77:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:171
+//line modern.y:172
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
-	case 81:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:182
-		{
-			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
-		}
 	case 82:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:183
 		{
-			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
+			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
 	case 83:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:184
 		{
-			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
+			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
 	case 84:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:185
+		{
+			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
+		}
+	case 85:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:188
+//line modern.y:189
 		{
 			modernVAL.tab = nil
 		}
-	case 86:
+	case 87:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:193
+//line modern.y:194
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 87:
+	case 88:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:194
+//line modern.y:195
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
-	case 88:
+	case 89:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:195
+//line modern.y:196
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
-	case 89:
+	case 90:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:199
+//line modern.y:200
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 90:
+	case 91:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:200
+//line modern.y:201
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
-	case 91:
+	case 92:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:204
+//line modern.y:205
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
-	case 92:
+	case 93:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:205
+//line modern.y:206
 		{
 			modernVAL.toks = modernDollar[3].toks
-		}
-	case 93:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:209
-		{
-			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
 	case 94:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:210
 		{
-			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
+			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
 	case 95:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:211
+		{
+			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
+		}
+	case 96:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:214
+//line modern.y:215
 		{
 			modernVAL.opts = nil
 		}
-	case 96:
+	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:215
+//line modern.y:216
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 98:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:220
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 99:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1411,28 +1420,28 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 100:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:222
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 101:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:223
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 101:
+	case 102:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:226
+//line modern.y:227
 		{
 			modernVAL.opts = nil
 		}
-	case 102:
+	case 103:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:227
+//line modern.y:228
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 104:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:232
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 105:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1441,28 +1450,28 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 106:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:234
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 107:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:235
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 107:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:235
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
 	case 108:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:236
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 109:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:237
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 110:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1471,16 +1480,16 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 111:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:239
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 112:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:240
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 113:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1504,7 +1513,7 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:244
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 117:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1516,7 +1525,7 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:246
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 119:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1528,7 +1537,7 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:248
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 121:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1537,17 +1546,17 @@ moderndefault:
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 122:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:250
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
 	case 123:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:251
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
 	case 124:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1568,16 +1577,16 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 127:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:255
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 128:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:256
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
 		}
 	case 129:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1586,16 +1595,16 @@ moderndefault:
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 130:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:258
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 135:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:264
+	case 131:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:259
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
 	case 136:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
@@ -1604,46 +1613,46 @@ moderndefault:
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 137:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:266
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 138:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:268
+//line modern.y:267
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
+	case 139:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:269
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
 		}
-	case 139:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:270
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
-		}
 	case 140:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
+		modernDollar = modernS[modernpt-7 : modernpt+1]
 //line modern.y:271
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 141:
+		modernDollar = modernS[modernpt-6 : modernpt+1]
+//line modern.y:272
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
+		}
+	case 142:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:273
+//line modern.y:274
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
-	case 142:
-		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:274
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
-		}
 	case 143:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-6 : modernpt+1]
 //line modern.y:275
 		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 144:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
@@ -1658,40 +1667,40 @@ moderndefault:
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 146:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:278
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
+	case 147:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:281
+//line modern.y:282
 		{
 			modernVAL.tok = nil
 		}
-	case 147:
+	case 148:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:282
+//line modern.y:283
 		{
 			modernVAL.tok = modernDollar[2].tok
 		}
-	case 148:
+	case 149:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:286
+//line modern.y:287
 		{
 			modernVAL.opts = nil
 		}
-	case 149:
+	case 150:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:287
+//line modern.y:288
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 151:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:292
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 152:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:293
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 153:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1709,37 +1718,37 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:296
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 156:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:297
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 157:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:300
+//line modern.y:301
 		{
 			modernVAL.opts = nil
 		}
-	case 157:
+	case 158:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:301
+//line modern.y:302
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
-		}
-	case 160:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:307
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 161:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:308
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 162:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:309
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 163:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1763,32 +1772,32 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:313
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:314
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 168:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:315
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 169:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:316
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 169:
+	case 170:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:316
+//line modern.y:317
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 			modernVAL.opt.arg = modernDollar[3].tok
-		}
-	case 170:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:317
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 171:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
@@ -1797,34 +1806,34 @@ moderndefault:
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 172:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:319
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 173:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:320
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 174:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:321
-		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 175:
+	case 174:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:322
+//line modern.y:321
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 175:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:322
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 176:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:323
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 177:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
@@ -1836,97 +1845,97 @@ moderndefault:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:325
 		{
-			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 179:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:326
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 180:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:327
+		{
+			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
+		}
+	case 181:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:329
+//line modern.y:331
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 180:
+	case 182:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:330
+//line modern.y:332
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true, text: modernDollar[4].tok}
 		}
-	case 181:
+	case 183:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:331
+//line modern.y:333
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
-	case 182:
+	case 184:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:335
+//line modern.y:337
 		{
 			modernVAL.opts = nil
 		}
-	case 183:
+	case 185:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:336
+//line modern.y:338
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 184:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:340
-		{
-			modernVAL.flag = false
-		}
-	case 185:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:341
-		{
-			modernVAL.flag = true
-		}
 	case 186:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:345
+//line modern.y:342
 		{
 			modernVAL.flag = false
 		}
 	case 187:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:346
+//line modern.y:343
 		{
 			modernVAL.flag = true
 		}
 	case 188:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:350
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:347
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = false
 		}
 	case 189:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:351
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:348
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = true
 		}
 	case 190:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:352
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 191:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:353
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 192:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:354
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 192:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:354
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
-		}
 	case 193:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:355
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 194:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -1935,16 +1944,16 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 195:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:357
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 196:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:358
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 197:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -1959,46 +1968,46 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 199:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:361
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 200:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:362
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 201:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:363
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 202:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:364
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 203:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:365
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 202:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:364
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 203:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:365
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
 	case 204:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:366
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 205:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:367
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 206:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -2013,52 +2022,52 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 208:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:374
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:370
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 209:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:371
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 210:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:376
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
-	case 210:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
+	case 211:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:378
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
-		}
-	case 211:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:380
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
 	case 212:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:380
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+		}
+	case 213:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
 //line modern.y:382
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+		}
+	case 214:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:384
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
 		}
-	case 227:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:393
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
-		}
-	case 228:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:394
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
 	case 229:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:395
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
 	case 230:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
@@ -2073,16 +2082,16 @@ moderndefault:
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 232:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:398
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 233:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:399
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 234:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
@@ -2093,6 +2102,18 @@ moderndefault:
 	case 235:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:401
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 236:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:402
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 237:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:403
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

@@ -23,7 +23,7 @@ package parser
 %token <tok> mFCRDNS mFILTER mFOR mFORWARDONLY mFROM mGROUP mHELO mHELOSRC mHOST
 %token <tok> mHOSTNAME mHOSTNAMES mINCLUDE mINET4 mINET6 mJUNK mKEY mLIMIT mLISTEN
 %token <tok> mLMTP mLOCAL mMAILFROM mMAILDIR mMASKSRC mMASQUERADE mMATCH mMAXDEFERRED
-%token <tok> mMAXMESSAGESIZE mMBOX mMDA mMTA mMX mNODSN mNOVERIFY mNOOP mON mPHASE
+%token <tok> mBYSENDER mMAXMESSAGESIZE mMBOX mMDA mMTA mMX mNODSN mNOVERIFY mNOOP mON mPHASE
 %token <tok> mPKI mPORT mPROC mPROCEXEC mPROTOCOLS mPROXYV2 mQUEUE mQUIT mRCPTTO
 %token <tok> mRDNS mRECEIVEDAUTH mRECIPIENT mREGEX mREJECT mRELAY mREPORT mREWRITE
 %token <tok> mRSET mSCHEDULER mSENDERS mSMTP mSMTPIN mSMTPOUT mSMTPS mSOCKET mSRC mSRS
@@ -68,6 +68,7 @@ stmt:
 	| mMDA mWRAPPER mSTRING mSTRING { $$ = setting("mda wrapper", $3, $4) }
 	| mMDA mLIMIT numbers           { $$ = limits("mda limit", nil, $3) }
 	| mMTA mMAXDEFERRED mNUMBER     { $$ = setting("mta max-deferred", $3) }
+	| mMTA mTLS tables              { $$ = tableSetting("mta tls", $3) }
 	| mMTA mLIMIT limits            { $$ = limits("mta limit", nil, $3) }
 	| mMTA mLIMIT mFOR mDOMAIN mSTRING limits
 	                                { $$ = limits("mta limit", $5, $6) }
@@ -316,6 +317,7 @@ ropt:
 	| mBACKUP mMX mSTRING           { $$ = optSub($1, $2); $$.arg = $3 }
 	| mHOST tables                  { $$ = optTable($1, $2) }
 	| mDOMAIN tables                { $$ = optTable($1, $2) }
+	| mBYSENDER tables                { $$ = optTable($1, $2) }
 	| mTLS                          { $$ = opt($1, nil) }
 	| mTLS mNOVERIFY                { $$ = optSub($1, $2) }
 	| mAUTH tables                  { $$ = optTable($1, $2) }

@@ -74,7 +74,8 @@ func (w *place) isLaterName() bool {
 		return true
 	case w.text == "quadratic":
 		return len(w.before) < 4 || !has(w.before, len(w.before)-2, "retry") && (first != "queue" || !has(w.before, 1, "retry"))
-	case first == "action" && (w.text == "prefer" || w.text == "hold") && !has(w.before, 2, "relay"), first == "filter" && !has(w.before, 2, "proc-exec") && !has(w.before, 2, "proc"):
+	case first == "action" && (w.text == "prefer" || w.text == "hold" || w.text == "by-sender") && !has(w.before, 2, "relay"),
+		first == "filter" && !has(w.before, 2, "proc-exec") && !has(w.before, 2, "proc"):
 		return true
 	case last.kind == tokOp:
 		return last.text == "<"

@@ -64,7 +64,7 @@ func presentURLs(a *actionStmt, tell func(*token, config.RelayURL)) *actionStmt 
 	either, tls := false, false
 	for _, o := range a.opts {
 		tls = tls || o.key == "tls"
-		if o.table == nil || o.key != "host" && o.key != "domain" {
+		if o.table == nil || !slices.Contains(urlOptions, o.key) {
 			same.opts = append(same.opts, o)
 			continue
 		}
@@ -243,6 +243,9 @@ func (p *printer) node(n node) {
 // commaSettings are the settings whose arguments are a list.
 var commaSettings = []string{"bounce warn-interval", "resolver", "queue retry mda", "queue retry mta"}
 
+// urlOptions are the options of a relay action whose tables hold relay URLs.
+var urlOptions = []string{"host", "domain", "by-sender"}
+
 // limitWords are the key words among those of a limit.
 var limitWords = []string{"inet4", "inet6", "prefer"}
 
@@ -261,6 +264,7 @@ func (p *printer) setting(n *settingStmt) {
 	if n.tail != "" {
 		p.put(n.tail)
 	}
+	p.tables(n.table)
 	for _, l := range n.limits {
 		if l.kind == tokWord && slices.Contains(limitWords, l.text) {
 			p.put(l.text)
@@ -322,7 +326,19 @@ func (p *printer) option(o *option) {
 	if o.regex {
 		p.put("regex")
 	}
-	switch t := o.table; {
+	p.tables(o.table)
+	p.tok(o.arg)
+	if o.list != nil {
+		p.list(o.list)
+	}
+	if o.sub != "" && o.key == "senders" {
+		p.put(o.sub)
+	}
+}
+
+// tables writes a table, or a reference to one.
+func (p *printer) tables(t *tableExpr) {
+	switch {
 	case t == nil:
 	case t.ref != nil:
 		p.put("<" + spell(t.ref) + ">")
@@ -330,13 +346,6 @@ func (p *printer) option(o *option) {
 		p.tok(t.one)
 	default:
 		p.values(t.values)
-	}
-	p.tok(o.arg)
-	if o.list != nil {
-		p.list(o.list)
-	}
-	if o.sub != "" && o.key == "senders" {
-		p.put(o.sub)
 	}
 }
 

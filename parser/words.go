@@ -29,7 +29,7 @@ var modernWords = map[string]int{
 	"warn-interval": mWARNINTERVAL, "wrapper": mWRAPPER,
 
 	"log-conversation": mLOGCONVERSATION, "on-failure": mONFAILURE, "prefer": mPREFER,
-	"full-message": mFULLMESSAGE, "hold": mHOLD, "quadratic": mQUADRATIC, "retry": mRETRY,
+	"by-sender": mBYSENDER, "full-message": mFULLMESSAGE, "hold": mHOLD, "quadratic": mQUADRATIC, "retry": mRETRY,
 	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
 	"without": mWITHOUT,
 }
@@ -39,14 +39,14 @@ var modernWords = map[string]int{
 // so that a file that uses them as such keeps its meaning.
 var laterWords = map[string]string{
 	"full-message": "bounce", "hold": "action", "log-conversation": "listen", "on-failure": "proc filter",
-	"prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
+	"by-sender": "action", "prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
 	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
 	"without": "listen",
 }
 
 // askingWords stand before a name in statements that have later words.
 const askingWords = "lmtp mda wrapper alias virtual userbase on port ciphers protocols pki ca tag hostname hostnames senders filter from " +
-	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout on-failure without"
+	"helo helo-src src mail-from mx host domain auth ttl user group chroot timeout on-failure without by-sender"
 
 // modernFirst are the words that a statement can begin with.
 var modernFirst = []string{"action", "admd", "bounce", "ca", "filter", "include", "listen",
@@ -122,7 +122,7 @@ var wordsOf = map[string]string{
 	"admd":                    "admd",
 	"bounce":                  "bounce warn-interval from full-message",
 	"mda":                     "mda wrapper limit",
-	"mta":                     "mta max-deferred limit for domain inet4 inet6 prefer",
+	"mta":                     "mta max-deferred limit for domain inet4 inet6 prefer tls",
 	"scheduler":               "scheduler limit",
 	"smtp":                    "smtp limit ciphers max-message-size sub-addr-delim",
 	"srs":                     "srs key backup ttl",

@@ -119,9 +119,10 @@ type Scheduler struct {
 	MaxInflight, MaxEvpBatchSize, MaxMsgBatchSize, MaxSchedule int
 }
 
-// MTA holds `mta max-deferred` and `mta limit`.
+// MTA holds `mta max-deferred`, `mta tls` and `mta limit`.
 type MTA struct {
 	MaxDeferred int
+	TLS         string // table: domain -> TLSWish; empty: none
 	Default     MTALimits
 	Domain      map[string]*MTALimits // lower-case domain -> its own limits
 }
@@ -213,12 +214,14 @@ func Defaults() *Config {
 	}
 }
 
-// DefaultMTALimits are the limits that hold without any `mta limit`. Two differ
+// DefaultMTALimits are the limits that hold without any `mta limit`. Four differ
 // from OpenSMTPD on purpose: its delays between connections to one relay and
-// route (2 and 5 s) hold a willing destination down to a few mails a second.
+// route (2 and 5 s) hold a willing destination down to a few mails a second, and
+// so do, over a long way, its 10 connections to a host and 5 on a route. 20 is
+// what hosts know from other servers; one that wants fewer says so, and is heard.
 func DefaultMTALimits() MTALimits {
 	return MTALimits{
-		MaxConnPerHost: 10, MaxConnPerRoute: 5, MaxConnPerSource: 100,
+		MaxConnPerHost: 20, MaxConnPerRoute: 20, MaxConnPerSource: 100,
 		MaxConnPerConnector: 20, MaxConnPerRelay: 100, MaxConnPerDomain: 100,
 		ReconnDelayRoute: 3 * time.Second, SessionMailMax: 100,
 		SessionKeepalive: 10 * time.Second, MaxFailuresPerSession: 25,

@@ -20,7 +20,7 @@ func TestDefaults(t *testing.T) {
 		"max-session": c.MDA.MaxSession, "per host": c.MTA.Default.MaxConnPerHost, "warn": c.Warn, "size": c.SMTP.MaxMessageSize,
 	} {
 		want := map[string]any{"queue ttl": 96 * time.Hour, "max-rcpt": 1000, "max-inflight": 5000,
-			"max-session": 50, "per host": 10, "warn": []time.Duration{4 * time.Hour}, "size": int64(35 << 20)}[name]
+			"max-session": 50, "per host": 20, "warn": []time.Duration{4 * time.Hour}, "size": int64(35 << 20)}[name]
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %v; want %v", name, got, want)
 		}
@@ -78,7 +78,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 func TestLimitsOfADomain(t *testing.T) {
 	m := &Defaults().MTA
 	m.Domain["slow.test"] = &MTALimits{MaxConnPerHost: 1}
-	if m.For("slow.test").MaxConnPerHost != 1 || m.For("other.test").MaxConnPerHost != 10 {
+	if m.For("slow.test").MaxConnPerHost != 1 || m.For("other.test").MaxConnPerHost != 20 {
 		t.Error("the wrong limits")
 	}
 	if (&Action{Method: MethodRelay}).IsLocal() || !(&Action{Method: MethodMaildir}).IsLocal() {

@@ -56,6 +56,7 @@ type Relay struct {
 	BackupMX  string // empty: the server name
 	Host      string // table of relay URLs
 	Domain    string // table: domain -> relay URL
+	Sender    string // table: reverse-path -> relay URL, before Host and Domain
 	TLS       bool   // required
 	NoVerify  bool   // with TLS: the certificate is not checked
 	Auth      string // table of credentials
