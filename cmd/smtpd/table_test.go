@@ -232,58 +232,6 @@ func rcptCode(t *testing.T, addr, rcpt string) string {
 	return reply[:3]
 }
 
-// TestTableServerRestarts: the program of a table is started again when it dies.
-// While the server behind it is down, mail waits
-// and nothing is refused for good; it is taken within 10 s of the server's
-// return.
-func TestTableServerRestarts(t *testing.T) {
-	buildTable(t, "table-redis")
-	s := tabletest.Redis(t)
-	c := redis.NewClient(&redis.Options{Network: "unix", Addr: s.Socket, Protocol: 2, DisableIdentity: true})
-	defer c.Close()
-	if err := c.Set(t.Context(), "alias:team", "nobody", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "redis.conf"), "master unix:"+s.Socket+"\n")
-	d, addr := filterDaemon(t, dir, "table team redis:"+dir+"/redis.conf\nlisten on 127.0.0.1 port $port1\n"+
-		"action \"local\" maildir $box alias <team>\nmatch from any for any action \"local\"\n")
-	if got := rcptCode(t, addr, "team@x.test"); got != "250" {
-		t.Errorf("before: got %s", got)
-	}
-	if got := rcptCode(t, addr, "other@x.test"); got != "550" {
-		t.Errorf("before: got %s for an unknown user", got)
-	}
-	killTable(t, d, "table-redis")
-	if got := rcptCode(t, addr, "team@x.test"); got != "250" && got != "451" {
-		t.Errorf("after the end of the program: got %s", got)
-	}
-	awaitRcpt(t, addr, "team@x.test")
-	s.Stop(t)
-	for _, rcpt := range []string{"team", "other", "nobody"} {
-		if got := rcptCode(t, addr, rcpt+"@x.test"); got != "451" {
-			t.Errorf("%s, without the server: got %s", rcpt, got)
-		}
-	}
-	s.Start(t)
-	awaitRcpt(t, addr, "team@x.test")
-}
-
-// awaitRcpt asks until a recipient is taken: within 10 s, and refused for the
-// moment before.
-func awaitRcpt(t *testing.T, addr, rcpt string) {
-	t.Helper()
-	start := time.Now()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for got := ""; got != "250"; <-tick.C {
-		if got = rcptCode(t, addr, rcpt); got != "250" && (got != "451" || time.Since(start) > 10*time.Second) {
-			t.Fatalf("after %v: got %s", time.Since(start), got)
-		}
-	}
-	t.Logf("works again after %v", time.Since(start))
-}
-
 // killTable kills the program of a table, a child of lookup.
 func killTable(t *testing.T, d *daemon, name string) {
 	t.Helper()
