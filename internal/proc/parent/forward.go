@@ -51,6 +51,14 @@ func readForward(q *imsg.ForwardOpen) (data []byte, present bool, st mail.Status
 	if dir.Mode&unix.S_ISVTX != 0 {
 		return nil, false, troubled(), fmt.Errorf("%s: home folder is sticky", q.Home)
 	}
+	var file unix.Stat_t
+	if err := unix.Fstatat(home, ".forward", &file, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+		// To open a device may do something; what came in its place meanwhile is
+		// seen below.
+		if kind := uint32(file.Mode) & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFLNK {
+			return nil, false, insecure(), fmt.Errorf("%s: insecure file", path)
+		}
+	}
 	fd, err := unix.Openat(home, ".forward", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -62,7 +70,6 @@ func readForward(q *imsg.ForwardOpen) (data []byte, present bool, st mail.Status
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
-	var file unix.Stat_t
 	if err := unix.Fstat(fd, &file); err != nil {
 		return nil, false, troubled(), fmt.Errorf("%s: %w", path, err)
 	}
