@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -29,9 +30,16 @@ const emptyDir = "/var/empty"
 // time: the hashes are made to be slow.
 const passwordChecks = 2
 
+// parse reads the configuration for a daemon that keeps it: what checking its
+// tables took, which may be a hundred times as much, goes back to the system.
+func parse(ctx context.Context, po parser.Options) (*config.Config, parser.Diagnostics) {
+	defer debug.FreeOSMemory()
+	return parser.Parse(ctx, po)
+}
+
 // start runs the daemon: here with -d or -F, in the background otherwise.
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
-	conf, diags := parser.Parse(ctx, po)
+	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)
 	if conf == nil || diags.Failed() {
 		return 1
@@ -80,7 +88,7 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 		return o, err
 	}
 	o.Parse = func(ctx context.Context) (*config.Config, error) {
-		conf, diags := parser.Parse(ctx, po)
+		conf, diags := parse(ctx, po)
 		if conf == nil || diags.Failed() {
 			var lines []string
 			for _, d := range diags {

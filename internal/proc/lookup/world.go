@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -58,7 +59,11 @@ func (ws *worlds) release(w *world) {
 // take a moment to end.
 func (ws *worlds) closeUnused(w *world) {
 	if w.old && w.users == 0 {
-		ws.closing.Go(func() { w.tables.Close() })
+		ws.closing.Go(func() {
+			w.tables.Close()
+			w.tables, w.expand = nil, nil
+			debug.FreeOSMemory() // large tables are there twice for a moment
+		})
 	}
 }
 
@@ -104,6 +109,10 @@ func (s *server) watch(ctx context.Context) {
 	}
 }
 
+// largeTable is from how many entries on the memory of old contents is given
+// back at once. Ours: some megabytes.
+const largeTable = 50000
+
 // update reads one table again and says so in the log.
 func (s *server) update(ctx context.Context, t *table.Table) error {
 	err := t.Update(ctx)
@@ -112,5 +121,8 @@ func (s *server) update(ctx context.Context, t *table.Table) error {
 		return err
 	}
 	s.env.Log.Info("info: table " + t.Name() + " updated")
+	if t.Stats().Entries >= largeTable {
+		debug.FreeOSMemory() // the old contents
+	}
 	return nil
 }
