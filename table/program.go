@@ -34,6 +34,7 @@ const (
 
 var (
 	errEnded   = errors.New("the table program has ended")
+	errMute    = errors.New("the table program does not answer")
 	errBusy    = errors.New("too many questions wait for the table program")
 	errAnswer  = errors.New("the table program broke the protocol")
 	errGarbled = errors.New("the table program could not answer")
@@ -108,13 +109,29 @@ func (p *program) supervise(ctx context.Context) {
 		if time.Since(started) > stableTime {
 			pause = firstPause
 		}
-		p.warn(fmt.Sprintf("%s: %v, starting it again", filepath.Base(p.path), err))
+		p.warn(fmt.Sprintf("%s: %v, starting it again", filepath.Base(p.path), plainly(err)))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// plainly says what an error of the conversation means.
+func plainly(err error) error {
+	switch {
+	case hungUp(err):
+		return errEnded
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errMute
+	}
+	return err
+}
+
+// hungUp reports that the other end of a conversation has gone.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // live runs the program once, in the first protocol that it takes part in, and
@@ -145,13 +162,13 @@ func (p *program) live(ctx context.Context, protocols []func(*child, string) (di
 		if first == nil {
 			first = err
 		}
-		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		if !hungUp(err) {
 			c.speak(i+1 == len(protocols))
 			return 0, err // it took part, but badly
 		}
 		c.speak(i+1 == len(protocols))
 	}
-	return 0, fmt.Errorf("no dialogue: %w", first)
+	return 0, first
 }
 
 func (p *program) attach(d dialogue) {

@@ -34,8 +34,51 @@ match from any for domain "forward.test" action "forward"
 match from any for domain "expand.test" action "expand"
 match from any for domain "refused.test" reject
 `)
+	for _, tt := range forwardTests() {
+		t.Run(tt.name, func(t *testing.T) {
+			shell(t, "F=/home/carol/.forward; rm -rf $F /home/*/.forward; [ ! -d /home/away ] || mv /home/away /home/carol; chmod 755 /home/carol\n"+tt.script)
+			start := time.Now()
+			got := rcptCode(t, "127.0.0.1:25", tt.rcpt)
+			if took := time.Since(start); !strings.Contains(tt.want, got) || took > 5*time.Second {
+				t.Errorf("got %s after %v, want %s", got, took, tt.want)
+			}
+		})
+	}
+	t.Run("growing", func(t *testing.T) {
+		shell(t, "rm -rf /home/carol/.forward /home/*/.forward; [ ! -d /home/away ] || mv /home/away /home/carol; : >/home/carol/.forward; chown carol /home/carol/.forward")
+		cmd := exec.Command("sh", "-c", "while :; do echo '# "+planted+"'; done >>/home/carol/.forward")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			if got := rcptCode(t, "127.0.0.1:25", "carol@box.test"); got != "451" && got != "250" {
+				t.Errorf("got %s", got)
+			}
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		shell(t, "rm /home/carol/.forward")
+	})
+	if log := d.log(); strings.Contains(log, planted) || strings.Contains(log, strings.ToLower(planted)) {
+		t.Errorf("the log holds what the files do:\n%s", log)
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	if out, _ := exec.Command("grep", "-rlai", planted, "/var/spool").Output(); len(out) > 0 {
+		t.Errorf("in the spool: %s", out)
+	}
+	if err := os.RemoveAll("/home/carol"); err != nil {
+		t.Error(err)
+	}
+}
+
+// forwardTest makes a file $F of carol and says what her sender hears.
+type forwardTest struct{ name, script, rcpt, want string }
+
+func forwardTests() []forwardTest {
 	const own = "chown 64300:64300 $F"
-	tests := []struct{ name, script, rcpt, want string }{
+	return []forwardTest{
 		{"none", "", "carol@box.test", "250"},
 		{"empty", ": >$F; " + own, "carol@box.test", "250"},
 		{"comments", "printf '# " + planted + "\\n\\n' >$F; " + own, "carol@box.test", "250"},
@@ -85,43 +128,6 @@ match from any for domain "refused.test" reject
 		{"system account, address", `echo bob >/home/system/.forward; chown 500 /home/system/.forward`, "system@box.test", "250"},
 		{"root, command", `echo '"|/bin/true"' >/home/root/.forward`, "root@box.test", "451"},
 		{"root, address", `echo bob >/home/root/.forward`, "root@box.test", "250"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			shell(t, "F=/home/carol/.forward; rm -rf $F /home/*/.forward; [ ! -d /home/away ] || mv /home/away /home/carol; chmod 755 /home/carol\n"+tt.script)
-			start := time.Now()
-			got := rcptCode(t, "127.0.0.1:25", tt.rcpt)
-			if took := time.Since(start); !strings.Contains(tt.want, got) || took > 5*time.Second {
-				t.Errorf("got %s after %v, want %s", got, took, tt.want)
-			}
-		})
-	}
-	t.Run("growing", func(t *testing.T) {
-		shell(t, "rm -rf /home/carol/.forward /home/*/.forward; [ ! -d /home/away ] || mv /home/away /home/carol; : >/home/carol/.forward; chown carol /home/carol/.forward")
-		cmd := exec.Command("sh", "-c", "while :; do echo '# "+planted+"'; done >>/home/carol/.forward")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for range 5 {
-			if got := rcptCode(t, "127.0.0.1:25", "carol@box.test"); got != "451" && got != "250" {
-				t.Errorf("got %s", got)
-			}
-		}
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		shell(t, "rm /home/carol/.forward")
-	})
-	if log := d.log(); strings.Contains(log, planted) || strings.Contains(log, strings.ToLower(planted)) {
-		t.Errorf("the log holds what the files do:\n%s", log)
-	}
-	if err := d.stop(); err != nil {
-		t.Error(err)
-	}
-	if out, _ := exec.Command("grep", "-rlai", planted, "/var/spool").Output(); len(out) > 0 {
-		t.Errorf("in the spool: %s", out)
-	}
-	if err := os.RemoveAll("/home/carol"); err != nil {
-		t.Error(err)
 	}
 }
 
