@@ -60,6 +60,9 @@ type Options struct {
 	Key      []byte           // KeySize octets: items are sealed; nil: they are not
 	Compress bool             // items are compressed
 	Now      func() time.Time // nil: time.Now
+	// Wait is how long Open waits for another process to let go of the spool: one
+	// that was killed may take a moment to be gone.
+	Wait time.Duration
 	// Moved is told of items that were moved aside, and of a database that was
 	// mended, on the store's own goroutine or in Open. It must not call the store.
 	Moved func(Moved)
@@ -168,6 +171,9 @@ func (s *Bolt) open() error {
 	return nil
 }
 
+// lockStep is how often a lock is asked for while Open waits. Ours.
+const lockStep = 20 * time.Millisecond
+
 // largeDB is the size of a database from which opening it leaves much garbage,
 // in octets. Ours.
 const largeDB = 32 << 20
@@ -273,9 +279,14 @@ func (s *Bolt) openLocked(name string) (*os.File, error) {
 	if err != nil {
 		return nil, s.refusal("%s: %w", name, plain(err))
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
+	for end := time.Now().Add(s.o.Wait); ; time.Sleep(lockStep) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(end) {
+			break
+		}
 	}
 	f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -87,8 +87,11 @@ func TestSecond(t *testing.T) {
 	if _, err := queue.Open(dir, queue.Options{}); err == nil || err.Error() != "spool "+dir+": in use by another smtpd" {
 		t.Errorf("a second one: %v", err)
 	}
-	s.Close()
-	open(t, dir, queue.Options{}).Close()
+	end := time.AfterFunc(50*time.Millisecond, func() { s.Close() })
+	open(t, dir, queue.Options{Wait: time.Minute}).Close() // it is about to end
+	if end.Stop() {
+		t.Error("two had it")
+	}
 }
 
 // TestNewKey: an empty spool takes any key, or none.

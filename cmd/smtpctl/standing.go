@@ -59,6 +59,9 @@ func (p *program) settle() error {
 		if beside := filepath.Join(filepath.Dir(p.socket), "spool"); p.spool == "" && isDir(beside) {
 			p.spool = beside
 		}
+		if p.spool == "" && p.socket == ctl.Socket {
+			p.spool = ctl.Spool
+		}
 		return p.dropGroup()
 	}
 	if p.who.euid == 0 {

@@ -167,6 +167,7 @@ while [ $i -le 1200 ]; do
 	i=$((i + 1))
 done
 chown -R _smtpq queue
+chown -R bob queue/0* # of another user, as where packages differ
 chmod -R go= queue`
 	file := filepath.Join(t.TempDir(), "envelope")
 	text := strings.Replace(oldEnvelope, "1795216993", "4000000000", 1) // no test lives so long

@@ -42,6 +42,8 @@ const (
 	maxParts = 1024
 	// maxOrders bounds what the scheduler may have ordered and not got.
 	maxOrders = 1 << 16
+	// lockWait is how long a predecessor that was killed may take to be gone.
+	lockWait = 5 * time.Second
 	// stopTime is how long a stopping process finishes what it has begun.
 	stopTime = 5 * time.Second
 	// frameRoom is what a list may take of a frame, in octets, estimated.
@@ -146,7 +148,7 @@ func newState(ctx context.Context, env *privsep.Env, p Peers, c *config.Config) 
 }
 
 func (s *state) open(open opener, c *config.Config) error {
-	o := queue.Options{Compress: c.Queue.Compression, Now: s.now, Moved: s.moved}
+	o := queue.Options{Compress: c.Queue.Compression, Now: s.now, Moved: s.moved, Wait: lockWait}
 	if k := c.Queue.EncryptionKey; k != "" {
 		o.Key = []byte(k)
 	}
