@@ -26,16 +26,9 @@ const (
 
 // lmtp hands the message to a store that speaks LMTP (RFC 2033).
 func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
-	dest, err := v.expand(v.Path, usePath)
+	dest, t, err := v.transaction()
 	if err != nil {
-		return v.unexpanded("lmtp destination", err)
-	}
-	t := &transaction{sender: v.Sender.String(), rcpt: v.User, utf8: v.UTF8, size: v.Text.size(), v: v}
-	if v.RcptTo {
-		t.rcpt = v.Dest.String()
-	}
-	if !t.harmless() {
-		return &failure{perm: true, exit: exDataErr, quoted: true, text: mailLMTP + "the addresses cannot be sent"}
+		return err
 	}
 	if c := d.stores.take(dest); c != nil {
 		err := c.deliver(ctx, t)
@@ -54,25 +47,58 @@ func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
 	return lmtpFailure(err)
 }
 
-// VerifyRcpt asks the store at dest whether it would take mail for rcpt, and
-// hands nothing over. The Status is the store's answer to RCPT; an error means
-// that there was none. It blocks until ctx ends at most. dest is as in
-// Delivery.Path, without formats.
-func VerifyRcpt(ctx context.Context, dest, rcpt string) (*mail.Status, error) {
-	t := &transaction{rcpt: rcpt}
-	if !t.harmless() {
-		return nil, errors.New("the address cannot be sent")
+// transaction is the dialogue for a delivery, and with whom.
+func (v *Delivery) transaction() (dest string, t *transaction, err error) {
+	if dest, err = v.expand(v.Path, usePath); err != nil {
+		return "", nil, v.unexpanded("lmtp destination", err)
 	}
-	c, err := dialLMTP(ctx, dest, "")
+	t = &transaction{sender: v.Sender.String(), rcpt: v.User, utf8: v.UTF8, size: v.Text.size(), v: v}
+	if v.RcptTo {
+		t.rcpt = v.Dest.String()
+	}
+	if !t.harmless() {
+		return "", nil, &failure{perm: true, exit: exDataErr, quoted: true, text: mailLMTP + "the addresses cannot be sent"}
+	}
+	return dest, t, nil
+}
+
+// VerifyRcpt asks the store of an LMTP delivery whether it would take mail for
+// the recipient, and hands nothing over. The Status is the store's answer to
+// RCPT; an error means that there was none. It blocks until ctx ends at most.
+func (d *Deliverer) VerifyRcpt(ctx context.Context, v *Delivery) (*mail.Status, error) {
+	dest, t, err := v.transaction()
 	if err != nil {
 		return nil, err
 	}
-	defer c.quit()
+	if c := d.stores.take(dest); c != nil {
+		st, err := d.verify(ctx, dest, c, t)
+		if !errors.Is(err, errStale) {
+			return st, err
+		}
+	}
+	c, err := dialLMTP(ctx, dest, v.Hello)
+	if err != nil {
+		return nil, err
+	}
+	return d.verify(ctx, dest, c, t)
+}
+
+// verify asks on one connection and keeps it for the next question.
+func (d *Deliverer) verify(ctx context.Context, dest string, c *lmtpConn, t *transaction) (*mail.Status, error) {
 	st, err := c.ask(ctx, t)
 	if r, ok := errors.AsType[*refusal](err); ok {
-		return &r.Status, nil
+		if c.rcptRefused {
+			d.stores.put(dest, c, c.reset(ctx))
+			return &r.Status, nil
+		}
+		err = fmt.Errorf("LMTP server error: %s", r.Status.String()) // to MAIL: it says nothing of the recipient
 	}
-	return st, err
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	d.stores.put(dest, c, c.reset(ctx))
+	return st, nil
 }
 
 // lmtpFailure words what went wrong; a refusal is the store's own decision,

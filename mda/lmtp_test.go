@@ -292,23 +292,44 @@ func TestLMTPTimeout(t *testing.T) {
 }
 
 func TestVerifyRcpt(t *testing.T) {
-	s := newStore(t, "unix", nil)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if st, err := VerifyRcpt(ctx, s.addr, "alice"); err != nil || !st.OK() {
-		t.Errorf("got %v, %v", st, err)
-	}
-	s.mu.Lock()
-	s.answers["RCPT"] = "552 5.2.2 over quota"
-	s.mu.Unlock()
-	if st, err := VerifyRcpt(ctx, s.addr, "alice"); err != nil || st.String() != "552 5.2.2 over quota" {
-		t.Errorf("got %v, %v", st, err)
-	}
-	if _, err := VerifyRcpt(ctx, s.addr+"x", "alice"); err == nil {
-		t.Error("no error without a store")
-	}
-	if _, err := VerifyRcpt(ctx, s.addr, "a\nb"); err == nil {
-		t.Error("no error for a bad name")
+	d := newDeliverer(t, nil)
+	for name, ext := range map[string]string{"plain": "250 store", "pipelining": "250-store\n250 PIPELINING"} {
+		s := newStore(t, "unix", map[string]string{"LHLO": ext})
+		set := func(word, answer string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.answers[word] = answer
+		}
+		v := example(t, LMTP)
+		v.Path = s.addr
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if st, err := d.VerifyRcpt(ctx, v); err != nil || !st.OK() {
+			t.Errorf("%s: got %v, %v", name, st, err)
+		}
+		for _, refusal := range []string{"552 5.2.2 over quota", "450 4.2.0 locked"} {
+			set("RCPT", refusal)
+			if st, err := d.VerifyRcpt(ctx, v); err != nil || st.String() != refusal {
+				t.Errorf("%s: got %v, %v", name, st, err)
+			}
+		}
+		set("RCPT", "250 ok")
+		mustDeliver(t, d, v)
+		if s.conns != 1 {
+			t.Errorf("%s: %d connections", name, s.conns)
+		}
+		set("MAIL", "452 4.3.1 full")
+		if st, err := d.VerifyRcpt(ctx, v); err == nil {
+			t.Errorf("%s: a refusal of MAIL is taken for that of the recipient: %v", name, st)
+		}
+		v.User = "a\nb"
+		if _, err := d.VerifyRcpt(ctx, v); err == nil {
+			t.Error("no error for a bad name")
+		}
+		v.User, v.Path = "alice", s.addr+"x"
+		if _, err := d.VerifyRcpt(ctx, v); err == nil {
+			t.Error("no error without a store")
+		}
 	}
 }
 

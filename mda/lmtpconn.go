@@ -71,6 +71,8 @@ type lmtpConn struct {
 	ext   map[string]bool // of the last LHLO, upper case
 	used  bool            // has delivered before
 	timer *time.Timer     // while it is kept idle
+
+	rcptRefused bool // the last refusal was that of RCPT
 }
 
 func newLMTPConn(nc net.Conn, host, name string) *lmtpConn {
@@ -149,11 +151,13 @@ func (c *lmtpConn) ask(ctx context.Context, t *transaction) (*mail.Status, error
 }
 
 func (c *lmtpConn) begin(t *transaction) (*mail.Status, error) {
+	c.rcptRefused = false
 	from, to := c.mailCommand(t), "RCPT TO:<"+t.rcpt+">"
 	if !c.ext["PIPELINING"] {
 		if _, err := c.cmd(2, from); err != nil {
 			return nil, c.stale(err)
 		}
+		c.rcptRefused = true
 		return c.cmd(2, to)
 	}
 	if err := c.send(from + "\r\n" + to); err != nil {
@@ -162,7 +166,16 @@ func (c *lmtpConn) begin(t *transaction) (*mail.Status, error) {
 	if _, err := c.expect(2); err != nil {
 		return nil, c.stale(err)
 	}
+	c.rcptRefused = true
 	return c.expect(2)
+}
+
+// reset forgets the transaction, so that another can begin.
+func (c *lmtpConn) reset(ctx context.Context) error {
+	defer c.within(ctx)()
+	_, err := c.cmd(2, "RSET")
+	c.used = c.used || err == nil
+	return err
 }
 
 func (c *lmtpConn) mailCommand(t *transaction) string {

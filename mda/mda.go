@@ -46,6 +46,7 @@ type Delivery struct {
 	Command string // formats are expanded
 	Wrapper string // command around the delivery, Mbox aside, or empty; formats are expanded
 	Junk    bool   // Maildir: mail marked as spam goes to .Junk
+	OrigTo  bool   // an X-Original-To line is put in front
 	RcptTo  bool   // LMTP: RCPT names the destination address, not the user
 	Hello   string // LMTP: our name; empty: localhost
 

@@ -136,6 +136,10 @@ func (v *Delivery) front(b []byte) []byte {
 	b = append(b, v.Sender.String()...)
 	b = append(b, ">\nDelivered-To: "...)
 	b = append(b, v.Rcpt.String()...)
+	if v.OrigTo {
+		b = append(b, "\nX-Original-To: "...)
+		b = append(b, v.Rcpt.String()...)
+	}
 	return append(b, '\n')
 }
 

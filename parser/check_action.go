@@ -91,6 +91,10 @@ func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 		a.Junk = true
 	case "rcpt-to":
 		a.RcptTo = true
+	case "verify-rcpt":
+		a.VerifyRcpt = true // the grammar takes it as a name for other methods
+	case "x-original-to":
+		a.OriginalTo = true
 	case "user":
 		switch a.Method {
 		case config.MethodMbox, config.MethodForwardOnly, config.MethodExpandOnly:

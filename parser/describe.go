@@ -94,6 +94,12 @@ func actionText(c *config.Config, a *config.Action) string {
 	if a.RcptTo {
 		b.WriteString(" rcpt-to")
 	}
+	if a.VerifyRcpt {
+		b.WriteString(" verify-rcpt")
+	}
+	if a.OriginalTo {
+		b.WriteString(" x-original-to")
+	}
 	add("user", a.User)
 	table("alias", a.Alias)
 	table("virtual", a.Virtual)

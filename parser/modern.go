@@ -133,10 +133,12 @@ const mREPAIRNEWLINES = 57455
 const mRESOLVER = 57456
 const mTIMEOUT = 57457
 const mWITHOUT = 57458
-const mFULLMESSAGE = 57459
-const mQUADRATIC = 57460
-const mRETRY = 57461
-const mHOLD = 57462
+const mVERIFYRCPT = 57459
+const mXORIGINALTO = 57460
+const mFULLMESSAGE = 57461
+const mQUADRATIC = 57462
+const mRETRY = 57463
+const mHOLD = 57464
 
 var modernToknames = [...]string{
 	"$end",
@@ -255,6 +257,8 @@ var modernToknames = [...]string{
 	"mRESOLVER",
 	"mTIMEOUT",
 	"mWITHOUT",
+	"mVERIFYRCPT",
+	"mXORIGINALTO",
 	"mFULLMESSAGE",
 	"mQUADRATIC",
 	"mRETRY",
@@ -283,122 +287,122 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 574
+const modernLast = 576
 
 var modernAct = [...]int16{
-	273, 122, 271, 364, 292, 220, 317, 106, 31, 171,
-	124, 76, 113, 136, 104, 190, 223, 107, 73, 181,
-	409, 256, 73, 251, 274, 183, 246, 73, 318, 188,
-	247, 178, 157, 388, 63, 291, 181, 409, 253, 297,
-	92, 289, 29, 194, 72, 73, 67, 39, 243, 244,
-	252, 32, 294, 73, 73, 181, 409, 377, 187, 173,
-	305, 304, 250, 172, 275, 41, 235, 44, 254, 54,
-	57, 346, 342, 95, 80, 81, 42, 282, 49, 245,
-	374, 138, 121, 248, 45, 232, 129, 115, 130, 103,
-	225, 316, 46, 77, 125, 416, 117, 127, 128, 414,
-	89, 66, 170, 184, 249, 257, 177, 300, 303, 90,
-	255, 137, 222, 71, 142, 143, 432, 116, 37, 43,
-	169, 258, 355, 139, 55, 40, 421, 38, 229, 259,
-	353, 272, 412, 107, 127, 128, 74, 185, 75, 434,
-	74, 380, 75, 230, 372, 74, 319, 75, 237, 238,
-	239, 196, 231, 233, 234, 236, 433, 298, 93, 281,
-	241, 242, 94, 74, 48, 75, 293, 30, 51, 280,
-	32, 74, 74, 75, 75, 410, 133, 276, 277, 278,
-	47, 288, 290, 222, 224, 227, 168, 226, 341, 228,
-	87, 86, 301, 173, 150, 302, 50, 172, 295, 229,
-	339, 126, 194, 181, 425, 181, 365, 52, 181, 406,
-	310, 311, 314, 315, 181, 404, 338, 147, 261, 148,
-	337, 151, 336, 191, 265, 267, 322, 323, 324, 181,
-	370, 399, 334, 192, 327, 152, 262, 328, 326, 330,
-	331, 325, 333, 321, 53, 335, 329, 181, 368, 332,
-	340, 320, 397, 343, 344, 345, 313, 347, 401, 260,
-	153, 70, 1, 181, 182, 264, 270, 193, 349, 348,
-	352, 354, 402, 358, 392, 359, 110, 360, 361, 362,
-	101, 154, 312, 149, 100, 263, 394, 350, 351, 363,
-	367, 369, 268, 371, 356, 357, 309, 403, 398, 98,
-	373, 308, 97, 307, 306, 391, 162, 266, 269, 96,
-	99, 83, 84, 296, 400, 287, 166, 286, 159, 165,
-	285, 376, 284, 375, 161, 283, 111, 186, 176, 108,
-	109, 175, 102, 160, 174, 378, 156, 155, 379, 146,
-	145, 393, 141, 396, 395, 140, 132, 163, 120, 131,
-	123, 381, 382, 119, 383, 118, 384, 385, 386, 112,
-	91, 88, 85, 82, 78, 69, 387, 68, 64, 62,
-	61, 60, 164, 58, 56, 405, 36, 407, 35, 34,
-	408, 33, 28, 27, 180, 179, 65, 144, 134, 135,
-	411, 59, 279, 366, 114, 167, 240, 221, 189, 195,
-	105, 413, 415, 79, 299, 390, 389, 207, 208, 423,
-	424, 422, 206, 158, 6, 426, 203, 427, 428, 429,
-	430, 431, 7, 10, 9, 417, 418, 419, 420, 194,
-	8, 2, 0, 0, 0, 0, 0, 210, 211, 0,
-	197, 198, 0, 0, 0, 0, 0, 0, 0, 0,
-	213, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	215, 0, 0, 0, 4, 205, 199, 24, 14, 204,
-	216, 0, 0, 0, 15, 214, 13, 0, 0, 0,
-	0, 0, 0, 0, 212, 0, 0, 0, 200, 0,
-	0, 0, 0, 26, 209, 0, 201, 202, 0, 0,
-	0, 0, 0, 3, 0, 218, 0, 0, 217, 23,
-	0, 219, 0, 0, 0, 0, 25, 0, 0, 0,
-	0, 16, 17, 0, 0, 0, 0, 0, 0, 12,
-	0, 11, 0, 0, 0, 18, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 19, 0, 20,
-	0, 0, 0, 0, 0, 21, 0, 22, 0, 0,
+	275, 122, 273, 366, 294, 220, 319, 106, 31, 171,
+	124, 76, 113, 136, 104, 190, 223, 107, 73, 73,
+	183, 258, 73, 253, 276, 73, 248, 188, 178, 157,
+	249, 390, 63, 293, 291, 29, 73, 320, 255, 379,
+	187, 41, 73, 194, 72, 299, 67, 92, 245, 246,
+	254, 181, 411, 181, 411, 307, 173, 306, 181, 411,
+	172, 277, 252, 54, 237, 57, 348, 296, 256, 32,
+	49, 44, 121, 284, 95, 344, 318, 225, 70, 247,
+	42, 80, 81, 250, 125, 376, 127, 128, 130, 103,
+	138, 234, 77, 66, 129, 418, 416, 89, 434, 357,
+	184, 40, 355, 177, 251, 259, 90, 71, 170, 45,
+	257, 137, 222, 274, 142, 143, 423, 46, 55, 39,
+	414, 260, 382, 43, 127, 128, 169, 374, 83, 84,
+	231, 261, 139, 87, 86, 107, 32, 185, 74, 74,
+	75, 75, 74, 232, 75, 74, 343, 75, 239, 240,
+	241, 196, 233, 235, 236, 238, 74, 321, 75, 283,
+	243, 244, 74, 94, 75, 300, 133, 93, 263, 282,
+	222, 224, 227, 436, 226, 435, 228, 278, 279, 280,
+	412, 290, 292, 295, 229, 230, 264, 30, 231, 48,
+	37, 126, 168, 194, 341, 150, 181, 427, 297, 173,
+	340, 38, 401, 172, 181, 367, 339, 47, 338, 262,
+	312, 313, 316, 317, 191, 302, 305, 336, 147, 329,
+	148, 327, 151, 399, 192, 51, 324, 325, 326, 403,
+	181, 408, 181, 406, 323, 265, 152, 181, 372, 330,
+	328, 332, 333, 404, 335, 267, 269, 337, 331, 181,
+	370, 334, 342, 50, 322, 345, 346, 347, 193, 349,
+	315, 153, 110, 314, 52, 181, 182, 311, 405, 400,
+	351, 350, 354, 356, 115, 360, 394, 361, 27, 362,
+	363, 364, 154, 117, 149, 402, 266, 272, 396, 352,
+	353, 365, 369, 371, 310, 373, 358, 359, 309, 308,
+	303, 53, 375, 304, 116, 101, 298, 393, 289, 100,
+	288, 287, 111, 270, 286, 108, 109, 285, 186, 176,
+	162, 175, 174, 378, 98, 377, 156, 97, 268, 271,
+	166, 155, 159, 165, 96, 99, 146, 380, 161, 145,
+	381, 141, 140, 395, 132, 398, 397, 160, 120, 131,
+	123, 119, 118, 383, 384, 112, 385, 102, 386, 387,
+	388, 163, 91, 88, 85, 82, 78, 69, 389, 68,
+	64, 62, 61, 60, 58, 56, 36, 407, 35, 409,
+	34, 33, 410, 28, 1, 180, 164, 179, 65, 144,
+	134, 135, 413, 59, 281, 368, 114, 167, 242, 221,
+	189, 195, 105, 415, 417, 79, 301, 392, 391, 207,
+	208, 425, 426, 424, 206, 158, 6, 428, 203, 429,
+	430, 431, 432, 433, 7, 10, 9, 419, 420, 421,
+	422, 194, 8, 2, 0, 0, 0, 0, 0, 210,
+	211, 0, 197, 198, 0, 0, 0, 0, 0, 0,
+	0, 0, 213, 0, 0, 0, 0, 0, 0, 0,
+	0, 0, 215, 0, 0, 0, 4, 205, 199, 24,
+	14, 204, 216, 0, 0, 0, 15, 214, 13, 0,
+	0, 0, 0, 0, 0, 0, 212, 0, 0, 0,
+	200, 0, 0, 0, 0, 26, 209, 0, 201, 202,
+	0, 0, 0, 0, 0, 3, 0, 218, 0, 0,
+	217, 23, 0, 219, 0, 0, 0, 0, 25, 0,
+	0, 0, 0, 16, 17, 0, 0, 0, 0, 0,
+	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 19,
+	0, 20, 0, 0, 0, 0, 0, 21, 0, 22,
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 5,
+	0, 0, 0, 0, 0, 5,
 }
 
 var modernPact = [...]int16{
-	459, -32768, 379, 377, -79, 46, -32768, -32768, -32768, -32768,
-	-32768, 376, 374, 373, 371, 10, 16, 18, 61, 29,
-	147, 21, 369, 2, 368, -32768, 366, -32768, -32768, 365,
-	364, -88, -32768, 363, -32768, 83, -32768, 165, -32768, 362,
-	360, -32768, 107, 22, 58, -32768, 359, 12, 358, -32768,
-	-32768, 357, 185, 356, 95, 355, 35, 68, 248, 6,
-	257, -32768, -32768, 354, -32768, 69, 350, -88, -32768, 348,
-	343, -32768, -32768, -32768, -32768, 345, 89, 57, -32768, 344,
+	461, -32768, 274, 378, -88, 64, -32768, -32768, -32768, -32768,
+	-32768, 376, 375, 373, 371, 82, -8, 22, 86, 21,
+	204, 15, 370, -3, 369, -32768, 368, -32768, -32768, 367,
+	366, -92, -32768, 365, -32768, 75, -32768, 131, -32768, 364,
+	362, -32768, 101, 37, 57, -32768, 361, 19, 360, -32768,
+	-32768, 359, 128, 358, 92, 357, 42, 69, 273, 6,
+	243, -32768, -32768, 350, -32768, 256, 347, -92, -32768, 346,
+	343, -32768, -32768, -32768, -32768, 345, 79, 65, -32768, 344,
 	-32768, -32768, -32768, 343, 343, -32768, -32768, -32768, -32768, -32768,
-	341, -32768, -32768, -32768, -32768, -32768, -32768, 76, 340, 337,
-	-32768, -32768, -32768, 335, 334, -32768, 182, -32768, 332, 331,
-	-91, 294, -32768, 82, -32768, 329, 326, 323, -32768, -32768,
-	100, -93, 259, -101, -32768, 97, 52, -32768, -32768, 322,
-	-88, -60, -32768, -95, 168, 395, 80, 80, 38, -32768,
-	-12, -32768, 80, 80, 9, -32768, -32768, 207, 213, -32768,
-	49, -18, -18, -18, -18, -32768, -32768, -32768, 20, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 320, 317,
-	315, -32768, 312, 310, -32768, -32768, -32768, -32768, -32768, -81,
-	-87, -32768, 45, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, 308, 34, -32768, -32768, -32768, -32768, 102,
-	-45, -32768, -46, 299, 298, 296, 291, 22, 22, 277,
-	251, 22, 22, -32768, -32768, -32768, 54, -32768, -32768, 23,
-	-32768, -32768, 246, -32768, 238, 22, 22, 22, 236, 229,
-	-32768, 80, -32768, 80, 80, -32768, 80, -32768, -32768, -32768,
-	-32768, -32768, -32768, 227, 22, 217, 215, 211, 195, 22,
-	183, 8, 22, 22, 22, 5, 22, -32768, 52, 165,
-	-32768, -32768, -18, -18, -32768, -32768, -32768, 48, 40, -18,
-	-18, -32768, 22, -32768, 22, -32768, 22, 22, 22, -52,
-	82, 201, -110, -32768, -32768, -32768, -32768, -32768, 243, -32768,
-	225, -32768, 139, -32768, -32768, 89, -32768, -32768, -32768, -32768,
+	339, -32768, -32768, -32768, -32768, -32768, -32768, 85, 337, 336,
+	-32768, -32768, -32768, 334, 331, -32768, 183, -32768, 326, 321,
+	-96, 308, -32768, 88, -32768, 317, 316, 314, -32768, -32768,
+	97, -98, 261, -108, -32768, 94, 41, -32768, -32768, 313,
+	-92, -80, -32768, -99, 159, 397, 67, 67, 44, -32768,
+	-14, -32768, 67, 67, 9, -32768, -32768, 157, 234, -32768,
+	31, -21, -21, -21, -21, -32768, -32768, -32768, 16, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 312, 309,
+	306, -32768, 305, 303, -32768, -32768, -32768, -32768, -32768, -90,
+	-91, -32768, 60, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, 301, 40, -32768, -32768, -32768, -32768, 210,
+	-49, -32768, -51, 294, 293, 289, 262, 37, 37, 258,
+	255, 37, 37, -32768, -32768, -32768, 39, -32768, -32768, 32,
+	-32768, -32768, 249, -32768, 229, 37, 37, 37, 216, -32768,
+	-32768, 214, -32768, 67, -32768, 67, 67, -32768, 67, -32768,
+	-32768, -32768, -32768, -32768, -32768, 212, 37, 203, 201, 195,
+	189, 37, 141, 11, 37, 37, 37, 0, 37, -32768,
+	41, 131, -32768, -32768, -21, -21, -32768, -32768, -32768, 20,
+	17, -21, -21, -32768, 37, -32768, 37, -32768, 37, 37,
+	37, -55, 88, 200, -112, -32768, -32768, -32768, -32768, -32768,
+	245, -32768, 233, -32768, 122, -32768, -32768, 79, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, 24, 23, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -88, -61, -32768, 80,
-	-32768, -32768, 80, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, 136, -32768, -32768, -32768, -32768, -32768, -32768, -88,
-	22, 22, -32768, 22, -32768, 22, 22, 22, -32768, -32768,
-	-32768, -32768, -32768, -32768, -89, -32768, 258, 219, -32768, 210,
-	45, 204, -32768, 201, -32768, -32768, 201, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 51, -32768, -32768,
-	127, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 17, 13,
-	-18, -18, -18, -18, -32768, 121, 45, -89, -89, -32768,
-	-32768, 199, -32768, -32768, 22, -32768, 22, 22, 22, 22,
-	22, -32768, 111, 32, 15, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 29, 32, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -92, -81,
+	-32768, 67, -32768, -32768, 67, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, 117, -32768, -32768, -32768, -32768, -32768,
+	-32768, -92, 37, 37, -32768, 37, -32768, 37, 37, 37,
+	-32768, -32768, -32768, -32768, -32768, -32768, -93, -32768, 260, 190,
+	-32768, 228, 60, 226, -32768, 200, -32768, -32768, 200, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 54,
+	-32768, -32768, 115, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	14, 13, -21, -21, -21, -21, -32768, 111, 60, -93,
+	-93, -32768, -32768, 192, -32768, -32768, 37, -32768, 37, 37,
+	37, 37, 37, -32768, 93, 49, 47, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 431, 430, 424, 423, 422, 414, 5, 413, 406,
-	405, 404, 10, 403, 8, 3, 11, 261, 6, 9,
-	400, 399, 398, 15, 397, 396, 395, 394, 393, 16,
-	392, 391, 389, 388, 13, 387, 12, 386, 0, 2,
-	82, 385, 384, 7, 24, 262, 1, 4,
+	0, 433, 432, 426, 425, 424, 416, 5, 415, 408,
+	407, 406, 10, 405, 8, 3, 11, 78, 6, 9,
+	402, 401, 400, 15, 399, 398, 397, 396, 395, 16,
+	394, 393, 391, 390, 13, 389, 12, 388, 0, 2,
+	72, 387, 385, 7, 24, 384, 1, 4,
 }
 
 var modernR1 = [...]int8{
@@ -417,15 +421,15 @@ var modernR1 = [...]int8{
 	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
 	21, 21, 11, 11, 11, 11, 2, 2, 2, 2,
 	2, 2, 2, 2, 2, 2, 2, 7, 7, 34,
-	34, 24, 24, 24, 24, 24, 24, 35, 35, 25,
+	34, 24, 24, 24, 24, 24, 24, 24, 24, 35,
+	35, 25, 25, 25, 25, 25, 25, 25, 25, 25,
 	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
-	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
-	25, 3, 3, 3, 31, 31, 43, 43, 44, 44,
+	25, 25, 25, 3, 3, 3, 31, 31, 43, 43,
+	44, 44, 20, 20, 20, 20, 20, 20, 20, 20,
 	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	4, 4, 4, 4, 4, 8, 8, 8, 8, 8,
-	8, 8, 8, 9, 9, 10, 10, 10, 10, 28,
-	28, 28, 28, 28, 28, 28, 28, 28,
+	20, 20, 4, 4, 4, 4, 4, 8, 8, 8,
+	8, 8, 8, 8, 8, 9, 9, 10, 10, 10,
+	10, 28, 28, 28, 28, 28, 28, 28, 28, 28,
 }
 
 var modernR2 = [...]int8{
@@ -444,125 +448,125 @@ var modernR2 = [...]int8{
 	2, 2, 2, 3, 1, 1, 1, 1, 3, 1,
 	1, 2, 1, 1, 1, 1, 5, 5, 6, 6,
 	7, 6, 7, 6, 5, 5, 5, 0, 2, 0,
-	2, 1, 2, 2, 2, 2, 2, 0, 2, 1,
-	1, 2, 2, 2, 2, 2, 2, 2, 2, 1,
-	3, 2, 2, 2, 1, 2, 2, 1, 2, 1,
-	2, 3, 4, 4, 0, 2, 0, 1, 0, 1,
-	3, 3, 5, 5, 3, 3, 3, 4, 5, 4,
-	5, 5, 5, 2, 3, 4, 4, 4, 4, 4,
-	5, 5, 8, 7, 8, 1, 1, 1, 1, 1,
-	1, 1, 1, 1, 1, 1, 1, 1, 1, 2,
-	3, 4, 3, 4, 4, 4, 4, 4,
+	2, 1, 2, 2, 2, 2, 2, 1, 1, 0,
+	2, 1, 1, 2, 2, 2, 2, 2, 2, 2,
+	2, 1, 3, 2, 2, 2, 1, 2, 2, 1,
+	2, 1, 2, 3, 4, 4, 0, 2, 0, 1,
+	0, 1, 3, 3, 5, 5, 3, 3, 3, 4,
+	5, 4, 5, 5, 5, 2, 3, 4, 4, 4,
+	4, 4, 5, 5, 8, 7, 8, 1, 1, 1,
+	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+	1, 2, 3, 4, 3, 4, 4, 4, 4, 4,
 }
 
 var modernChk = [...]int16{
 	-32768, -45, -1, 44, 5, 114, -6, -5, -2, -3,
 	-4, 72, 70, 17, 9, 15, 62, 63, 76, 88,
-	90, 96, 98, 50, 8, 57, 34, 4, 5, 121,
-	121, -14, 5, 5, 5, 5, 5, 108, 117, 37,
-	109, 49, 58, 101, 49, 23, 31, 119, 103, 49,
+	90, 96, 98, 50, 8, 57, 34, 4, 5, 123,
+	123, -14, 5, 5, 5, 5, 5, 108, 119, 37,
+	109, 49, 58, 101, 49, 23, 31, 121, 103, 49,
 	49, 21, 60, 97, 48, 103, 5, 68, 5, -31,
-	5, 5, 5, 122, 5, -37, 18, -14, 5, 5,
-	-17, 6, -38, 5, 123, 125, -16, 35, 5, -13,
+	5, 5, 5, 124, 5, -37, 18, -14, 5, 5,
+	-17, 6, -38, 5, 125, 127, -16, 35, 5, -13,
 	62, 63, 5, -17, -17, 5, 6, 5, 5, 5,
-	14, 5, 5, 123, 94, 5, 61, 54, 51, 62,
-	36, 32, 84, 83, 8, -20, -43, 127, 72, 73,
+	14, 5, 5, 125, 94, 5, 61, 54, 51, 62,
+	36, 32, 84, 83, 8, -20, -43, 129, 72, 73,
 	19, 69, 5, -36, -27, 18, 48, 27, 5, 5,
 	5, -40, -46, 5, -12, 5, 112, 45, 46, 29,
 	-14, 5, 5, -40, -33, -32, -34, -34, 5, 47,
 	5, 5, -34, -34, -35, 5, 5, 35, 37, 101,
-	12, 39, 53, 78, 99, 5, 5, 123, -8, 24,
+	12, 39, 53, 78, 99, 5, 5, 125, -8, 24,
 	39, 30, 12, 53, 78, 25, 22, -26, 104, 38,
-	20, -19, 115, 111, 5, 5, 5, 6, 124, -41,
-	-42, 4, 5, 126, 6, -12, 5, 118, 124, -22,
+	20, -19, 115, 111, 5, 5, 5, 6, 126, -41,
+	-42, 4, 5, 128, 6, -12, 5, 120, 126, -22,
 	-23, 55, 65, 99, 34, -21, -23, 45, 46, 71,
 	93, 101, 102, 21, 74, 70, 17, 12, 13, 99,
 	42, 43, 89, 55, 80, 65, 75, 113, 110, 116,
-	-7, -24, 103, -29, 104, 10, 107, 105, 109, 119,
-	-7, -34, 47, -34, -34, 78, -34, -7, -7, -7,
-	-25, -23, -29, 39, 40, 70, 17, 21, 74, 95,
-	53, 14, 41, 29, 59, 101, 12, 96, 112, 120,
-	52, 11, 29, 78, 52, 11, 94, 12, 79, 95,
-	53, -39, 82, -38, -44, 82, -44, -44, -44, -30,
-	-36, -46, 57, 5, 5, 5, 5, 5, -46, 122,
-	-46, 122, -47, 121, 7, -16, 5, 5, 123, -11,
-	5, 90, 93, 6, 106, 106, 5, 5, 5, 5,
-	-39, -39, 5, 5, -38, -38, 37, -18, 5, 123,
-	5, 5, -38, -38, -38, 5, -14, 5, -7, -34,
-	-7, -7, -34, -7, 5, -38, 5, 5, 5, 5,
-	-38, 5, 64, -38, -38, -38, 66, -38, -12, -14,
-	-44, -44, -39, 82, -39, 82, -44, -44, -38, -38,
-	-38, -38, -38, -19, -15, 5, -28, -43, 5, -46,
-	5, -46, 5, -46, 56, -18, -46, 118, -7, -7,
-	5, -38, -38, -38, -38, -38, -38, -46, 122, -9,
-	-10, 47, 16, 83, 28, 86, 85, 33, 79, 12,
-	95, 39, 53, 78, 5, -47, 5, -15, -15, 5,
-	124, -46, 5, -39, 82, -39, 82, -44, -44, -44,
-	-44, 5, -47, -46, -46, 5, -38, -38, -38, -38,
-	-38, -38, 5, 124, 124,
+	-7, -24, 103, -29, 104, 10, 107, 105, 109, 117,
+	118, 121, -7, -34, 47, -34, -34, 78, -34, -7,
+	-7, -7, -25, -23, -29, 39, 40, 70, 17, 21,
+	74, 95, 53, 14, 41, 29, 59, 101, 12, 96,
+	112, 122, 52, 11, 29, 78, 52, 11, 94, 12,
+	79, 95, 53, -39, 82, -38, -44, 82, -44, -44,
+	-44, -30, -36, -46, 57, 5, 5, 5, 5, 5,
+	-46, 124, -46, 124, -47, 123, 7, -16, 5, 5,
+	125, -11, 5, 90, 93, 6, 106, 106, 5, 5,
+	5, 5, -39, -39, 5, 5, -38, -38, 37, -18,
+	5, 125, 5, 5, -38, -38, -38, 5, -14, 5,
+	-7, -34, -7, -7, -34, -7, 5, -38, 5, 5,
+	5, 5, -38, 5, 64, -38, -38, -38, 66, -38,
+	-12, -14, -44, -44, -39, 82, -39, 82, -44, -44,
+	-38, -38, -38, -38, -38, -19, -15, 5, -28, -43,
+	5, -46, 5, -46, 5, -46, 56, -18, -46, 120,
+	-7, -7, 5, -38, -38, -38, -38, -38, -38, -46,
+	124, -9, -10, 47, 16, 83, 28, 86, 85, 33,
+	79, 12, 95, 39, 53, 78, 5, -47, 5, -15,
+	-15, 5, 126, -46, 5, -39, 82, -39, 82, -44,
+	-44, -44, -44, 5, -47, -46, -46, 5, -38, -38,
+	-38, -38, -38, -38, 5, 126, 126,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 184, 0, 1, 2, 0,
+	0, 0, 0, 0, 0, 186, 0, 1, 2, 0,
 	0, 23, 39, 0, 63, 0, 13, 0, 15, 0,
 	0, 51, 0, 0, 45, 24, 25, 0, 0, 51,
-	51, 0, 0, 0, 0, 0, 0, 0, 0, 186,
+	51, 0, 0, 0, 0, 0, 0, 0, 0, 188,
 	0, 3, 4, 0, 53, 11, 0, 14, 16, 0,
 	18, 19, 20, 82, 80, 0, 21, 0, 26, 0,
 	41, 42, 29, 30, 31, 32, 33, 34, 35, 36,
 	0, 38, 68, 80, 96, 102, 149, 149, 0, 0,
-	149, 149, 157, 181, 0, 185, 0, 187, 0, 0,
+	149, 149, 159, 183, 0, 187, 0, 189, 0, 0,
 	0, 0, 40, 10, 64, 0, 0, 0, 12, 17,
 	0, 0, 0, 0, 46, 0, 0, 49, 50, 0,
 	27, 39, 37, 0, 94, 95, 147, 147, 149, 149,
-	149, 149, 147, 147, 147, 182, 183, 0, 0, 203,
-	85, 188, 188, 188, 188, 61, 53, 80, 0, 215,
-	216, 217, 218, 219, 220, 221, 222, 54, 0, 0,
+	149, 149, 147, 147, 147, 184, 185, 0, 0, 205,
+	85, 190, 190, 190, 190, 61, 53, 80, 0, 217,
+	218, 219, 220, 221, 222, 223, 224, 54, 0, 0,
 	0, 58, 0, 0, 65, 66, 67, 52, 83, 80,
 	80, 81, 72, 84, 47, 48, 45, 28, 69, 97,
 	98, 99, 100, 0, 0, 103, 104, 105, 106, 0,
 	108, 110, 111, 0, 0, 0, 0, 85, 85, 0,
 	0, 0, 0, 124, 125, 126, 127, 129, 130, 0,
-	136, 150, 0, 151, 0, 0, 0, 0, 0, 0,
-	137, 147, 149, 147, 147, 149, 147, 144, 145, 146,
-	158, 159, 160, 0, 0, 0, 0, 0, 0, 0,
-	0, 169, 0, 0, 0, 174, 0, 177, 0, 179,
-	190, 191, 188, 188, 194, 195, 196, 85, 85, 188,
-	188, 204, 0, 86, 0, 189, 0, 0, 0, 210,
-	211, 0, 186, 55, 56, 57, 59, 60, 70, 80,
-	71, 80, 0, 78, 79, 22, 101, 90, 80, 107,
-	132, 133, 134, 135, 109, 112, 113, 114, 115, 116,
-	117, 118, 119, 120, 121, 122, 0, 131, 92, 80,
-	148, 152, 153, 154, 155, 156, 43, 39, 138, 147,
-	139, 141, 147, 143, 161, 162, 163, 164, 165, 166,
-	167, 168, 0, 171, 172, 173, 175, 176, 178, 180,
-	0, 0, 197, 0, 199, 0, 0, 0, 205, 206,
-	207, 208, 209, 62, 80, 87, 0, 0, 73, 0,
-	0, 0, 75, 0, 123, 128, 0, 44, 140, 142,
-	170, 192, 193, 198, 200, 201, 202, 0, 80, 213,
-	0, 223, 224, 225, 226, 227, 228, 229, 85, 85,
-	188, 188, 188, 188, 74, 0, 0, 80, 80, 88,
-	212, 0, 214, 230, 0, 232, 0, 0, 0, 0,
-	0, 76, 0, 0, 0, 89, 231, 233, 234, 235,
-	236, 237, 77, 91, 93,
+	136, 150, 0, 151, 0, 0, 0, 0, 0, 157,
+	158, 0, 137, 147, 149, 147, 147, 149, 147, 144,
+	145, 146, 160, 161, 162, 0, 0, 0, 0, 0,
+	0, 0, 0, 171, 0, 0, 0, 176, 0, 179,
+	0, 181, 192, 193, 190, 190, 196, 197, 198, 85,
+	85, 190, 190, 206, 0, 86, 0, 191, 0, 0,
+	0, 212, 213, 0, 188, 55, 56, 57, 59, 60,
+	70, 80, 71, 80, 0, 78, 79, 22, 101, 90,
+	80, 107, 132, 133, 134, 135, 109, 112, 113, 114,
+	115, 116, 117, 118, 119, 120, 121, 122, 0, 131,
+	92, 80, 148, 152, 153, 154, 155, 156, 43, 39,
+	138, 147, 139, 141, 147, 143, 163, 164, 165, 166,
+	167, 168, 169, 170, 0, 173, 174, 175, 177, 178,
+	180, 182, 0, 0, 199, 0, 201, 0, 0, 0,
+	207, 208, 209, 210, 211, 62, 80, 87, 0, 0,
+	73, 0, 0, 0, 75, 0, 123, 128, 0, 44,
+	140, 142, 172, 194, 195, 200, 202, 203, 204, 0,
+	80, 215, 0, 225, 226, 227, 228, 229, 230, 231,
+	85, 85, 190, 190, 190, 190, 74, 0, 0, 80,
+	80, 88, 214, 0, 216, 232, 0, 234, 0, 0,
+	0, 0, 0, 76, 0, 0, 0, 89, 233, 235,
+	236, 237, 238, 239, 77, 91, 93,
 }
 
-var modernTok1 = [...]int8{
+var modernTok1 = [...]uint8{
 	1, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 127, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 122, 3, 3, 3, 3, 3,
+	3, 3, 3, 129, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 124, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	125, 121, 126, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	127, 123, 128, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
 	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
-	3, 3, 3, 123, 3, 124,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 3, 3, 3, 3, 3, 3, 3,
+	3, 3, 3, 125, 3, 126,
 }
 
 var modernTok2 = [...]int8{
@@ -577,7 +581,8 @@ var modernTok2 = [...]int8{
 	82, 83, 84, 85, 86, 87, 88, 89, 90, 91,
 	92, 93, 94, 95, 96, 97, 98, 99, 100, 101,
 	102, 103, 104, 105, 106, 107, 108, 109, 110, 111,
-	112, 113, 114, 115, 116, 117, 118, 119, 120,
+	112, 113, 114, 115, 116, 117, 118, 119, 120, 121,
+	122,
 }
 
 var modernTok3 = [...]int8{
@@ -923,1197 +928,1209 @@ moderndefault:
 
 	case 1:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:49
+//line modern.y:50
 		{
 			accepted(modernlex, modernDollar[1].node)
 		}
 	case 2:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:53
+//line modern.y:54
 		{
 			modernVAL.node = &includeStmt{path: modernDollar[2].tok}
 		}
 	case 3:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:54
+//line modern.y:55
 		{
 			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
 	case 4:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:55
+//line modern.y:56
 		{
 			modernVAL.node = &macroStmt{name: modernDollar[1].tok, value: modernDollar[3].tok}
 		}
 	case 10:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:61
+//line modern.y:62
 		{
 			modernVAL.node = &procStmt{name: modernDollar[2].tok, command: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
 	case 11:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:62
+//line modern.y:63
 		{
 			modernVAL.node = &pkiStmt{name: modernDollar[2].tok, opts: modernDollar[3].opts}
 		}
 	case 12:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:63
+//line modern.y:64
 		{
 			modernVAL.node = &caStmt{name: modernDollar[2].tok, cert: modernDollar[4].tok}
 		}
 	case 13:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:64
+//line modern.y:65
 		{
 			modernVAL.node = setting("admd", modernDollar[2].tok)
 		}
 	case 14:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:65
+//line modern.y:66
 		{
 			modernVAL.node = setting("bounce warn-interval", modernDollar[3].toks...)
 		}
 	case 15:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:66
+//line modern.y:67
 		{
 			modernVAL.node = setting("bounce full-message")
 		}
 	case 16:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:67
+//line modern.y:68
 		{
 			modernVAL.node = setting("bounce from", modernDollar[3].tok)
 		}
 	case 17:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:68
+//line modern.y:69
 		{
 			modernVAL.node = setting("mda wrapper", modernDollar[3].tok, modernDollar[4].tok)
 		}
 	case 18:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:69
+//line modern.y:70
 		{
 			modernVAL.node = limits("mda limit", nil, modernDollar[3].toks)
 		}
 	case 19:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:70
+//line modern.y:71
 		{
 			modernVAL.node = setting("mta max-deferred", modernDollar[3].tok)
 		}
 	case 20:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:71
+//line modern.y:72
 		{
 			modernVAL.node = tableSetting("mta tls", modernDollar[3].tab)
 		}
 	case 21:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:72
+//line modern.y:73
 		{
 			modernVAL.node = limits("mta limit", nil, modernDollar[3].toks)
 		}
 	case 22:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:74
+//line modern.y:75
 		{
 			modernVAL.node = limits("mta limit", modernDollar[5].tok, modernDollar[6].toks)
 		}
 	case 23:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:75
+//line modern.y:76
 		{
 			modernVAL.node = setting("resolver", modernDollar[2].toks...)
 		}
 	case 24:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:76
+//line modern.y:77
 		{
 			modernVAL.node = setting("queue compression")
 		}
 	case 25:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:77
+//line modern.y:78
 		{
 			modernVAL.node = setting("queue encryption")
 		}
 	case 26:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:78
+//line modern.y:79
 		{
 			modernVAL.node = setting("queue encryption", modernDollar[3].tok)
 		}
 	case 27:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:79
+//line modern.y:80
 		{
 			modernVAL.node = retrySetting(modernDollar[3].tok, modernDollar[4].toks, "")
 		}
 	case 28:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:81
+//line modern.y:82
 		{
 			modernVAL.node = retrySetting(modernDollar[3].tok, []*token{modernDollar[4].tok}, modernDollar[5].tok.text)
 		}
 	case 29:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:82
+//line modern.y:83
 		{
 			modernVAL.node = setting("queue ttl", modernDollar[3].tok)
 		}
 	case 30:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:83
+//line modern.y:84
 		{
 			modernVAL.node = limits("scheduler limit", nil, modernDollar[3].toks)
 		}
 	case 31:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:84
+//line modern.y:85
 		{
 			modernVAL.node = limits("smtp limit", nil, modernDollar[3].toks)
 		}
 	case 32:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:85
+//line modern.y:86
 		{
 			modernVAL.node = setting("smtp ciphers", modernDollar[3].tok)
 		}
 	case 33:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:86
+//line modern.y:87
 		{
 			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
 	case 34:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:87
+//line modern.y:88
 		{
 			modernVAL.node = setting("smtp max-message-size", modernDollar[3].tok)
 		}
 	case 35:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:88
+//line modern.y:89
 		{
 			modernVAL.node = setting("smtp sub-addr-delim", modernDollar[3].tok)
 		}
 	case 36:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:89
+//line modern.y:90
 		{
 			modernVAL.node = setting("srs key", modernDollar[3].tok)
 		}
 	case 37:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:90
+//line modern.y:91
 		{
 			modernVAL.node = setting("srs key backup", modernDollar[4].tok)
 		}
 	case 38:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:91
+//line modern.y:92
 		{
 			modernVAL.node = setting("srs ttl", modernDollar[3].tok)
 		}
 	case 39:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:95
+//line modern.y:96
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
 	case 40:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:96
+//line modern.y:97
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
 	case 43:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:102
+//line modern.y:103
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
 	case 44:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:103
+//line modern.y:104
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[3].tok.text, []*token{modernDollar[2].tok})
 		}
 	case 45:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:107
+//line modern.y:108
 		{
 			modernVAL.toks = nil
 		}
 	case 46:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:108
+//line modern.y:109
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok)
 		}
 	case 47:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:109
+//line modern.y:110
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 48:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:110
+//line modern.y:111
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 51:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:116
+//line modern.y:117
 		{
 			modernVAL.toks = nil
 		}
 	case 52:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:117
+//line modern.y:118
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[2].tok, modernDollar[3].tok)
 		}
 	case 53:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:121
+//line modern.y:122
 		{
 			modernVAL.opts = nil
 		}
 	case 54:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:122
+//line modern.y:123
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 55:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:126
+//line modern.y:127
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 56:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:127
+//line modern.y:128
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 57:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:128
+//line modern.y:129
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 59:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:133
+//line modern.y:134
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 60:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:134
+//line modern.y:135
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 61:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:138
+//line modern.y:139
 		{
 			modernVAL.opts = nil
 		}
 	case 62:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:139
+//line modern.y:140
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 63:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:143
+//line modern.y:144
 		{
 			modernVAL.opts = nil
 		}
 	case 64:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:144
+//line modern.y:145
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 65:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:148
+//line modern.y:149
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 66:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:149
+//line modern.y:150
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 67:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:150
+//line modern.y:151
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 68:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:154
+//line modern.y:155
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, backend: modernDollar[3].tok}
 		}
 	case 69:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:155
+//line modern.y:156
 		{
 			modernVAL.node = &tableStmt{name: modernDollar[2].tok, values: modernDollar[4].vals}
 		}
 	case 70:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:159
+//line modern.y:160
 		{
 			modernVAL.vals = modernDollar[2].vals
 		}
 	case 71:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:160
+//line modern.y:161
 		{
 			modernVAL.vals = modernDollar[2].vals
 		}
 	case 72:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:164
+//line modern.y:165
 		{
 			modernVAL.vals = newValues(modernDollar[1].tok)
 		}
 	case 73:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:165
+//line modern.y:166
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[3].tok)
 		}
 	case 74:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:166
+//line modern.y:167
 		{
 			modernVAL.vals = modernDollar[1].vals.add(modernDollar[4].tok)
 		}
 	case 75:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:170
+//line modern.y:171
 		{
 			modernVAL.vals = newPairs(modernDollar[1].tok, modernDollar[3].tok)
 		}
 	case 76:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:171
+//line modern.y:172
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[3].tok, modernDollar[5].tok)
 		}
 	case 77:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:172
+//line modern.y:173
 		{
 			modernVAL.vals = modernDollar[1].vals.addPair(modernDollar[4].tok, modernDollar[6].tok)
 		}
 	case 82:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:183
+//line modern.y:184
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[1].tok.pos, one: modernDollar[1].tok}
 		}
 	case 83:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:184
+//line modern.y:185
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].vals.pos(), values: modernDollar[2].vals}
 		}
 	case 84:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:185
+//line modern.y:186
 		{
 			modernVAL.tab = &tableExpr{pos: modernDollar[2].tok.pos, ref: modernDollar[2].tok}
 		}
 	case 85:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:189
+//line modern.y:190
 		{
 			modernVAL.tab = nil
 		}
 	case 87:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:194
+//line modern.y:195
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
 	case 88:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:195
+//line modern.y:196
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[3].tok)
 		}
 	case 89:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:196
+//line modern.y:197
 		{
 			modernVAL.toks = append(modernDollar[1].toks, modernDollar[4].tok)
 		}
 	case 90:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:200
+//line modern.y:201
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 91:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:201
+//line modern.y:202
 		{
 			modernVAL.opt = &option{pos: modernDollar[1].tok.pos, key: modernDollar[1].tok.text, list: modernDollar[4].toks}
 		}
 	case 92:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:205
+//line modern.y:206
 		{
 			modernVAL.toks = []*token{modernDollar[1].tok}
 		}
 	case 93:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:206
+//line modern.y:207
 		{
 			modernVAL.toks = modernDollar[3].toks
 		}
 	case 94:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:210
+//line modern.y:211
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, socket: true, opts: modernDollar[4].opts}
 		}
 	case 95:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:211
+//line modern.y:212
 		{
 			modernVAL.node = &listenStmt{on: modernDollar[3].tok, opts: modernDollar[4].opts}
 		}
 	case 96:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:215
+//line modern.y:216
 		{
 			modernVAL.opts = nil
 		}
 	case 97:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:216
+//line modern.y:217
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 99:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:221
+//line modern.y:222
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 100:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:222
+//line modern.y:223
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 101:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:223
+//line modern.y:224
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 102:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:227
+//line modern.y:228
 		{
 			modernVAL.opts = nil
 		}
 	case 103:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:228
+//line modern.y:229
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 105:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:233
+//line modern.y:234
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 106:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:234
+//line modern.y:235
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 107:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:235
+//line modern.y:236
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 108:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:236
+//line modern.y:237
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 109:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:237
+//line modern.y:238
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 110:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:238
+//line modern.y:239
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 111:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:239
+//line modern.y:240
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 112:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:240
+//line modern.y:241
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 113:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:241
+//line modern.y:242
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 114:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:242
+//line modern.y:243
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 115:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:243
+//line modern.y:244
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 116:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:244
+//line modern.y:245
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 117:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:245
+//line modern.y:246
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 118:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:246
+//line modern.y:247
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 119:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:247
+//line modern.y:248
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 120:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:248
+//line modern.y:249
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 121:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:249
+//line modern.y:250
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 122:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:250
+//line modern.y:251
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 123:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:251
+//line modern.y:252
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 			modernVAL.opt.sub = modernDollar[3].tok.text
 		}
 	case 124:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:252
+//line modern.y:253
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 125:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:253
+//line modern.y:254
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 126:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:254
+//line modern.y:255
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 127:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:255
+//line modern.y:256
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 128:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:256
+//line modern.y:257
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, modernDollar[2].tok.text, modernDollar[3].toks)
 		}
 	case 129:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:257
+//line modern.y:258
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 130:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:258
+//line modern.y:259
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 131:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:259
+//line modern.y:260
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
 	case 136:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:265
+//line modern.y:266
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 137:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:266
+//line modern.y:267
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 138:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:267
+//line modern.y:268
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 139:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:269
+//line modern.y:270
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, before(opt(modernDollar[4].tok, nil), modernDollar[5].opts), modernDollar[6].tok)
 		}
 	case 140:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:271
+//line modern.y:272
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 141:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:272
+//line modern.y:273
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 142:
 		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:274
+//line modern.y:275
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
 		}
 	case 143:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:275
+//line modern.y:276
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 144:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:276
+//line modern.y:277
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 145:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:277
+//line modern.y:278
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 146:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:278
+//line modern.y:279
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 147:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:282
+//line modern.y:283
 		{
 			modernVAL.tok = nil
 		}
 	case 148:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:283
+//line modern.y:284
 		{
 			modernVAL.tok = modernDollar[2].tok
 		}
 	case 149:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:287
+//line modern.y:288
 		{
 			modernVAL.opts = nil
 		}
 	case 150:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:288
+//line modern.y:289
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 152:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:293
+//line modern.y:294
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 153:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:294
+//line modern.y:295
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 154:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:295
+//line modern.y:296
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 155:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:296
+//line modern.y:297
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 156:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:297
+//line modern.y:298
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
 	case 157:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:299
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 158:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:300
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 159:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:301
+//line modern.y:304
 		{
 			modernVAL.opts = nil
 		}
-	case 158:
+	case 160:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:302
+//line modern.y:305
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 161:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:308
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 162:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:309
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
 	case 163:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:310
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 164:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:311
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 165:
+	case 164:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:312
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 166:
+	case 165:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:313
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 167:
+	case 166:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:314
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 168:
+	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:315
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 169:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 168:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:316
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 169:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:317
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 170:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:318
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 171:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:319
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 170:
+	case 172:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:317
+//line modern.y:320
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 			modernVAL.opt.arg = modernDollar[3].tok
 		}
-	case 171:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:318
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 172:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:319
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
 	case 173:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:320
+//line modern.y:321
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 174:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:321
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 175:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:322
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 176:
+	case 175:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:323
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 177:
+	case 176:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
 //line modern.y:324
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 178:
+	case 177:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:325
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
+	case 178:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:326
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
 	case 179:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:326
+//line modern.y:327
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 180:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:327
+//line modern.y:328
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 181:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:329
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 182:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:330
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
-	case 181:
+	case 183:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:331
+//line modern.y:334
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 182:
+	case 184:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:332
+//line modern.y:335
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true, text: modernDollar[4].tok}
 		}
-	case 183:
+	case 185:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:333
+//line modern.y:336
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
-	case 184:
+	case 186:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:337
+//line modern.y:340
 		{
 			modernVAL.opts = nil
 		}
-	case 185:
+	case 187:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:338
+//line modern.y:341
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 186:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:342
-		{
-			modernVAL.flag = false
-		}
-	case 187:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:343
-		{
-			modernVAL.flag = true
-		}
 	case 188:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:347
+//line modern.y:345
 		{
 			modernVAL.flag = false
 		}
 	case 189:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:348
+//line modern.y:346
 		{
 			modernVAL.flag = true
 		}
 	case 190:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:352
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:350
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = false
 		}
 	case 191:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:351
+		{
+			modernVAL.flag = true
+		}
+	case 192:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:353
+//line modern.y:355
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 192:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:354
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
 	case 193:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:355
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 194:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:356
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 195:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 194:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:357
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 195:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:358
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
 	case 196:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:358
+//line modern.y:359
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 197:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:359
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
-		}
-	case 198:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
+		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:360
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+		}
+	case 198:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:361
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 199:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:361
+//line modern.y:362
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 200:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:362
+//line modern.y:363
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 201:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:363
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:364
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 202:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:364
+//line modern.y:365
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+		}
+	case 203:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:366
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 203:
+	case 204:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:367
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 205:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:365
+//line modern.y:368
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 204:
+	case 206:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:366
+//line modern.y:369
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 205:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:367
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
-	case 206:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:368
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
 	case 207:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:369
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
-	case 208:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:370
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 209:
+	case 208:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
 //line modern.y:371
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
-	case 210:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:376
+	case 209:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:372
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 210:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:373
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 211:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:374
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 212:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:378
+//line modern.y:379
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
-	case 212:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:380
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
-		}
 	case 213:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:382
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:381
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
 	case 214:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:384
+//line modern.y:383
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+		}
+	case 215:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:385
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+		}
+	case 216:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:387
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
 		}
-	case 229:
+	case 231:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:395
+//line modern.y:398
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 230:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:396
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 231:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:397
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
 	case 232:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:398
+//line modern.y:399
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 233:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:399
+//line modern.y:400
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 234:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:400
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:401
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 235:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:401
+//line modern.y:402
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 236:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:402
+//line modern.y:403
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 237:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:403
+//line modern.y:404
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 238:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:405
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 239:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:406
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

@@ -30,6 +30,7 @@ package parser
 %token <tok> mSUBADDRDELIM mTABLE mTAG mTAGGED mTLS mTLSREQUIRE mTTL mUSER mUSERBASE
 %token <tok> mVERIFY mVIRTUAL mWARNINTERVAL mWRAPPER
 %token <tok> mLOGCONVERSATION mONFAILURE mPREFER mREPAIRNEWLINES mRESOLVER mTIMEOUT mWITHOUT
+%token <tok> mVERIFYRCPT mXORIGINALTO
 %token <tok> mFULLMESSAGE mQUADRATIC mRETRY mHOLD
 
 %type <node> stmt action match filter listen table
@@ -295,6 +296,8 @@ lopt:
 	| mVIRTUAL tables               { $$ = optTable($1, $2) }
 	| mUSERBASE tables              { $$ = optTable($1, $2) }
 	| mWRAPPER mSTRING              { $$ = opt($1, $2) }
+	| mVERIFYRCPT                   { $$ = opt($1, nil) }
+	| mXORIGINALTO                  { $$ = opt($1, nil) }
 	;
 
 ropts:

@@ -74,6 +74,8 @@ func (w *place) isLaterName() bool {
 		return true
 	case w.text == "quadratic":
 		return len(w.before) < 4 || !has(w.before, len(w.before)-2, "retry") && (first != "queue" || !has(w.before, 1, "retry"))
+	case w.text == "verify-rcpt" && !has(w.before, 2, "lmtp"), w.text == "x-original-to" && has(w.before, 2, "relay"):
+		return true
 	case first == "action" && (w.text == "prefer" || w.text == "hold" || w.text == "by-sender") && !has(w.before, 2, "relay"),
 		first == "filter" && !has(w.before, 2, "proc-exec") && !has(w.before, 2, "proc"):
 		return true

@@ -31,7 +31,7 @@ var modernWords = map[string]int{
 	"log-conversation": mLOGCONVERSATION, "on-failure": mONFAILURE, "prefer": mPREFER,
 	"by-sender": mBYSENDER, "full-message": mFULLMESSAGE, "hold": mHOLD, "quadratic": mQUADRATIC, "retry": mRETRY,
 	"repair-newlines": mREPAIRNEWLINES, "resolver": mRESOLVER, "timeout": mTIMEOUT,
-	"without": mWITHOUT,
+	"verify-rcpt": mVERIFYRCPT, "without": mWITHOUT, "x-original-to": mXORIGINALTO,
 }
 
 // laterWords are the words that OpenSMTPD does not have, with the statements
@@ -41,7 +41,7 @@ var laterWords = map[string]string{
 	"full-message": "bounce", "hold": "action", "log-conversation": "listen", "on-failure": "proc filter",
 	"by-sender": "action", "prefer": "action mta", "quadratic": "action queue", "retry": "action queue",
 	"repair-newlines": "listen", "resolver": "resolver", "timeout": "proc filter",
-	"without": "listen",
+	"verify-rcpt": "action", "without": "listen", "x-original-to": "action",
 }
 
 // askingWords stand before a name in statements that have later words.

@@ -183,7 +183,7 @@ func (d *decider) destination(ctx context.Context, e *mail.Envelope) destination
 func (d *decider) delivery(ctx context.Context, a *config.Action, e *mail.Envelope) *mda.Delivery {
 	v := &mda.Delivery{
 		Method: mda.Method(a.Method), Path: a.Path + a.Dest, Command: a.Command, Wrapper: d.conf.Wrappers[a.Wrapper],
-		Junk: a.Junk, RcptTo: a.RcptTo,
+		Junk: a.Junk, OrigTo: a.OriginalTo, RcptTo: a.RcptTo,
 		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: d.home(ctx, a, e.User), Delim: d.conf.SMTP.SubAddrDelim,
 			SubAddr: e.SubAddr},
 	}

@@ -25,16 +25,19 @@ type Action struct {
 	Retry  Retry         // zero: Queue.RetryMDA or RetryMTA
 
 	// Local methods.
-	Path     string // maildir; empty: ~/Maildir
-	Junk     bool   // maildir
-	Dest     string // lmtp: "/socket" or "host:port"
-	RcptTo   bool   // lmtp
-	Command  string // mda
-	User     string // deliver as
-	Alias    string // table
-	Virtual  string // table
-	Userbase string // table; empty: getpwnam
-	Wrapper  string // name
+	Path   string // maildir; empty: ~/Maildir
+	Junk   bool   // maildir
+	Dest   string // lmtp: "/socket" or "host:port"
+	RcptTo bool   // lmtp
+	// VerifyRcpt: lmtp, the store is asked at RCPT time. OriginalTo: an
+	// X-Original-To line is put in front.
+	VerifyRcpt, OriginalTo bool
+	Command                string // mda
+	User                   string // deliver as
+	Alias                  string // table
+	Virtual                string // table
+	Userbase               string // table; empty: getpwnam
+	Wrapper                string // name
 
 	Relay *Relay // MethodRelay
 }

@@ -40,6 +40,7 @@ var allowed = map[edge][]Type{
 	{MDA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
 	{Queue, MDA}:   {TypeTransfer},
 	{MDA, Deliver}: {TypeDeliverRun},
+	{Lookup, MDA}:  {TypeStoreCheck},
 	{Lookup, Keys}: {TypeSign},
 
 	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry},
@@ -79,6 +80,7 @@ var replies = map[Type]Type{
 	TypeResults:       TypeDone,
 	TypeDNSQuery:      TypeDNSAnswer,
 	TypeUserbaseQuery: TypeUserInfo,
+	TypeStoreCheck:    TypeStoreAnswer,
 	TypeDeliverRun:    TypeDeliverResult,
 	TypeStatsGet:      TypeStats,
 	TypeQueueList:     TypeQueueListing,

@@ -13,6 +13,8 @@ type DeliverRun struct {
 	Wrapper  string // command of the wrapper, or empty
 	Junk     bool
 	RcptTo   bool
+	Original bool   // X-Original-To is put in front
+	Verify   bool   // lmtp: nothing is delivered, the store is asked about the recipient
 	Delim    string // sub-address delimiter
 	Hostname string // server name, for names of maildir files
 	Inline   []byte
@@ -28,6 +30,8 @@ func (m *DeliverRun) Fields(c *Codec) {
 	c.Text(&m.Wrapper)
 	c.Bool(&m.Junk)
 	c.Bool(&m.RcptTo)
+	c.Bool(&m.Original)
+	c.Bool(&m.Verify)
 	c.Name(&m.Delim)
 	c.Name(&m.Hostname)
 	c.Bytes(&m.Inline, MaxInline)
@@ -40,6 +44,7 @@ type DeliverResult struct {
 	Line   string // error line as show queue prints it
 	Stat   string // as the log prints it: `Delivered`, `Error (...)`
 	Loop   bool
+	Store  bool // Status is the store's answer to RCPT; only after Verify
 }
 
 // Fields implements Msg.
@@ -48,4 +53,5 @@ func (m *DeliverResult) Fields(c *Codec) {
 	line(c, &m.Line, MaxText)
 	line(c, &m.Stat, MaxText)
 	c.Bool(&m.Loop)
+	c.Bool(&m.Store)
 }

@@ -101,6 +101,8 @@ const (
 	TypeTableOpen      Type = 113
 	TypeTableOpened    Type = 114
 	TypeGenerations    Type = 115
+	TypeStoreCheck     Type = 150
+	TypeStoreAnswer    Type = 151
 )
 
 // kinds makes an empty imsg of each type.
@@ -201,6 +203,8 @@ var kinds = [...]func() Msg{
 	TypeTableOpen:      func() Msg { return &TableOpen{} },
 	TypeTableOpened:    func() Msg { return &TableOpened{} },
 	TypeGenerations:    func() Msg { return &Generations{} },
+	TypeStoreCheck:     func() Msg { return &StoreCheck{} },
+	TypeStoreAnswer:    func() Msg { return &StoreAnswer{} },
 }
 
 func (t Type) make() Msg {
@@ -497,3 +501,9 @@ func (*TableOpened) Type() Type { return TypeTableOpened }
 
 // Type implements Msg.
 func (*Generations) Type() Type { return TypeGenerations }
+
+// Type implements Msg.
+func (*StoreCheck) Type() Type { return TypeStoreCheck }
+
+// Type implements Msg.
+func (*StoreAnswer) Type() Type { return TypeStoreAnswer }

@@ -119,8 +119,26 @@ func (w *worker) serve(ctx context.Context, r *ipc.Request) {
 			Line: text, Stat: "Error (" + text + ")"}, nil)
 		return
 	}
+	if m.Verify {
+		r.Reply(w.verify(ctx, m), nil)
+		return
+	}
 	res := w.d.Deliver(ctx, delivery(m, r.File))
 	r.Reply(&imsg.DeliverResult{Status: res.Status, Line: res.Line, Stat: res.Stat, Loop: res.Loop}, nil)
+}
+
+// verifyTime bounds a question to a store. Ours: a client waits for it.
+const verifyTime = 10 * time.Second
+
+// verify asks the store about a recipient.
+func (w *worker) verify(ctx context.Context, m *imsg.DeliverRun) *imsg.DeliverResult {
+	ctx, cancel := context.WithTimeout(ctx, verifyTime)
+	defer cancel()
+	st, err := w.d.VerifyRcpt(ctx, delivery(m, nil))
+	if err != nil {
+		return &imsg.DeliverResult{Status: mail.Status{Code: 451, Enh: [3]uint8{4, 3, 0}, Text: mail.Clean(err.Error(), mail.MaxStatusText)}}
+	}
+	return &imsg.DeliverResult{Status: *st, Store: true}
 }
 
 // delivery is what the engine is to do.
@@ -129,7 +147,7 @@ func delivery(m *imsg.DeliverRun, file *os.File) *mda.Delivery {
 	v := &mda.Delivery{
 		ID: e.ID, Created: e.Created, Retry: e.Retry, UTF8: e.Flags&mail.FlagUTF8 != 0,
 		Method: mda.Method(m.Method), Path: m.Path, Command: m.Command, Wrapper: m.Wrapper,
-		Junk: m.Junk, RcptTo: m.RcptTo, Hostname: m.Hostname,
+		Junk: m.Junk, OrigTo: m.Original, RcptTo: m.RcptTo, Hostname: m.Hostname,
 		Values: mda.Values{Sender: e.Sender, Rcpt: e.Rcpt, Dest: e.Dest, User: e.User, Home: e.Home, Delim: m.Delim,
 			SubAddr: e.SubAddr},
 		Text: mda.Text{Data: m.Inline, Size: m.Size},

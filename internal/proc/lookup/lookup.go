@@ -48,6 +48,7 @@ type server struct {
 	system   *system
 	daemon   expand.User // who we run as
 	rest     rest
+	stores   stores
 	worlds   worlds
 	filters  filters
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ const secretHash = "$5$saltsalt$0IyaXrmV7.sGNS6tirgqHLqX/G.FBvgkYA.lpPdS5sA"
 
 // house is the process with neighbours that tests play.
 type house struct {
+	asMDA                   atomic.Pointer[func(*ipc.Request)] // answers for mda
 	smtp, mta, mda, control *ipc.Link
 	parent                  *fakeParent
 	config                  chan *config.Config
@@ -179,9 +181,14 @@ func start(t testing.TB, c *config.Config, unprivileged bool) *house {
 	p.MDA, h.mda = pair(imsg.MDA)
 	p.Control, h.control = pair(imsg.Control)
 	toParent, h.parent.link = pair(imsg.Parent)
-	for _, l := range []*ipc.Link{h.smtp, h.mta, h.mda, h.control, toParent} {
+	for _, l := range []*ipc.Link{h.smtp, h.mta, h.control, toParent} {
 		l.Serve(nobody, nil, nil)
 	}
+	h.mda.Serve(func(r *ipc.Request) {
+		if f := h.asMDA.Load(); f != nil {
+			(*f)(r)
+		}
+	}, nil, nil)
 	h.parent.link.Serve(h.parent.serve, nil, nil)
 	ready := make(chan struct{})
 	env := &privsep.Env{Role: imsg.Lookup, Log: log.New(h.log, log.FormPlain), Stat: &stat.Set{}, Now: time.Now,

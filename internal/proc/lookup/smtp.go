@@ -105,6 +105,12 @@ func (s *server) expand(ctx context.Context, w *world, m *imsg.RcptCheck, e mail
 		trace = &expand.Trace{}
 	}
 	res := w.expand.Expand(ctx, &expand.Request{Envelope: e, TLS: m.TLS, Local: m.Local}, trace)
+	if st := s.verified(ctx, w, res.Envelopes); st != nil {
+		if trace != nil {
+			trace.Steps = append(trace.Steps, expand.Step{Text: "the store refuses: " + st.String()})
+		}
+		res.Status, res.Envelopes = *st, nil
+	}
 	s.notes(res.Notes)
 	if trace != nil {
 		s.trace(m.Session, trace)

@@ -35,6 +35,9 @@ type job struct {
 	run     imsg.DeliverRun
 	user    imsg.UserInfo
 	again   int // times that its worker was gone before it began
+
+	// answer makes it a question to the store, of which nothing is logged or kept.
+	answer func(*imsg.DeliverResult)
 }
 
 // plan fills in what the worker is told, but for the user; a result is the end
@@ -43,6 +46,7 @@ func (j *job) plan() *imsg.DeliverResult {
 	a, e := j.act, j.env
 	m := &j.run
 	m.Envelope, m.Method, m.Junk, m.RcptTo = *e, string(a.Method), a.Junk, a.RcptTo
+	m.Original, m.Verify = a.OriginalTo, j.answer != nil
 	m.Delim, m.Hostname = j.conf.SMTP.SubAddrDelim, j.conf.ServerName
 	switch {
 	case strings.HasPrefix(e.Exec, "/"):
@@ -60,7 +64,7 @@ func (j *job) plan() *imsg.DeliverResult {
 	case a.Method != config.MethodMbox:
 		return tempfail(fmt.Sprintf("the action %s does not deliver", mail.Clean(a.Name, 64)))
 	}
-	if a.Wrapper != "" && m.Method != string(config.MethodMbox) {
+	if a.Wrapper != "" && j.answer == nil && m.Method != string(config.MethodMbox) {
 		if m.Wrapper = j.conf.Wrappers[a.Wrapper]; m.Wrapper == "" {
 			return tempfail("No such wrapper: " + mail.Clean(a.Wrapper, 64))
 		}

@@ -68,7 +68,11 @@ func (s *state) serve(ctx context.Context) error {
 			s.transfer(lookups, t, &tasks)
 		}
 	}, s.queueAttached, func(error) { s.results.setOpen(false) })
-	s.peers.Lookup.Serve(func(*ipc.Request) {}, nil, nil)
+	s.peers.Lookup.Serve(func(r *ipc.Request) {
+		if m, ok := r.Msg.(*imsg.StoreCheck); ok {
+			s.storeCheck(lookups, r, m, &tasks)
+		}
+	}, nil, nil)
 	s.peers.Control.Serve(func(r *ipc.Request) {
 		if _, ok := r.Msg.(*imsg.StatsGet); ok {
 			s.env.AnswerStats(r)
@@ -148,6 +152,24 @@ func (s *state) transfer(ctx context.Context, t *imsg.Transfer, tasks *sync.Wait
 	}
 }
 
+// storeCheck has the store asked whether it would take an envelope, by the worker
+// that would deliver it. Only actions with verify-rcpt have their store asked:
+// nobody makes us connect to what the configuration does not name.
+func (s *state) storeCheck(ctx context.Context, r *ipc.Request, m *imsg.StoreCheck, tasks *sync.WaitGroup) {
+	s.mu.Lock()
+	conf, stopped := s.conf, s.stopped
+	s.mu.Unlock()
+	act := conf.Actions[m.Envelope.Dispatcher]
+	answer := func(res *imsg.DeliverResult) {
+		r.Reply(&imsg.StoreAnswer{Answered: res.Store, Status: res.Status}, nil)
+	}
+	if stopped || act == nil || act.Method != config.MethodLMTP || !act.VerifyRcpt || m.Envelope.Exec != "" {
+		answer(tempfail("no store to ask"))
+		return
+	}
+	s.begin(ctx, &job{env: &m.Envelope, conf: conf, act: act, answer: answer}, tasks)
+}
+
 // begin finds out what to do with an envelope, and who is to do it.
 func (s *state) begin(ctx context.Context, j *job, tasks *sync.WaitGroup) {
 	if j.act == nil || !j.act.IsLocal() {
@@ -211,6 +233,10 @@ func (s *state) settled(done []imsg.Result) {
 // finished logs the end of a delivery and keeps it for queue, for each envelope
 // that it was made for.
 func (s *state) finished(j *job, r *imsg.DeliverResult) {
+	if j.answer != nil {
+		j.answer(r)
+		return
+	}
 	j.body.release()
 	for _, e := range append([]*mail.Envelope{j.env}, j.twins...) {
 		s.log(j, e, r)

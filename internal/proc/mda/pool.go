@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -150,7 +151,14 @@ func (p *pool) submit(j *job) {
 		p.lanes[id] = l
 		p.gUser.Add(1)
 	}
-	if waiting, hiwat := l.waiting(j.isCommand()), p.limits.TaskHiwat; hiwat > 0 && waiting >= hiwat {
+	waiting, hiwat := l.waiting(j.isCommand()), p.limits.TaskHiwat
+	full := hiwat > 0 && waiting >= hiwat
+	if full && j.answer != nil {
+		p.mu.Unlock()
+		p.finished(j, tempfail("too much mail waits for this user"))
+		return
+	}
+	if full {
 		l.held += 1 + len(j.twins)
 		l.recheck = true
 		p.mu.Unlock()
@@ -565,7 +573,13 @@ func (p *pool) pumpCommands() {
 func (p *pool) ask(w *worker, j *job) (res *imsg.DeliverResult, again bool) {
 	ctx, cancel := context.WithTimeout(w.gone, runTime)
 	defer cancel()
-	inline, file, err := j.body.open(ctx)
+	m := j.run
+	var file *os.File
+	var err error
+	if j.answer == nil {
+		m.Inline, file, err = j.body.open(ctx)
+		m.Size = j.body.size
+	}
 	if err != nil {
 		if p.all.Err() != nil {
 			return nil, false
@@ -575,8 +589,6 @@ func (p *pool) ask(w *worker, j *job) (res *imsg.DeliverResult, again bool) {
 		}
 		return tempfail(mail.Clean(err.Error(), 200)), false
 	}
-	m := j.run
-	m.Inline, m.Size = inline, j.body.size
 	a, f, err := w.link.Call(ctx, &m, file)
 	if f != nil {
 		f.Close()
