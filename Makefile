@@ -67,7 +67,10 @@ SIM_SEEDS ?= 2000
 sim:
 	$(GO) test -count=1 -timeout 1h ./internal/proc/queue -run TestSimulation -sim.seeds $(SIM_SEEDS)
 
+# Every decoder for FUZZTIME, and broken sessions over connections.
+MUTATIONS ?= 1000000
 fuzz:
+	SMTPD_MUTATIONS=$(MUTATIONS) $(GO) test -count=1 -timeout 1h -run '^TestMutations$$' ./internal/smtp
 	@for p in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \

@@ -53,8 +53,12 @@ func clientConf(t *testing.T, a *authority) string {
 listen on 127.0.0.1 port 587 tls-require pki mx.test pki alt.test ca clients auth <creds> hostname mx.test received-auth
 listen on 127.0.0.1 port 465 smtps pki mx.test pki alt.test ca clients auth <creds> hostname mx.test
 listen on 127.0.0.1 port 588 tls-require pki mx.test auth <scram> hostname mx.test
+table logins { lbl = "sha256:` + secretOf["sha256"] + `" }
 action "local" maildir
+action "round" relay host "smtp+tls://lbl@mx.test:587" auth <logins> tls no-verify
 match from any for local action "local"
+match auth from any for domain "round.test" action "local"
+match from any for domain "round.test" action "round"
 `
 }
 
@@ -119,7 +123,7 @@ func TestRootClients(t *testing.T) {
 	a.issue(t, "mx.test", true, false)
 	a.issue(t, "alt.test", true, true)
 	a.issue(t, "client", false, false)
-	d := startRoot(t, clientConf(t, a), "-v", "-T", "smtp")
+	d := startRoot(t, clientConf(t, a), "-v", "-T", "all")
 
 	clients := map[string]func(a *authority, w way, m letter) error{
 		"swaks": swaks, "msmtp": msmtp, "s-nail": snail, "python3": python, "curl": curl, "go-smtp": goClient,
@@ -142,6 +146,11 @@ func TestRootClients(t *testing.T) {
 			sent[m.token] = w.proto
 		}
 	}
+	round := newLetter("alice@round.test", 2000) // our own client logs in as well
+	if err := swaks(a, ways["plain"], round); err != nil {
+		t.Error(err)
+	}
+	sent[round.token] = "ESMTPSA"
 	n := smtpSource(t)
 	waitEmpty(t, d, time.Minute)
 	checkArrived(t, sent, n)
@@ -220,7 +229,7 @@ func runClient(stdin, program string, args ...string) error {
 }
 
 func swaks(a *authority, w way, m letter) error {
-	args := []string{"--server", w.host, "--port", strconv.Itoa(w.port), "--from", "sender@example.org", "--to", "alice@localhost",
+	args := []string{"--server", w.host, "--port", strconv.Itoa(w.port), "--from", "sender@example.org", "--to", m.to,
 		"--data", "-", "--no-data-fixup", "--silent", "2"}
 	switch w.tls {
 	case "starttls":

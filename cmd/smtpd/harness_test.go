@@ -44,7 +44,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	bins = dir
-	return m.Run()
+	return max(m.Run(), theLeaks.report())
 }
 
 // buildPrograms makes the real programs, as `make` does, and the other names
@@ -168,6 +168,7 @@ func (d *daemon) readLog(r io.ReadCloser) {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
+		theLeaks.look(sc.Text())
 		d.mu.Lock()
 		d.lines = append(d.lines, sc.Text())
 		d.mu.Unlock()

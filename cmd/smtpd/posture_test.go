@@ -57,6 +57,7 @@ func TestRootPosture(t *testing.T) {
 				t.Errorf("root folder %s, want %s", root, want.root)
 			}
 			checkDescriptors(t, pid, want)
+			noCores(t, pid)
 			if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) != "smtpd\n" {
 				t.Errorf("name %q, want smtpd", comm)
 			}

@@ -121,6 +121,7 @@ match from any for any action "out"
 type letter struct {
 	token string
 	text  string // with CRLF, as sent
+	to    string
 }
 
 func newLetter(to string, size int) letter {
@@ -132,7 +133,7 @@ func newLetter(to string, size int) letter {
 	for b.Len() < size {
 		b.WriteString("the quick brown fox jumps over the lazy dog 0123456789\r\n")
 	}
-	return letter{token, b.String()}
+	return letter{token, b.String(), to}
 }
 
 // ledger is what was acknowledged, by token.

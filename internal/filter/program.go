@@ -178,8 +178,23 @@ func (p *Program) trace(mark string, text []byte) {
 		return
 	}
 	for line := range bytes.Lines(text) {
-		p.o.Trace(mark + mail.Clean(strings.TrimSuffix(string(line), "\n"), 512))
+		p.o.Trace(mark + mail.Clean(maskLogin(strings.TrimSuffix(string(line), "\n")), 512))
 	}
+}
+
+// maskLogin hides what AUTH carries in a question of that phase, whose argument
+// is mechanism and initial response.
+func maskLogin(line string) string {
+	const before = 7 // filter|version|time|subsystem|auth|session|token|argument
+	f := strings.SplitN(line, "|", before+1)
+	if len(f) <= before || f[0] != "filter" || f[4] != "auth" {
+		return line
+	}
+	mech, secret, _ := strings.Cut(f[before], " ")
+	if secret == "" {
+		return line
+	}
+	return strings.Join(f[:before], "|") + "|" + mech + " ********"
 }
 
 // write hands the program what waits for it.

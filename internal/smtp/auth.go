@@ -51,6 +51,7 @@ func (s *Session) mechanisms() string {
 // auth is AUTH (RFC 4954).
 func (s *Session) auth(arg string) {
 	mech, initial, _ := strings.Cut(arg, " ")
+	s.afterAuth = true
 	switch {
 	case s.helo == "" || s.tx != nil:
 		s.refuse(replySequence)
@@ -65,11 +66,16 @@ func (s *Session) auth(arg string) {
 		s.refuse(replyNoMechanism)
 		return
 	}
+	known := isMechanism(mech)
 	mech = strings.ToUpper(mech)
 	login := &login{s: s}
 	server := login.server(mech)
 	if server == nil {
-		s.refuse(`504 5.7.4 Security features not supported: AUTH method "` + cleanWord(mech) + `" not supported`)
+		name := masked
+		if known {
+			name = cleanWord(mech)
+		}
+		s.refuse(`504 5.7.4 Security features not supported: AUTH method "` + name + `" not supported`)
 		return
 	}
 	if _, ok := s.ask(PhaseAuth, arg); !ok {
@@ -105,9 +111,9 @@ func (s *Session) exchange(mech, initial string, server sasl.Server) error {
 		bare := s.bareLF()
 		s.lastWord = authStep(mech, challenge)
 		if s.shown() {
-			s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", "********"))
+			s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", masked))
 		}
-		s.report(EventClient, "********")
+		s.report(EventClient, masked)
 		if bare {
 			return errSASL
 		}
@@ -142,7 +148,7 @@ func decodeSASL(text string) ([]byte, error) {
 func (s *Session) endAuth(user string, err error) {
 	switch {
 	case err == nil:
-		s.authed, s.user = true, user
+		s.authed, s.user, s.afterAuth = true, user, false
 		s.logAuth(user, "ok")
 		s.report(EventAuth, "pass", user)
 		s.say(replyAuthOK)

@@ -63,7 +63,7 @@ func (s *Session) offers(e ext) bool { return s.ext&e != 0 }
 // command carries out one line. The line is gone once more is read.
 func (s *Session) command(line []byte) {
 	line = bytes.TrimRight(line, " \t")
-	s.lastWord = maskCommand(string(line))
+	s.lastWord = s.shownCommand(string(line))
 	if s.shown() {
 		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", mail.Clean(s.lastWord, maxLogged)))
 	}
@@ -166,16 +166,58 @@ func cutPrefixFold(line []byte, prefix string) (string, bool) {
 	return strings.TrimLeft(string(line[len(prefix):]), " \t"), true
 }
 
-// maskCommand hides what AUTH carries: commands are logged.
+// shownCommand is a command as the log, traces and filters see it. What AUTH
+// carries is hidden, however it is written, and so is what a client goes on
+// with that did not wait to hear that there is no AUTH: its login.
+func (s *Session) shownCommand(line string) string {
+	line = maskCommand(line)
+	if !s.afterAuth {
+		return line
+	}
+	word, _, _ := strings.Cut(line, " ")
+	if !verbs[strings.ToUpper(word)] {
+		return masked
+	}
+	s.afterAuth = false // AUTH sets it again
+	return line
+}
+
+// masked stands for a secret.
+const masked = "********"
+
+// verbs are the commands that there are.
+var verbs = map[string]bool{
+	"HELO": true, "EHLO": true, "MAIL": true, "RCPT": true, "DATA": true, "BDAT": true, "RSET": true, "NOOP": true,
+	"QUIT": true, "HELP": true, "STARTTLS": true, "AUTH": true, "VRFY": true, "EXPN": true, "WIZ": true,
+}
+
+// maskCommand hides what follows AUTH and its mechanism.
 func maskCommand(line string) string {
-	if len(line) < 5 || !strings.EqualFold(line[:5], "AUTH ") {
+	const verb = "AUTH"
+	text := strings.TrimLeft(line, " \t")
+	if len(text) <= len(verb) || !strings.EqualFold(text[:len(verb)], verb) {
 		return line
 	}
-	mech, secret, ok := strings.Cut(line[5:], " ")
-	if !ok || secret == "" {
+	args := strings.TrimLeft(text[len(verb):], " ")
+	mech, secret, _ := strings.Cut(args, " ")
+	switch {
+	case text[len(verb)] != ' ' || !isMechanism(mech):
+		return line[:len(line)-len(text)+len(verb)] + " " + masked
+	case secret == "":
 		return line
 	}
-	return line[:5] + mech + " ********"
+	return line[:len(line)-len(secret)] + masked
+}
+
+// isMechanism reports whether a word may be the name of a SASL mechanism (RFC
+// 4422 section 3.1), in letters of one case, and not the login itself.
+func isMechanism(word string) bool {
+	for i := range len(word) {
+		if !isAlnum(word[i]) && word[i] != '-' && word[i] != '_' {
+			return false
+		}
+	}
+	return word != "" && len(word) <= 20 && (word == strings.ToUpper(word) || word == strings.ToLower(word))
 }
 
 // unknown refuses what is no command. Another protocol on our port is an

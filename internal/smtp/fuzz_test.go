@@ -2,16 +2,22 @@ package smtp
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"smtpd/internal/config"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
 )
@@ -81,26 +87,95 @@ func FuzzSession(f *testing.F) {
 }
 
 func oneSession(t testing.TB, in []byte, repair bool) {
+	u := mutable(repair)
+	conn := &script{in: in}
+	s := New(u.c, conn, u.client, u.l.Addr)
+	s.Run(context.Background())
+	u.checkMutated(t, conn.out.String())
+}
+
+// mutable is a setup that bounds what a broken session can do.
+func mutable(repair bool) *setup {
 	u := newSetup()
 	u.l.Repair = repair
 	u.c.Log = log.Discard()
 	u.c.SMTP.MaxMessageSize = 2000
-	conn := &script{in: in}
-	s := New(u.c, conn, u.client, u.l.Addr)
-	s.Run(context.Background())
+	return u
+}
+
+// checkMutated looks at what a session said and kept.
+func (u *setup) checkMutated(t testing.TB, said string) {
+	t.Helper()
 	if u.b.open != 0 || len(u.b.files) != 0 {
-		t.Fatalf("left behind: %d files, %d open", len(u.b.files), u.b.open)
+		t.Errorf("left behind: %d files, %d open", len(u.b.files), u.b.open)
 	}
-	for line := range strings.Lines(conn.out.String()) {
+	for line := range strings.Lines(said) {
 		if !strings.HasSuffix(line, "\r\n") || len(line) > 600 || len(line) < 5 || line[0] < '2' || line[0] > '5' || strings.ContainsAny(line[:len(line)-2], "\r\n\x00") {
-			t.Fatalf("reply %q", line)
+			t.Errorf("reply %q", line)
 		}
 	}
 	for _, m := range u.b.messages {
 		if strings.Contains(m.body, "\r") || !strings.HasSuffix(m.body, "\n") || len(m.envelopes) == 0 {
-			t.Fatalf("stored %q for %d", m.body, len(m.envelopes))
+			t.Errorf("stored %q for %d", m.body, len(m.envelopes))
 		}
 	}
+}
+
+// overPipe plays a broken session over a real connection, which is closed when
+// all has been said. Every other one is inside TLS already, where there are
+// logins; the others can ask for it, and what follows is no handshake.
+func overPipe(t testing.TB, cert *tls.Config, in []byte, kind int) {
+	u := mutable(kind&1 != 0)
+	u.l.TLS, u.c.TLS, u.l.Auth = config.TLSOffered, cert, true
+	u.c.ScramSecret = []byte("secret")
+	ours, theirs, err := socketpair()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	s := New(u.c, theirs, u.client, u.l.Addr)
+	if kind&2 != 0 {
+		s.tls = &tlsFacts{cipher: "none"}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Run(context.Background())
+	}()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		_, _ = ours.Write(in) // the session may be over
+		_ = ours.CloseWrite()
+	}()
+	said, _ := io.ReadAll(ours) // a reset is an end too
+	<-wrote
+	ours.Close()
+	<-done
+	text := string(said)
+	if i := strings.Index(text, replyStartTLS); i >= 0 {
+		text = text[:i] // then comes an alert of TLS
+	}
+	u.checkMutated(t, text[:strings.LastIndexByte(text, '\n')+1])
+}
+
+// socketpair is a connection with both its ends.
+func socketpair() (a, b *net.UnixConn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		conns[i] = c.(*net.UnixConn)
+	}
+	return conns[0], conns[1], nil
 }
 
 // script is a connection on which everything has come in already.
@@ -128,7 +203,7 @@ const mutationsVar = "SMTPD_MUTATIONS"
 func mutations(t *testing.T) int {
 	text := os.Getenv(mutationsVar)
 	if text == "" {
-		return 20000
+		return 10000
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -153,17 +228,24 @@ func TestMutations(t *testing.T) {
 		"EHLO c\r\nMAIL FROM:<a@b.org> SIZE=1 ENVID=x\r\nRCPT TO:<alice@md.test> NOTIFY=NEVER ORCPT=rfc822;a\r\nDATA\r\nTo: a, <b>\r\nBcc: x\r\n\r\n..x\r\n.\r\nQUIT\r\n",
 		"HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<team@x>\r\nBDAT 6\r\nA: b\r\nBDAT 4 LAST\r\n\r\nx\nRSET\r\nVRFY x\r\nHELP\r\n",
 		"EHLO c\r\nMAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<alice@x>\r\nBDAT 77 LAST\r\nContent-Transfer-Encoding: binary\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n\r\nQUIT\r\n",
+		"EHLO c\r\nAUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nAUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPXg=\r\n*\r\nMAIL FROM:<a@b>\r\nRCPT TO:<alice@x>\r\nDATA\r\nFrom: x\r\n\r\n.\r\n",
 		"EHLO [IPv6:::1]\r\nAUTH LOGIN\r\nx\r\nSTARTTLS\r\nMAIL FROM:<\"a b\"@b> SMTPUTF8\r\nRCPT TO:<postmaster>\r\nDATA\r\nA: b\r\n.\r\n",
 	}
-	r := rand.New(rand.NewPCG(1, 2))
-	if r, w, err := os.Pipe(); err == nil { // the runtime's own descriptors come with the first
-		r.Close()
-		w.Close()
-	}
+	u := newSetup().withTLS(t, config.TLSOffered)
+	overPipe(t, u.c.TLS, []byte("NOOP\r\n"), 0)
 	before, files := runtime.NumGoroutine(), openFiles()
-	for range mutations(t) {
-		oneSession(t, mutate(r, seeds[r.IntN(len(seeds))]), r.IntN(2) == 0)
+	var wg sync.WaitGroup
+	const players = 4
+	for p := range players {
+		r := rand.New(rand.NewPCG(1, uint64(p)))
+		wg.Go(func() {
+			for range mutations(t) / players {
+				in := mutate(r, seeds[r.IntN(len(seeds))])
+				overPipe(t, u.c.TLS, in, r.IntN(4))
+			}
+		})
 	}
+	wg.Wait()
 	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines; before %d", runtime.NumGoroutine(), before)

@@ -30,19 +30,20 @@ type Session struct {
 	ext    ext
 	ids    []string // see servIDs
 
-	admitted netip.Addr // behind a proxy: counted in by Backend.Admit
-	helo     string     // empty: not identified
-	esmtp    bool
-	tls      *tlsFacts // nil: in the clear
-	authed   bool
-	user     string // of the login
-	junk     bool
-	tx       *transaction
-	mails    int // committed
-	errs     int // since the last committed message
-	idle     int // commands since the last committed message
-	badAuth  int
-	lastWord string // of the command that is carried out, for the log
+	admitted  netip.Addr // behind a proxy: counted in by Backend.Admit
+	helo      string     // empty: not identified
+	esmtp     bool
+	tls       *tlsFacts // nil: in the clear
+	authed    bool
+	user      string // of the login
+	junk      bool
+	tx        *transaction
+	mails     int // committed
+	errs      int // since the last committed message
+	idle      int // commands since the last committed message
+	badAuth   int
+	lastWord  string // of the command that is carried out, for the log
+	afterAuth bool   // AUTH was not taken: what is no command now may be a login
 
 	notice    bool   // no client: a message of our own
 	lastReply string // notice only
