@@ -3,14 +3,10 @@ package parser
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"smtpd/internal/config"
 )
-
-// maxShown bounds the values of a table that are shown with a rule.
-const maxShown = 8
 
 // Describe writes who the server is and what it understood: names and addresses
 // that count as local, listeners, actions, and the rules, numbered. It shows no
@@ -80,7 +76,7 @@ func actionText(c *config.Config, a *config.Action) string {
 	}
 	table := func(word, name string) {
 		if name != "" {
-			add(word, TableText(c, name))
+			add(word, c.TableText(name))
 		}
 	}
 	for _, s := range []string{a.Path, a.Dest, a.Command} {
@@ -165,7 +161,7 @@ func ruleText(c *config.Config, r *config.Rule) string {
 			b.WriteString(" regex")
 		}
 		if m.Table != "" {
-			b.WriteString(" " + TableText(c, m.Table))
+			b.WriteString(" " + c.TableText(m.Table))
 		}
 	}
 	add("tag", r.Tag)
@@ -184,20 +180,4 @@ func ruleText(c *config.Config, r *config.Rule) string {
 		return b.String()
 	}
 	return fmt.Sprintf("%s action %q", b.String(), r.Action)
-}
-
-// tableText is <name>, or the first values of a table without a name.
-func TableText(c *config.Config, name string) string {
-	t := c.Tables[name]
-	if t == nil || !strings.HasPrefix(name, "<") {
-		return "<" + name + ">"
-	}
-	items := slices.Clone(t.List)
-	for _, p := range t.Pairs {
-		items = append(items, p[0])
-	}
-	if len(items) > maxShown {
-		items = append(items[:maxShown], fmt.Sprintf("... %d more", len(items)-maxShown))
-	}
-	return printable("{ " + strings.Join(items, ", ") + " }")
 }

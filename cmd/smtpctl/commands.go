@@ -85,6 +85,8 @@ func commands() []entry {
 		{"corrupt return <str>", onSpool("corrupt return"), true},
 		{"encrypt -a <str>", encryptWith, true},
 		{"encrypt -a <str> <str>", encryptWith, true},
+		{"explain --json <facts>", explainMail(true), true},
+		{"explain <facts>", explainMail(false), true},
 		{"lookup <str> <str>", lookup, true},
 		{"lookup <str> <str> <str>", lookup, true},
 		{"pause envelope where", selected(ctl.ReqPause, "paused"), true},

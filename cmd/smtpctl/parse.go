@@ -84,7 +84,7 @@ func (n *node) placeholder() bool { return strings.HasPrefix(n.word, "<") }
 func (n *node) takes(word string) bool {
 	var err error
 	switch n.word {
-	case "<str>":
+	case "<str>", "<facts>":
 		return true
 	case "<evpid>":
 		_, err = mail.ParseEnvelopeID(word)
@@ -112,8 +112,11 @@ func (n *node) parse(words []string) (handler, []string, error) {
 		if next == nil {
 			return nil, nil, n.possibilities(path)
 		}
-		if next.word == ctl.Where {
+		switch next.word {
+		case ctl.Where:
 			return next.run, words[i+1:], nil // the conditions are the daemon's to read
+		case "<facts>":
+			return next.run, words[i:], nil // as are these
 		}
 		if next.placeholder() {
 			params = append(params, w)

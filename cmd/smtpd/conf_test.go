@@ -23,6 +23,7 @@ import (
 
 	"smtpd/internal/config"
 	"smtpd/internal/expand"
+	"smtpd/internal/explain"
 	"smtpd/parser"
 	"smtpd/table"
 )
@@ -164,7 +165,7 @@ var programPairs = map[string][][2]string{
 
 // outcome is what becomes of a mail, in one line.
 func (d *decider) outcome(ctx context.Context, q *expand.Request) string {
-	v, _ := d.decide(ctx, q)
+	v := explain.Decide(ctx, d.x, &explain.Facts{Request: *q})
 	if !v.Accepted {
 		return "refused " + v.Status[:1]
 	}
@@ -309,9 +310,9 @@ func expectedOK(t testing.TB, path string) bool {
 // mailOf is a request from the facts as --explain takes them.
 func mailOf(t testing.TB, conf *config.Config, facts string) *expand.Request {
 	t.Helper()
-	q, err := parseFacts(conf, strings.Fields(facts))
+	q, err := explain.ParseFacts(conf, strings.Fields(facts))
 	if err != nil {
 		t.Fatalf("%s: %v", facts, err)
 	}
-	return q
+	return &q.Request
 }

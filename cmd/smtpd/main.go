@@ -130,7 +130,7 @@ func check(ctx context.Context, f *flags, o parser.Options, stdout, stderr io.Wr
 	}
 	switch {
 	case f.explain:
-		return explain(ctx, f, conf, stdout, stderr)
+		return explainMail(ctx, f, conf, stdout, stderr)
 	case f.cases != "":
 		return cases(ctx, f, conf, stdout, stderr)
 	}

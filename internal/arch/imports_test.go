@@ -25,7 +25,7 @@ const (
 
 // engines are the packages that know a trade and no processes.
 var engines = []string{"queue", "mta", "mda", "table", "table/query", "internal/expand", "internal/ruleset", "internal/runq",
-	"internal/filter", "internal/smtp", "internal/bounce", "internal/enqueue", "internal/ctl", "internal/dkim"}
+	"internal/filter", "internal/explain", "internal/smtp", "internal/bounce", "internal/enqueue", "internal/ctl", "internal/dkim"}
 
 // low are the packages with a place of their own.
 var low = map[string]layer{
@@ -39,11 +39,16 @@ var low = map[string]layer{
 
 // sideways are the imports between equals, each with its reason.
 var sideways = map[[2]string]string{
-	{"internal/expand", "internal/ruleset"}: "expansion matches each new address with the rules",
-	{"internal/ruleset", "table"}:           "rules ask tables",
-	{"internal/expand", "table"}:            "aliases are tables",
-	{"table/query", "table"}:                "the frame of table programs: backends that ask servers",
-	{"parser", "table"}:                     "the checks open what the configuration names",
+	{"internal/expand", "internal/ruleset"}:  "expansion matches each new address with the rules",
+	{"internal/ruleset", "table"}:            "rules ask tables",
+	{"internal/expand", "table"}:             "aliases are tables",
+	{"table/query", "table"}:                 "the frame of table programs: backends that ask servers",
+	{"parser", "table"}:                      "the checks open what the configuration names",
+	{"parser", "mda"}:                        "a format is what delivery can expand",
+	{"internal/explain", "internal/expand"}:  "it shows an expansion",
+	{"internal/explain", "internal/ruleset"}: "it names the rule that decided",
+	{"internal/explain", "table"}:            "where mail goes can be the answer of a table",
+	{"internal/explain", "mda"}:              "a delivery is shown as it would be made",
 }
 
 // reserved says who alone may import a package.

@@ -74,6 +74,7 @@ const (
 	ReqUpdate   = "update"   // table
 	ReqReload   = "reload"   // OK, or Fail with the errors, a line each
 	ReqLookup   = "lookup"   // table, service[, key] -> row: result, value, microseconds, reason
+	ReqExplain  = "explain"  // "text" or "json", then facts -> row: exit status, text
 )
 
 // Where stands before the conditions of a Selection in a request, DryRun has

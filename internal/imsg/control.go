@@ -164,6 +164,36 @@ type Lines struct {
 // Fields implements Msg.
 func (m *Lines) Fields(c *Codec) { c.Bytes(&m.Text, MaxData); c.Bool(&m.More) }
 
+// Explain asks what becomes of a mail, and why. control -> lookup; answered by
+// Explained.
+type Explain struct {
+	Facts []string // name=value, as smtpd -n --explain takes them
+	JSON  bool     // the answer is to be an object
+}
+
+// Fields implements Msg.
+func (m *Explain) Fields(c *Codec) {
+	List(c, &m.Facts, MaxFacts, func(c *Codec, s *string) { c.Text(s) })
+	c.Bool(&m.JSON)
+}
+
+// MaxFacts bounds the facts of Explain. Ours.
+const MaxFacts = 64
+
+// Explained answers Explain.
+type Explained struct {
+	Exit uint8  // 0: the mail is accepted, 1: refused, 2: neither, or Text is an error
+	Text []byte // to be printed
+	Fail bool   // Text is an error of the facts
+}
+
+// Fields implements Msg.
+func (m *Explained) Fields(c *Codec) {
+	Uint(c, &m.Exit)
+	c.Bytes(&m.Text, MaxData)
+	c.Bool(&m.Fail)
+}
+
 // RouteCommand resumes a route, or blocks and unblocks a source for a domain.
 // control -> mta; answered by Done.
 type RouteCommand struct {

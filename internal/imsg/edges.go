@@ -47,7 +47,7 @@ var allowed = map[edge][]Type{
 	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed},
 
 	{Control, Keys}:      {TypeStatsGet},
-	{Control, Lookup}:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow},
+	{Control, Lookup}:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow, TypeExplain},
 	{Control, SMTP}:      {TypeStatsGet, TypeSessionOpen, TypeShow},
 	{Control, Queue}:     {TypeStatsGet, TypeQueueList, TypeEnvelopeGet, TypeBodyOpen, TypeShow},
 	{Control, Scheduler}: {TypeStatsGet, TypeSchedGet, TypeSchedCommand},
@@ -90,6 +90,7 @@ var replies = map[Type]Type{
 	TypeSessionOpen:   TypeSessionOpened,
 	TypeTableUpdate:   TypeDone,
 	TypeShow:          TypeLines,
+	TypeExplain:       TypeExplained,
 	TypeRouteCommand:  TypeDone,
 	TypeFilterOpen:    TypeFilterOpened,
 	TypeFilterStart:   TypeFilterStarted,

@@ -95,6 +95,8 @@ const (
 	TypeFilterStart    Type = 88
 	TypeFilterStarted  Type = 89
 	TypeRetry          Type = 90
+	TypeExplain        Type = 100
+	TypeExplained      Type = 101
 	TypePrepared       Type = 110
 	TypeApply          Type = 111
 	TypeApplied        Type = 112
@@ -183,6 +185,8 @@ var kinds = [...]func() Msg{
 	TypeTableUpdate:    func() Msg { return &TableUpdate{} },
 	TypeShow:           func() Msg { return &Show{} },
 	TypeLines:          func() Msg { return &Lines{} },
+	TypeExplain:        func() Msg { return &Explain{} },
+	TypeExplained:      func() Msg { return &Explained{} },
 	TypeRouteCommand:   func() Msg { return &RouteCommand{} },
 	TypeInflight:       func() Msg { return &Inflight{} },
 	TypeFilterOpen:     func() Msg { return &FilterOpen{} },
@@ -444,6 +448,12 @@ func (*Lines) Type() Type { return TypeLines }
 
 // Type implements Msg.
 func (*RouteCommand) Type() Type { return TypeRouteCommand }
+
+// Type implements Msg.
+func (*Explain) Type() Type { return TypeExplain }
+
+// Type implements Msg.
+func (*Explained) Type() Type { return TypeExplained }
 
 // Type implements Msg.
 func (*Inflight) Type() Type { return TypeInflight }

@@ -20,9 +20,10 @@ import (
 // Time limits for what other processes are asked. Ours: an operator waits for
 // the answer, and a process that was killed is back within a second.
 const (
-	callTimeout   = 10 * time.Second
-	statsTimeout  = time.Second // a dead process must not block the others' counters
-	reloadTimeout = time.Minute // reads tables and certificates anew
+	callTimeout    = 10 * time.Second
+	statsTimeout   = time.Second      // a dead process must not block the others' counters
+	explainTimeout = 45 * time.Second // tables of others may be slow; lookup itself gives up before
+	reloadTimeout  = time.Minute      // reads tables and certificates anew
 )
 
 // request is one conversation under way.
@@ -90,6 +91,8 @@ func (r *request) dispatch(name string) (string, error) {
 		return r.done(r.env.Parent, reloadTimeout, &imsg.Reload{})
 	case ctl.ReqLookup:
 		return r.lookup()
+	case ctl.ReqExplain:
+		return r.explain()
 	}
 	return "", &ctl.Failure{Reason: "unknown request"}
 }
@@ -355,4 +358,26 @@ func (r *request) lookup() (string, error) {
 	}
 	took := strconv.FormatInt(r.env.Now().Sub(start).Microseconds(), 10)
 	return "", r.c.Send(ctl.KindRow, result, a.Value, took, a.Reason)
+}
+
+// explain asks what becomes of a mail. The first argument is "text" or "json",
+// the others are facts; the row is the exit status and what to print.
+func (r *request) explain() (string, error) {
+	if len(r.args) < 2 || len(r.args)-1 > imsg.MaxFacts {
+		return "", &ctl.Failure{Reason: "no facts, or too many"}
+	}
+	m := &imsg.Explain{Facts: r.args[1:], JSON: r.arg(0) == "json"}
+	for _, f := range m.Facts {
+		if len(f) > imsg.MaxText {
+			return "", &ctl.Failure{Reason: "a fact is too long"}
+		}
+	}
+	a, err := ask[*imsg.Explained](r, r.peers.Lookup, explainTimeout, m)
+	switch {
+	case err != nil:
+		return "", err
+	case a.Fail:
+		return "", &ctl.Failure{Reason: string(a.Text)}
+	}
+	return "", r.c.Send(ctl.KindRow, strconv.Itoa(int(a.Exit)), string(a.Text))
 }

@@ -20,6 +20,7 @@ import (
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/expand"
+	"smtpd/internal/explain"
 	"smtpd/internal/filter"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -202,6 +203,8 @@ func later(m imsg.Msg) imsg.Msg {
 		return &imsg.Done{Text: "too busy"}
 	case *imsg.Show:
 		return &imsg.Lines{}
+	case *imsg.Explain:
+		return &imsg.Explained{Exit: explain.ExitError, Text: []byte("too busy"), Fail: true}
 	case *imsg.FilterOpen:
 		return &imsg.FilterOpened{Failed: true}
 	case *imsg.FilterAsk:
@@ -281,6 +284,8 @@ func (s *server) fromControl(r *ipc.Request) {
 			r.Reply(s.tableProbe(ctx, w, m), nil)
 		case *imsg.Show:
 			r.Reply(s.show(ctx, w, m), nil)
+		case *imsg.Explain:
+			r.Reply(s.explain(ctx, w, m), nil)
 		}
 	})
 }
