@@ -102,13 +102,19 @@ func TestRootRelaysByMX(t *testing.T) {
 // submitMX hands a letter from the null reverse-path to the daemon.
 func submitMX(t *testing.T, m letter, rcpts ...string) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp4", "127.0.0.1:25", 5*time.Second)
+	submitAt(t, "127.0.0.1:25", "", m, rcpts...)
+}
+
+// submitAt hands a letter to the daemon at addr.
+func submitAt(t *testing.T, addr, from string, m letter, rcpts ...string) {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp4", addr, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := gosmtp.NewClient(conn)
 	defer c.Close()
-	if err := c.SendMail("", rcpts, strings.NewReader(m.text)); err != nil {
+	if err := c.SendMail(from, rcpts, strings.NewReader(m.text)); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.Quit()

@@ -144,10 +144,10 @@ func read(m *dns.Msg, q question, trust bool) (Answer, time.Duration) {
 		}
 		a.Records = append(a.Records, rec)
 		least = min(least, time.Duration(h.Ttl)*time.Second)
-		if len(a.Records) == MaxRecords {
-			break
-		}
 	}
+	// What is dropped must not be the best: only MX records differ.
+	slices.SortStableFunc(a.Records, func(a, b Record) int { return int(a.Pref) - int(b.Pref) })
+	a.Records = slices.Clip(a.Records[:min(len(a.Records), MaxRecords)])
 	if len(a.Records) == 0 {
 		a.Result = NoData
 		return a, negativeTTL(m)

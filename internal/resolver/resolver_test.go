@@ -412,3 +412,17 @@ func BenchmarkCached(b *testing.B) {
 		}
 	}
 }
+
+// Of more MX records than are kept those go that are preferred least.
+func TestManyMX(t *testing.T) {
+	text := ""
+	for i := range 2000 {
+		text += fmt.Sprintf("many.example MX %d m%d.example\n", 5000-i, i)
+	}
+	s := start(t, text)
+	r := open(t, Options{Servers: []string{s.Addr()}, Now: newClock().now})
+	a := r.Lookup(bound(t), "many.example", TypeMX)
+	if a.Result != OK || len(a.Records) != MaxRecords || a.Records[0].Pref != 3001 || a.Records[MaxRecords-1].Pref != 3256 {
+		t.Errorf("%s, %d records, the first %v", a.Result, len(a.Records), a.Records[:min(1, len(a.Records))])
+	}
+}

@@ -221,6 +221,8 @@ func (z *zone) answer(q *dns.Msg, question dns.Question, udp bool) *dns.Msg {
 		m.Truncate(int(opt.UDPSize()))
 	} else if udp {
 		m.Truncate(dns.MinMsgSize)
+	} else {
+		m.Truncate(dns.MaxMsgSize)
 	}
 	return m
 }
