@@ -90,8 +90,15 @@ func isDir(path string) bool {
 	return retry(func() error { return unix.Stat(path, &st) }) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// store makes one file in f.
+// store makes one file in f, for all recipients of a message together.
 func (d *Deliverer) store(f *folder, v *Delivery) error {
+	if v.ID == 0 {
+		return d.add(f, v)
+	}
+	return d.copies.once(copyKey{v.ID.Message(), f.dev, f.ino}, func() error { return d.add(f, v) })
+}
+
+func (d *Deliverer) add(f *folder, v *Delivery) error {
 	j := &job{v: v, name: fileName(v, d.o.Now()), fd: -1, lead: make(chan struct{}, 1), done: make(chan struct{})}
 	if d.maybeRepeated(v) {
 		seen, err := f.holds(j.name, v.Created)

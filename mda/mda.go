@@ -84,6 +84,7 @@ type Deliverer struct {
 	folders   folders
 	boxes     boxes
 	stores    stores
+	copies    copies
 	noTmpfile atomic.Bool // files in tmp need names
 
 	fault func(step string) error // tests: fails or stops at a step

@@ -282,13 +282,13 @@ func TestMaildirSwapped(t *testing.T) {
 	if err := os.Rename(box, v.Home+"/old"); err != nil {
 		t.Fatal(err)
 	}
-	v.ID++
+	v.ID += 1 << 32
 	mustDeliver(t, d, v)
 	// Or takes a part of it away.
 	if err := os.RemoveAll(box + "/tmp"); err != nil {
 		t.Fatal(err)
 	}
-	v.ID++
+	v.ID += 1 << 32
 	mustDeliver(t, d, v)
 	if n := len(list(t, box, "new")); n != 2 {
 		t.Errorf("%d files", n)
@@ -300,7 +300,7 @@ func TestMaildirSwapped(t *testing.T) {
 	if err := os.Symlink("./elsewhere", box); err != nil {
 		t.Fatal(err)
 	}
-	v.ID++
+	v.ID += 1 << 32
 	mustDeliver(t, d, v)
 	if n := len(list(t, v.Home, "elsewhere", "new")); n != 3 {
 		t.Errorf("%d files behind the link", n)
@@ -383,7 +383,7 @@ func TestMaildirTogether(t *testing.T) {
 	big := bytes.Repeat([]byte("0123456789abcde\n"), 20000)
 	for i := range n {
 		w := *v
-		w.ID += mail.EnvelopeID(i)
+		w.ID += mail.EnvelopeID(i) << 32
 		if i%5 == 0 {
 			w.Text = Text{File: bytes.NewReader(big), Size: int64(len(big))}
 		}
@@ -413,6 +413,48 @@ func TestMaildirTogether(t *testing.T) {
 		if got := content(t, v.Home, "Maildir/new", f); got != exampleFront+exampleText && got != exampleFront+string(big) {
 			t.Errorf("%s: %d octets", f, len(got))
 		}
+	}
+}
+
+// TestMaildirOneCopy has recipients of one message end in one folder, or not.
+func TestMaildirOneCopy(t *testing.T) {
+	d, v := newDeliverer(t, nil), example(t, Maildir)
+	v.Dest.User = "alice"
+	tagged := *v
+	tagged.ID++
+	tagged.Dest.User = "alice+tag"
+	failed := errors.New("no")
+	d.fault = func(step string) error { return map[string]error{"sync": failed}[step] }
+	mustFail(t, d, v, 451, "")
+	d.fault = nil
+	var wg sync.WaitGroup
+	for _, w := range []*Delivery{v, &tagged} {
+		wg.Go(func() { mustDeliver(t, d, w) })
+	}
+	wg.Wait()
+	if n := len(list(t, v.Home, "Maildir/new")); n != 1 {
+		t.Errorf("no folder for the tag: %d files", n)
+	}
+	other := tagged
+	other.ID += 1 << 32
+	mustDeliver(t, d, &other)
+	if n := len(list(t, v.Home, "Maildir/new")); n != 2 {
+		t.Errorf("another message: %d files", n)
+	}
+	if err := os.Mkdir(v.Home+"/Maildir/.tag", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustDeliver(t, d, &tagged)
+	if n := len(list(t, v.Home, "Maildir/.tag/new")); n != 1 {
+		t.Errorf("a folder for the tag: %d files in it", n)
+	}
+	for i := range 2 * maxCopies {
+		if err := d.copies.once(copyKey{message: mail.MessageID(i)}, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.copies.known) > maxCopies || len(d.copies.order) != len(d.copies.known) {
+		t.Errorf("%d copies remembered, %d in order", len(d.copies.known), len(d.copies.order))
 	}
 }
 

@@ -91,6 +91,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	p.MDA.Serve(s.fromMDA, nil, nil)
 	p.Control.Serve(s.fromControl, nil, nil)
 	env.Ready()
+	s.warnRoot(ctx, w)
 	s.follow(ctx)
 	s.farewell(cancel)
 	return nil
@@ -134,6 +135,7 @@ func (s *server) follow(ctx context.Context) {
 			s.resolver.SetServers(pending.Resolvers)
 			s.worlds.swap(w)
 			s.filters.configure(pending)
+			s.warnRoot(ctx, w)
 		}
 		pending = nil
 		retry.Stop()

@@ -11,6 +11,22 @@ import (
 	"smtpd/internal/mail"
 )
 
+// TestRootAlias checks for which actions the operator hears that root has no
+// alias.
+func TestRootAlias(t *testing.T) {
+	const warning = "root has no alias: mail for root is refused by action"
+	c := conf(t)
+	h := start(t, c, false)
+	next := conf(t)
+	next.Tables["aliases"].Pairs = nil
+	if h.log.has(warning) {
+		t.Errorf("root has an alias: %q", h.log.all())
+	}
+	h.parent.users["root"] = &imsg.UserInfo{Found: true, Name: "root", Home: "/root"}
+	h.config <- next
+	h.log.wait(t, warning+` "local" (`)
+}
+
 // TestStore checks what becomes of a recipient when the store is asked, and how
 // often that is.
 func TestStore(t *testing.T) {

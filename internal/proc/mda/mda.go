@@ -187,7 +187,7 @@ func (s *state) begin(ctx context.Context, j *job, tasks *sync.WaitGroup) {
 func (s *state) identified(j *job) {
 	u := &j.user
 	switch {
-	case u.UID == 0 && j.run.Method != string(config.MethodMbox):
+	case u.UID == 0: // a system mailbox of root as well: nothing is delivered as root
 		s.finished(j, permfail("MDA not allowed to deliver to: "+u.Name))
 	case s.env.Unprivileged && int(u.UID) != s.uid:
 		s.finished(j, tempfail("not started by root: cannot deliver as "+u.Name))

@@ -317,6 +317,10 @@ func TestFailures(t *testing.T) {
 			code: 550, line: "delivery user 'vmail' does not exist"},
 		"root": {change: func(_ *config.Config, h *house) { h.users["alice"] = imsg.UserInfo{Found: true, Name: "root"} },
 			code: 550, line: "MDA not allowed to deliver to: root", stat: "stat=Error (MDA not allowed to deliver to: root)"},
+		"root's mailbox": {change: func(c *config.Config, h *house) {
+			h.users["alice"] = imsg.UserInfo{Found: true, Name: "root"}
+			c.Actions["md"].Method = config.MethodMbox
+		}, code: 550, line: "MDA not allowed to deliver to: root"},
 		"root by a command": {change: func(c *config.Config, h *house) {
 			h.users["alice"] = imsg.UserInfo{Found: true, Name: "root"}
 			c.Actions["md"].Method = config.MethodMbox
