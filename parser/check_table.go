@@ -25,8 +25,9 @@ type tableInfo struct {
 	cfg     *config.Table
 	pos     pos
 	inline  *valueList
-	path    string // of a text file
+	path    string // of a file
 	entries []entry
+	users   []entry // of a passwd file: accounts, while entries are hashes
 	used    bool
 	checked []string // services its values were checked for
 	id      uint32   // even: inline, odd: declared
@@ -118,7 +119,7 @@ func (c *checker) backend(t *tableInfo, spec *token) bool {
 	case "db":
 		return absolute && c.dbFile(spec, param) || !absolute && bad()
 	case "passwd":
-		return absolute && c.readableFile(spec, param) || !absolute && bad()
+		return absolute && c.passwdFile(t, spec) || !absolute && bad()
 	case "getpwnam":
 		return param == "" || absolute || bad()
 	case "socketmap":
@@ -162,12 +163,51 @@ func (c *checker) libexecDirs() []string {
 	return dirs
 }
 
-func (c *checker) readableFile(spec *token, name string) bool {
-	if _, err := c.o.System.ReadFile(name, maxTableFile); err != nil {
-		c.errorf(spec.pos, "cannot read table %s: %v", name, cause(err))
+// passwdFile reads a file in the form of passwd(5), as package table does.
+// Accounts without a password have no entry, for nobody can log in by them.
+func (c *checker) passwdFile(t *tableInfo, spec *token) bool {
+	data, err := c.o.System.ReadFile(t.cfg.Param, maxTableFile)
+	if err != nil {
+		c.errorf(spec.pos, "cannot read table %s: %v", t.cfg.Param, cause(err))
 		return false
 	}
+	t.path = t.cfg.Param
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		line = strings.TrimRight(line, "\r\n")
+		if strings.TrimSpace(line) == "" || line[0] == '#' {
+			continue
+		}
+		f := strings.Split(line, ":")
+		if len(f) < 6 || f[0] == "" || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			c.errorf(spec.pos, "table %q: %s:%d: invalid entry, expected user:hash:uid:gid:gecos:home:shell", t.cfg.Name, t.path, n)
+			return false
+		}
+		if h := f[1]; h != "" && h != "x" && h[0] != '*' && h[0] != '!' {
+			t.entries = append(t.entries, entry{f[0], h, n})
+		}
+		t.users = append(t.users, entry{f[0], f[2] + ":" + f[3] + ":" + f[5], n})
+	}
 	return true
+}
+
+// mapEntries are the entries of a map, for a check alone: a daemon reads it soon
+// enough. A map that cannot be read to its end is reported.
+func (c *checker) mapEntries(t *tableInfo, at pos) []entry {
+	if t.cfg.Backend != "db" || !c.o.CheckOnly || c.o.MapsToCome {
+		return nil
+	}
+	var all []entry
+	err := table.DumpMap(t.cfg.Param, func(k, v string) error {
+		all = append(all, entry{key: k, value: v})
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.errorf(at, "table %q: %v, run makemap again", t.cfg.Name, err)
+	}
+	t.path = t.cfg.Param
+	return all
 }
 
 // tableFile reads a table of text; a map made by makemap is taken for one.

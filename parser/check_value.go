@@ -21,8 +21,16 @@ func (c *checker) checkValues(t *tableInfo, u use, e *tableExpr) {
 		return
 	}
 	t.checked = append(t.checked, u.service)
-	bad := 0
-	for _, x := range t.entries {
+	bad, entries := 0, t.entries
+	switch {
+	case t.cfg.Backend == "passwd" && u.service == "userinfo":
+		entries = t.users
+	case t.cfg.Backend == "passwd" && u.service != "password":
+		return
+	case t.cfg.Backend == "db":
+		entries = c.mapEntries(t, e.pos)
+	}
+	for _, x := range entries {
 		err := check(x.key, x.value)
 		if err == nil {
 			continue
@@ -30,6 +38,10 @@ func (c *checker) checkValues(t *tableInfo, u use, e *tableExpr) {
 		if bad++; bad > maxBadValues {
 			c.warnf(e.pos, "table %q: more lines of %s are wrong", t.cfg.Name, t.path)
 			return
+		}
+		if x.line == 0 {
+			c.warnf(e.pos, "table %q: %s: %v", t.cfg.Name, t.path, err)
+			continue
 		}
 		c.warnf(e.pos, "table %q: %s:%d: %v", t.cfg.Name, t.path, x.line, err)
 	}

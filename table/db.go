@@ -98,6 +98,9 @@ func readBolt(path string, yield func(key, value string) error) (err error) {
 	}
 	defer db.Close()
 	return db.View(func(tx *bolt.Tx) error {
+		if fi, err := os.Stat(path); err != nil || fi.Size() < tx.Size() {
+			return errDamaged // its end is missing
+		}
 		meta, data := tx.Bucket([]byte(bucketMeta)), tx.Bucket([]byte(bucketData))
 		if meta == nil || data == nil || !bytes.Equal(meta.Get([]byte(keyFormat)), []byte(mapFormat)) {
 			return errNotMap

@@ -226,7 +226,7 @@ func TestMapFileKinds(t *testing.T) {
 		t.Errorf("got %v, want %v", err, errNotMap)
 	}
 	whole, _ := os.ReadFile(ours)
-	for _, n := range []int{100, 4096, 8192} { // shortened, or filled with rubbish
+	for _, n := range []int{100, 4096, 8192, 10000} { // shortened, or filled with rubbish
 		bad := filepath.Join(dir, "bad.db")
 		os.WriteFile(bad, whole[:n], 0o644)
 		if err := DumpMap(bad, func(k, v string) error { return nil }); err == nil {
