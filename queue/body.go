@@ -115,14 +115,15 @@ func (s *Bolt) keepBody(a *accepted) error {
 		return fmt.Errorf("%w: body of %d octets, %d promised", ErrInvalid, info.Size(), a.rec.size)
 	}
 	final := tmp
-	if s.pack.seal == nil && !s.pack.compress {
+	compress := s.pack.compress.Load()
+	if s.pack.seal == nil && !compress {
 		a.rec.sum, err = sumOf(f)
 		if err == nil {
 			err = s.fs.Sync(f)
 		}
 	} else {
 		final = tmp + ".packed"
-		a.rec.sum, a.rec.stored, err = s.packFile(final, f, msgKey(a.id))
+		a.rec.sum, a.rec.stored, err = s.packFile(final, f, msgKey(a.id), compress)
 	}
 	if err != nil {
 		return err
@@ -169,20 +170,20 @@ func sumOf(f *os.File) (uint32, error) {
 
 // packFile writes what is in f to a new file as the configuration wants it
 // stored, and syncs it. sum is of what f holds.
-func (s *Bolt) packFile(name string, f *os.File, key []byte) (sum uint32, how uint8, err error) {
+func (s *Bolt) packFile(name string, f *os.File, key []byte, compress bool) (sum uint32, how uint8, err error) {
 	out, err := s.fs.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return 0, 0, err
 	}
 	h := crc32.New(castagnoli())
-	if s.pack.compress {
+	if compress {
 		how |= storedGzip
 	}
 	if s.pack.seal != nil {
 		how |= storedSealed
 	}
 	if _, err = f.Seek(0, io.SeekStart); err == nil {
-		err = s.pack.packStream(out, io.TeeReader(f, h), key)
+		err = s.pack.packStream(out, io.TeeReader(f, h), key, compress)
 	}
 	if err == nil {
 		err = s.fs.Sync(out)
@@ -194,8 +195,8 @@ func (s *Bolt) packFile(name string, f *os.File, key []byte) (sum uint32, how ui
 }
 
 // packStream copies r to w, compressed and sealed as configured.
-func (p *packer) packStream(w io.Writer, r io.Reader, key []byte) error {
-	if !p.compress {
+func (p *packer) packStream(w io.Writer, r io.Reader, key []byte, compress bool) error {
+	if !compress {
 		return p.seal.sealStream(w, r, key)
 	}
 	if p.seal == nil {

@@ -111,7 +111,7 @@ func Open(dir string, o Options) (*Bolt, error) {
 		o.Moved = func(Moved) {}
 	}
 	s := &Bolt{dir: dir, o: o, fs: o.FS, gone: make(chan struct{})}
-	s.pack.compress = o.Compress
+	s.Compress(o.Compress)
 	if o.Key != nil {
 		seal, err := newSealer(o.Key)
 		if err != nil {
@@ -395,6 +395,10 @@ func (s *Bolt) prepareKey(tx *bbolt.Tx, meta *bbolt.Bucket) error {
 	}
 	return meta.Put(metaKey, box)
 }
+
+// Compress says whether what is stored from now on is compressed; what is there
+// can be read either way.
+func (s *Bolt) Compress(on bool) { s.pack.compress.Store(on) }
 
 // Gone is closed when the database turned out to be damaged while it was in
 // use. Nothing can be changed any more; Open mends it.

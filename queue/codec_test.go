@@ -83,7 +83,10 @@ func packers(t testing.TB) map[string]*packer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]*packer{"plain": {}, "gzip": {compress: true}, "sealed": {seal: s}, "both": {seal: s, compress: true}}
+	all := map[string]*packer{"plain": {}, "gzip": {}, "sealed": {seal: s}, "both": {seal: s}}
+	all["gzip"].compress.Store(true)
+	all["both"].compress.Store(true)
+	return all
 }
 
 func TestPack(t *testing.T) {
@@ -119,11 +122,11 @@ func TestStreams(t *testing.T) {
 		for _, n := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, 3*chunkSize + 7} {
 			plain := []byte(strings.Repeat("line of text\n", n/13+1)[:n])
 			var z bytes.Buffer
-			if err := p.packStream(&z, bytes.NewReader(plain), []byte("key1")); err != nil {
+			if err := p.packStream(&z, bytes.NewReader(plain), []byte("key1"), p.compress.Load()); err != nil {
 				t.Fatal(err)
 			}
 			how := uint8(0)
-			if p.compress {
+			if p.compress.Load() {
 				how |= storedGzip
 			}
 			if p.seal != nil {

@@ -12,6 +12,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // How a payload is stored, in the first octet of an item and in a record.
@@ -125,7 +126,7 @@ func (s *sealer) open(box, aad []byte) ([]byte, error) {
 // key. The zero value stores plainly. It is safe for concurrent use.
 type packer struct {
 	seal     *sealer
-	compress bool
+	compress atomic.Bool
 	writers  sync.Pool // of *gzip.Writer: one is some hundred kilobytes
 }
 
@@ -147,7 +148,7 @@ func itemSum(kind byte, key, item []byte) uint32 {
 func (p *packer) pack(kind byte, key, plain []byte) ([]byte, error) {
 	how := byte(storedPlain)
 	payload := plain
-	if p.compress && len(plain) >= minGzip {
+	if p.compress.Load() && len(plain) >= minGzip {
 		if z := p.gzipped(plain); len(z) < len(plain) {
 			payload, how = z, how|storedGzip
 		}

@@ -75,12 +75,7 @@ func berkeleyOrder(head []byte) (order binary.ByteOrder, magic uint32, ok bool) 
 	return nil, 0, false
 }
 
-func readBerkeley(path string, yield func(key, value string) error) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func readBerkeley(f *os.File, yield func(key, value string) error) error {
 	data, err := io.ReadAll(io.LimitReader(f, bdbMaxFile+1))
 	if err != nil {
 		return err

@@ -5,12 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Ways in which a map file can be unfit.
@@ -32,43 +32,37 @@ const (
 )
 
 // sniffMap tells a map file by its first octets.
-func sniffMap(path string) (mapKind, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return kindUnknown, err
-	}
-	defer f.Close()
+func sniffMap(f *os.File) mapKind {
 	var head [32]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil {
-		return kindUnknown, nil // too short for any map
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return kindUnknown // too short for any map
 	}
 	if binary.NativeEndian.Uint32(head[16:]) == boltMagic {
-		return kindBolt, nil
+		return kindBolt
 	}
 	if _, _, ok := berkeleyOrder(head[:]); ok {
-		return kindBerkeley, nil
+		return kindBerkeley
 	}
-	return kindUnknown, nil
-}
-
-// isMapFile reports whether the file is a map, ours or one of Berkeley DB,
-// rather than text.
-func isMapFile(path string) (bool, error) {
-	kind, err := sniffMap(path)
-	return kind != kindUnknown, err
+	return kindUnknown
 }
 
 // readMapFile calls yield for each entry of a map file of either kind.
 func readMapFile(path string, yield func(key, value string) error) error {
-	kind, err := sniffMap(path)
+	f, _, err := Opener(nil).openRegular(path)
 	if err != nil {
 		return err
 	}
-	switch kind {
+	defer f.Close()
+	return readMap(f, path, yield)
+}
+
+// readMap is readMapFile for a file that is open.
+func readMap(f *os.File, path string, yield func(key, value string) error) (err error) {
+	switch sniffMap(f) {
 	case kindBolt:
-		err = readBolt(path, yield)
+		err = readBolt(f, path, yield)
 	case kindBerkeley:
-		err = readBerkeley(path, yield)
+		err = readBerkeley(f, yield)
 	default:
 		err = errNotMap
 	}
@@ -85,14 +79,15 @@ const lockWait = 2 * time.Second
 // readBolt reads a map of ours. The file is input like any other: bbolt answers
 // a damaged page with a panic, or touches a page that a shortened file has
 // lost; both are turned into an error here.
-func readBolt(path string, yield func(key, value string) error) (err error) {
+func readBolt(f *os.File, path string, yield func(key, value string) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if recover() != nil {
 			err = errDamaged
 		}
 	}()
-	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: lockWait})
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: lockWait,
+		OpenFile: func(string, int, os.FileMode) (*os.File, error) { return duplicate(f) }})
 	if err != nil {
 		return err
 	}
@@ -112,4 +107,13 @@ func readBolt(path string, yield func(key, value string) error) (err error) {
 			return yield(string(k), string(v))
 		})
 	})
+}
+
+// duplicate is a second descriptor of an open file.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

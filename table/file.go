@@ -23,10 +23,16 @@ var (
 	errFileSize   = errors.New("larger than 1 GB")
 )
 
+// Opener opens a file that a table is made of.
+type Opener func(path string) (*os.File, error)
+
 // openRegular opens a regular file for reading; anything else is refused
 // without waiting for it.
-func openRegular(path string) (*os.File, os.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+func (o Opener) openRegular(path string) (*os.File, os.FileInfo, error) {
+	if o == nil {
+		o = openFile
+	}
+	f, err := o(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,15 +50,17 @@ func openRegular(path string) (*os.File, os.FileInfo, error) {
 	return f, fi, nil
 }
 
+// openFile opens a file with the rights of this process.
+func openFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
 // readText reads a whole file of text.
-func readText(path string) (string, error) {
-	f, fi, err := openRegular(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
+func readText(f *os.File, path string) (string, error) {
 	var b strings.Builder
-	b.Grow(int(fi.Size()))
+	if fi, err := f.Stat(); err == nil {
+		b.Grow(int(min(fi.Size(), maxFile)))
+	}
 	n, err := io.Copy(&b, io.LimitReader(f, maxFile+1))
 	if err == nil && n > maxFile {
 		err = fmt.Errorf("%s: %w", path, errFileSize)
@@ -61,8 +69,8 @@ func readText(path string) (string, error) {
 }
 
 // loadText makes an index of a table file.
-func loadText(path string, o options) (*index, error) {
-	text, err := readText(path)
+func loadText(f *os.File, path string, o options) (*index, error) {
+	text, err := readText(f, path)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +92,10 @@ func loadText(path string, o options) (*index, error) {
 
 // loadMap makes an index of a map file of either kind. The entries are
 // collected in one text first, which costs less than a string for each.
-func loadMap(path string, o options) (*index, error) {
+func loadMap(f *os.File, path string, o options) (*index, error) {
 	var text strings.Builder
 	var lengths []uint32
-	err := readMapFile(path, func(key, value string) error {
+	err := readMap(f, path, func(key, value string) error {
 		text.WriteString(key)
 		text.WriteString(value)
 		lengths = append(lengths, uint32(len(key)), uint32(len(value)))
@@ -110,10 +118,12 @@ func loadMap(path string, o options) (*index, error) {
 // concurrent use.
 type watch struct {
 	path string
+	open Opener
 
 	mu   sync.Mutex
 	seen fileState // when it was last read, well or not
 	when time.Time // of that reading
+	last fileState // when it was last looked at
 }
 
 // fileState is what tells one state of a file from another. The zero value is
@@ -124,8 +134,16 @@ type fileState struct {
 	mtime time.Time
 }
 
-func stateOf(path string) fileState {
-	fi, err := os.Stat(path)
+// state is the present state of the file. One in a folder that is closed to us is
+// opened for that.
+func (w *watch) state() fileState {
+	fi, err := os.Stat(w.path)
+	if errors.Is(err, os.ErrPermission) {
+		var f *os.File
+		if f, fi, err = w.open.openRegular(w.path); err == nil {
+			f.Close()
+		}
+	}
 	if err != nil {
 		return fileState{}
 	}
@@ -143,23 +161,40 @@ func (s fileState) same(o fileState) bool {
 // same time.
 const settle = time.Second
 
-// reading notes that the file is read now; call it before.
-func (w *watch) reading() {
+// reading opens the file and notes that it is read now; the caller closes it.
+func (w *watch) reading() (*os.File, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.seen, w.when = stateOf(w.path), time.Now()
+	f, fi, err := w.open.openRegular(w.path)
+	if err != nil {
+		w.seen, w.when = w.state(), time.Now()
+		return nil, err
+	}
+	w.seen, w.when = fileState{fi, fi.Size(), fi.ModTime()}, time.Now()
+	return f, nil
 }
 
-// Changed reports whether the file is another than the one last read, or may
-// be since it was read so soon after it was written.
+// Stale reports whether the file is another than the one last read, or may be
+// since it was read so soon after it was written.
+func (w *watch) Stale() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.differs(w.state())
+}
+
+func (w *watch) differs(now fileState) bool {
+	return !now.same(w.seen) || now.info != nil && w.when.Sub(now.mtime) < settle && time.Since(now.mtime) >= settle
+}
+
+// Changed is Stale for a file that has come to rest as well: it looks as it did
+// the last time it was asked about. One that is being written does not.
 func (w *watch) Changed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := stateOf(w.path)
-	if !now.same(w.seen) {
-		return true
-	}
-	return now.info != nil && w.when.Sub(now.mtime) < settle && time.Since(now.mtime) >= settle
+	now := w.state()
+	rests := now.same(w.last)
+	w.last = now
+	return rests && w.differs(now)
 }
 
 // fileTable is a memory table that is read from a file.
@@ -169,11 +204,15 @@ type fileTable struct {
 }
 
 // newFileTable makes the backend of a file of text or a map.
-func newFileTable(path string, o options, load func(string, options) (*index, error)) (*fileTable, error) {
-	t := &fileTable{watch: watch{path: path}}
+func newFileTable(path string, open Opener, o options, load func(*os.File, string, options) (*index, error)) (*fileTable, error) {
+	t := &fileTable{watch: watch{path: path, open: open}}
 	t.load = func() (*index, error) {
-		t.reading()
-		return load(path, o)
+		f, err := t.reading()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return load(f, path, o)
 	}
 	if err := t.Update(context.Background()); err != nil {
 		return nil, err
@@ -185,11 +224,11 @@ func newFileTable(path string, o options, load func(string, options) (*index, er
 // Update. delim is the sub-address delimiter; warn, which may be nil, is told
 // of entries that can never match.
 func NewFile(path, delim string, warn func(string)) (Backend, error) {
-	return newFileTable(path, options{delim, warn}, loadText)
+	return newFileTable(path, nil, options{delim, warn}, loadText)
 }
 
 // NewDB makes the backend of a map file, ours or one of Berkeley DB, read into
 // memory at once and at each Update; see NewFile.
 func NewDB(path, delim string, warn func(string)) (Backend, error) {
-	return newFileTable(path, options{delim, warn}, loadMap)
+	return newFileTable(path, nil, options{delim, warn}, loadMap)
 }

@@ -21,8 +21,10 @@ type passwdUser struct {
 
 // NewPasswd makes the backend of a file in the form of passwd(5), read at once
 // and at each Update.
-func NewPasswd(path string) (Backend, error) {
-	t := &passwdTable{watch: watch{path: path}}
+func NewPasswd(path string) (Backend, error) { return newPasswd(path, nil) }
+
+func newPasswd(path string, open Opener) (Backend, error) {
+	t := &passwdTable{watch: watch{path: path, open: open}}
 	if err := t.Update(context.Background()); err != nil {
 		return nil, err
 	}
@@ -31,8 +33,12 @@ func NewPasswd(path string) (Backend, error) {
 
 // Update implements Backend.
 func (t *passwdTable) Update(context.Context) error {
-	t.reading()
-	text, err := readText(t.path)
+	file, err := t.reading()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	text, err := readText(file, t.path)
 	if err != nil {
 		return err
 	}

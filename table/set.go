@@ -20,6 +20,8 @@ type Options struct {
 	Accounts Accounts                 // behind getpwnam; nil: nobody is known
 	Warn     func(table, text string) // is told what the log should say; may be nil
 	Libexec  []string                 // folders with table programs; empty: LibexecDirs
+	Open     Opener                   // opens table files; nil: with the rights of this process
+	Share    func(name string) *Table // a table of that name to go on with, see Table.Share; may be nil
 }
 
 // LibexecDirs are the folders in which the program of a table is looked for,
@@ -56,13 +58,13 @@ func openBackend(c *config.Table, o Options, warn func(string)) (Backend, error)
 		if c.Param == "" {
 			return newInline(c, mem), nil
 		}
-		return openFile(c.Param, mem)
+		return newFileTable(c.Param, o.Open, mem, loadAny)
 	case "file":
-		return openFile(c.Param, mem)
+		return newFileTable(c.Param, o.Open, mem, loadAny)
 	case "db":
-		return NewDB(c.Param, o.Delim, warn)
+		return newFileTable(c.Param, o.Open, mem, loadMap)
 	case "passwd":
-		return NewPasswd(c.Param)
+		return newPasswd(c.Param, o.Open)
 	case "getpwnam":
 		find := o.Accounts
 		if find == nil {
@@ -91,14 +93,12 @@ func newInline(c *config.Table, o options) Backend {
 	return newMemory(ix)
 }
 
-// openFile opens a file by what it is: a map is not read as text.
-func openFile(path string, o options) (Backend, error) {
-	return newFileTable(path, o, func(path string, o options) (*index, error) {
-		if isMap, err := isMapFile(path); err == nil && isMap {
-			return loadMap(path, o)
-		}
-		return loadText(path, o)
-	})
+// loadAny reads a file by what it is: a map is not read as text.
+func loadAny(f *os.File, path string, o options) (*index, error) {
+	if sniffMap(f) != kindUnknown {
+		return loadMap(f, path, o)
+	}
+	return loadText(f, path, o)
 }
 
 // findProgram finds table-BACKEND.
@@ -126,6 +126,12 @@ type Set struct{ tables map[string]*Table }
 func OpenSet(tables map[string]*config.Table, o Options) (*Set, error) {
 	s := &Set{tables: make(map[string]*Table, len(tables))}
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		if o.Share != nil {
+			if t := o.Share(name); t != nil {
+				s.tables[name] = t
+				continue
+			}
+		}
 		t, err := Open(tables[name], o)
 		if err != nil {
 			return nil, errors.Join(err, s.Close())

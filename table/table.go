@@ -101,7 +101,10 @@ type Backend interface {
 }
 
 // watched is a Backend that can tell that what it read has changed since.
-type watched interface{ Changed() bool }
+type watched interface {
+	Changed() bool
+	Stale() bool
+}
 
 // counted is a Backend that knows how many entries it has.
 type counted interface{ Len() int }
@@ -116,6 +119,7 @@ type Table struct {
 	lookups, misses, failures atomic.Int64
 	lastError                 atomic.Pointer[string]
 	loaded                    atomic.Int64 // unix time
+	shares                    atomic.Int32 // besides the first
 }
 
 // New makes a table of a backend. kind is the backend's word in smtpd.conf.
@@ -131,8 +135,19 @@ func (t *Table) Name() string { return t.name }
 // Services is what may be asked.
 func (t *Table) Services() Service { return t.backend.Services() }
 
-// Close frees what the table holds.
-func (t *Table) Close() error { return t.backend.Close() }
+// Close frees what the table holds, once all who share it have closed it.
+func (t *Table) Close() error {
+	if t.shares.Add(-1) >= 0 {
+		return nil
+	}
+	return t.backend.Close()
+}
+
+// Share is the table for one more, who closes it as well.
+func (t *Table) Share() *Table {
+	t.shares.Add(1)
+	return t
+}
 
 // Lookup is the value of key as the service defines it, checked: Alias and
 // Mailaddrmap lists, Userinfo, Addrname, Relayhost and Source as written,
@@ -186,11 +201,17 @@ func (t *Table) Update(ctx context.Context) error {
 	return nil
 }
 
-// Changed reports whether what was read has changed on disk since. It costs a
-// stat.
+// Changed reports whether what was read has changed on disk since, and has come
+// to rest: it looks as it did when Changed was asked before. It costs a stat.
 func (t *Table) Changed() bool {
 	w, ok := t.backend.(watched)
 	return ok && w.Changed()
+}
+
+// Stale reports whether what was read has changed on disk since.
+func (t *Table) Stale() bool {
+	w, ok := t.backend.(watched)
+	return ok && w.Stale()
 }
 
 // Stats is what `smtpctl show tables` prints of a table.

@@ -418,6 +418,10 @@ func TestFileUpdate(t *testing.T) {
 	tab := New("t", "file", b)
 	expect := func(step, want string, changed bool) {
 		t.Helper()
+		if got := tab.Stale(); got != changed {
+			t.Errorf("%s: stale is %v", step, got)
+		}
+		tab.Changed()
 		if got := tab.Changed(); got != changed {
 			t.Errorf("%s: changed is %v", step, got)
 		}
@@ -709,4 +713,63 @@ func FuzzReply(f *testing.F) {
 		decodeAnswer(opLookup, []byte(rest))
 		readFrame(strings.NewReader(rest))
 	})
+}
+
+// TestChangedAtRest: a file that is being written is not read yet.
+func TestChangedAtRest(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t")
+	old := time.Now().Add(-time.Hour)
+	write := func(text string, age time.Duration) {
+		os.WriteFile(path, []byte(text), 0o644)
+		os.Chtimes(path, old.Add(age), old.Add(age))
+	}
+	write("a b\n", 0)
+	b, err := NewFile(path, "+", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := New("t", "file", b)
+	tab.Changed()
+	for n := range 3 {
+		write(strings.Repeat("a b\n", n+2), time.Duration(n+1)*time.Second)
+		if tab.Changed() {
+			t.Error("changed while it grows")
+		}
+		if !tab.Stale() {
+			t.Error("not stale")
+		}
+	}
+	if !tab.Changed() {
+		t.Error("not changed when it rests")
+	}
+}
+
+// TestOpenerAndShare: a file is opened by who may, and a shared table is closed
+// by the last.
+func TestOpenerAndShare(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t")
+	os.WriteFile(path, []byte("a b\n"), 0o644)
+	hidden := &config.Table{Name: "t", Backend: "file", Param: "/nonexistent/t", Type: config.TableMapping}
+	asked := 0
+	open := func(name string) (*os.File, error) {
+		if asked++; name != hidden.Param {
+			t.Errorf("asked for %s", name)
+		}
+		return os.Open(path)
+	}
+	one, err := OpenSet(map[string]*config.Table{"t": hidden}, Options{Open: open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := OpenSet(map[string]*config.Table{"t": hidden}, Options{Share: func(name string) *Table { return one.Table(name).Share() }})
+	if err != nil || asked != 1 {
+		t.Fatal(asked, err)
+	}
+	one.Close()
+	if v, err := two.Lookup(t.Context(), "t", Alias, "a"); v != "b" {
+		t.Errorf("after one has closed it: %q, %v", v, err)
+	}
+	if err := two.Close(); err != nil {
+		t.Error(err)
+	}
 }

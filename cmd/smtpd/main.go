@@ -8,18 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	osuser "os/user"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"smtpd/internal/config"
 	"smtpd/internal/ctl"
 	"smtpd/internal/log"
 	"smtpd/internal/privsep"
@@ -137,33 +133,8 @@ func check(ctx context.Context, f *flags, o parser.Options, stdout, stderr io.Wr
 	if f.verbose {
 		parser.Describe(stdout, conf)
 	}
-	warnUnreadable(stderr, conf)
 	fmt.Fprintln(stderr, "configuration OK")
 	return 0
-}
-
-// warnUnreadable tells of table files that whoever checks can read, and the
-// daemon, which opens them as a user of its own, cannot.
-func warnUnreadable(stderr io.Writer, conf *config.Config) {
-	uid, gid, err := identity(ctl.DaemonUser)
-	if os.Geteuid() != 0 || err != nil {
-		return
-	}
-	for _, name := range slices.Sorted(maps.Keys(conf.Tables)) {
-		t := conf.Tables[name]
-		if t.Backend != "file" && t.Backend != "db" && t.Backend != "passwd" {
-			continue
-		}
-		var st syscall.Stat_t
-		if syscall.Stat(t.Param, &st) != nil {
-			continue
-		}
-		may := uint32(st.Mode)
-		if may&0o004 == 0 && (may&0o040 == 0 || int(st.Gid) != gid) && (may&0o400 == 0 || int(st.Uid) != uid) {
-			fmt.Fprintf(stderr, "%s:%d: warning: table %q: user %s cannot read %s, and the daemon will not start: chgrp %s and chmod 640 it\n",
-				t.Pos.File, t.Pos.Line, name, ctl.DaemonUser, t.Param, ctl.DaemonUser)
-		}
-	}
 }
 
 func printDiagnostics(w io.Writer, diags parser.Diagnostics) {

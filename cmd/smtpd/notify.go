@@ -5,9 +5,12 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"smtpd/internal/proc/parent"
 )
 
 // serviceManager speaks sd_notify(3): how to tell the service manager of a
@@ -28,6 +31,38 @@ func serviceManager() (notify func(state string), watchdog time.Duration) {
 		watchdog = time.Duration(usec) * time.Microsecond / 2
 	}
 	return func(state string) { sendState(path, state) }, watchdog
+}
+
+// firstSocket is the descriptor of the first socket that a service manager hands
+// over (sd_listen_fds(3)).
+const firstSocket = 3
+
+// maxSockets bounds how many of them are taken. Ours.
+const maxSockets = 1024
+
+// givenSockets are the listening sockets that the service manager has opened,
+// with their names. The variables are taken out of the environment, so that no
+// child takes the sockets for its own.
+func givenSockets() []parent.GivenSocket {
+	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		os.Unsetenv(name)
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 1 || n > maxSockets || pid != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	var given []parent.GivenSocket
+	for i := range n {
+		name := "unknown"
+		if i < len(names) && names[i] != "" {
+			name = names[i]
+		}
+		unix.CloseOnExec(firstSocket + i)
+		given = append(given, parent.GivenSocket{Name: name, File: os.NewFile(uintptr(firstSocket+i), name)})
+	}
+	return given
 }
 
 func sendState(path, state string) {

@@ -47,7 +47,6 @@ func TestRootSeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unreadable(t)
 	ran := 0
 	for _, f := range ar.Files {
 		text, err := os.ReadFile(filepath.Join(confDir, "seeds", f.Name+".conf"))
@@ -100,32 +99,5 @@ func askLocally(t *testing.T, decisions string) {
 		if err != nil {
 			t.Errorf("%s: %v\n%s", line, err, out)
 		}
-	}
-}
-
-// unreadable: a table that only root can read is told by smtpd -n.
-func unreadable(t *testing.T) {
-	t.Helper()
-	const aliases = "/etc/mail/aliases"
-	if err := os.Chmod(aliases, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	conf := filepath.Join(t.TempDir(), "smtpd.conf")
-	replace(t, conf, "table a file:"+aliases+"\naction l mbox alias <a>\nmatch action l\n")
-	check := func() string {
-		out, err := exec.Command(filepath.Join(bins, "smtpd"), "-n", "-f", conf).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return string(out)
-	}
-	if out := check(); !strings.Contains(out, conf+`:1: warning: table "a": user _smtpd cannot read /etc/mail/aliases`) {
-		t.Errorf("not told:\n%s", out)
-	}
-	if err := os.Chmod(aliases, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if out := check(); strings.Contains(out, "warning") {
-		t.Errorf("told:\n%s", out)
 	}
 }

@@ -39,6 +39,7 @@ func parse(ctx context.Context, po parser.Options) (*config.Config, parser.Diagn
 
 // start runs the daemon: here with -d or -F, in the background otherwise.
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
+	began := time.Now()
 	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)
 	if conf == nil || diags.Failed() {
@@ -49,6 +50,7 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 		fmt.Fprintf(stderr, "smtpd: %v\n", err)
 		return 1
 	}
+	o.Began = began
 	background := !f.debug && !f.foreground
 	if background && os.Getenv(backgroundVar) == "" {
 		return detach(stderr)
@@ -98,6 +100,10 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 		}
 		return conf, nil
 	}
+	o.Renew = func(ctx context.Context, conf *config.Config) (*config.Config, error) {
+		return parser.Renew(ctx, po, conf)
+	}
+	o.Sockets = givenSockets()
 	if o.Spool == "" {
 		o.Spool = ctl.Spool
 	}

@@ -19,6 +19,7 @@ type Pos struct {
 type Config struct {
 	Generation uint64 // counts reloads, from 1
 	File       string // the main file, as named
+	Renewal    bool   // differs from the one before by certificates and addresses of this host only
 
 	ServerName string
 	LocalNames []string     // lower-case domains that `for local` matches: localhost, server name, and what legacy files add

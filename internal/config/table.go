@@ -52,3 +52,14 @@ func (c *Config) TableText(name string) string {
 		return r
 	}, strings.ToValidUTF8("{ "+strings.Join(items, ", ")+" }", "?"))
 }
+
+// InFile reports a table whose entries are in the file Param.
+func (t *Table) InFile() bool {
+	switch t.Backend {
+	case "file", "db", "passwd":
+		return true
+	case "static", "":
+		return t.Param != ""
+	}
+	return false
+}

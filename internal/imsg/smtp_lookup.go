@@ -118,10 +118,13 @@ func (m *SenderCheck) Fields(c *Codec) {
 	Uint(c, &m.Generation)
 }
 
-// Generations names the configurations before the present one that sessions
-// still work by: lookup keeps those and forgets the others. smtp -> lookup,
-// whenever one has become unused.
-type Generations struct{ Used []uint64 }
+// Generations says by which configuration new sessions begin, and by which
+// earlier ones sessions still work: lookup keeps those and forgets the others.
+// smtp -> lookup, at each change.
+type Generations struct {
+	Present uint64
+	Used    []uint64
+}
 
 // MaxGenerations is how many old configurations sessions may still work by.
 // Ours: a hundred reloads in the life of one session, and some.
@@ -129,5 +132,6 @@ const MaxGenerations = 128
 
 // Fields implements Msg.
 func (m *Generations) Fields(c *Codec) {
+	Uint(c, &m.Present)
 	List(c, &m.Used, MaxGenerations, func(c *Codec, g *uint64) { Uint(c, g) })
 }

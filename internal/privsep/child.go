@@ -112,6 +112,7 @@ type child struct {
 	switches chan *imsg.Switches
 	sockets  chan Socket
 	pending  bytes.Buffer // parts of a configuration
+	staged   staged
 }
 
 // maxSockets bounds the listening sockets that wait for smtp to take them.
@@ -140,6 +141,9 @@ func newChild(role imsg.Role, b Boot, logger *log.Logger, cancel context.CancelF
 		Role: role, Log: logger, Stat: &stat.Set{}, Now: time.Now,
 		Config: c.config, Switches: c.switches, Sockets: c.sockets,
 		Parent: c.parent, Unprivileged: b.Unprivileged,
+		Applied: func(conf *config.Config) {
+			_ = c.parent.Send(&imsg.Applied{Generation: conf.Generation}, nil) // the end of the channel ends us
+		},
 		Ready: func() { ready.Do(func() { _ = c.parent.Send(&imsg.Ready{}, nil) }) },
 	}
 	return c
@@ -152,6 +156,8 @@ func (c *child) fromParent(r *ipc.Request) {
 		c.attach(m.Peer, r.File)
 	case *imsg.Configure:
 		c.configure(m)
+	case *imsg.Apply:
+		c.staged.apply(m, func(conf *config.Config) { latest(c.config, conf) })
 	case *imsg.Switches:
 		c.env.Log.SetVerbose(m.Verbose)
 		trace := map[string]bool{}
@@ -195,6 +201,16 @@ func (c *child) configure(m *imsg.Configure) {
 	if err != nil {
 		c.env.Log.Fatal(fmt.Sprintf("fatal: configuration: %v", err))
 		os.Exit(1)
+	}
+	if m.Stage {
+		c.staged.prepare(c.env, conf, func(err error) {
+			answer := &imsg.Prepared{Generation: conf.Generation}
+			if err != nil {
+				answer.Error = mail.Clean(err.Error(), imsg.MaxText)
+			}
+			_ = c.parent.Send(answer, nil) // the end of the channel ends us
+		})
+		return
 	}
 	latest(c.config, conf)
 }

@@ -5,6 +5,7 @@
 package privsep
 
 import (
+	"sync/atomic"
 	"time"
 
 	"smtpd/internal/config"
@@ -24,8 +25,8 @@ type Env struct {
 	Now  func() time.Time
 
 	// Config delivers the configuration: the first at once, another after each
-	// reload. A process works by the last; what is under way ends by the one it
-	// began with.
+	// reload that every process has said it can work by. A process works by the
+	// last, and says so with Works; what is under way ends by the one it began with.
 	Config <-chan *config.Config
 
 	// Switches delivers what the operator switches, the first at once. Verbose
@@ -43,9 +44,30 @@ type Env struct {
 	// Ready tells the parent that the process works now. Call it once.
 	Ready func()
 
+	// Applied is how Works tells the parent; it may be nil.
+	Applied func(*config.Config)
+
 	// Unprivileged is set when the daemon was started by an ordinary user:
 	// nothing runs as anyone else.
 	Unprivileged bool
+
+	prepare atomic.Pointer[Prepare]
+}
+
+// Prepare is asked, at a reload and before anybody uses the new configuration,
+// whether the process can work by it; what it makes ready for that, abort takes
+// back. It runs on a goroutine of its own, one at a time.
+type Prepare func(*config.Config) (abort func(), err error)
+
+// OnPrepare sets what is asked before a reload. Call it before Ready; without it
+// every configuration will do.
+func (e *Env) OnPrepare(f Prepare) { e.prepare.Store(&f) }
+
+// Works tells the parent that the process works by conf now.
+func (e *Env) Works(conf *config.Config) {
+	if e.Applied != nil {
+		e.Applied(conf)
+	}
 }
 
 // AnswerStats answers control's question for the counters of this process.

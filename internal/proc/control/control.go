@@ -81,6 +81,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 			return nil
 		case conf := <-env.Config:
 			s.conf.Store(conf)
+			env.Works(conf)
 		case sw := <-env.Switches: // Log follows them by itself
 			if !sw.Started.IsZero() {
 				s.started.Store(&sw.Started)

@@ -26,6 +26,7 @@ type Peers struct{ SMTP, MTA, Lookup, Control *ipc.Link }
 // Run serves until ctx ends and the signatures begun are made.
 func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	s := &state{log: env.Log}
+	env.OnPrepare(func(c *config.Config) (func(), error) { return nil, prepare(c) })
 	select {
 	case c := <-env.Config:
 		s.configure(c)
@@ -44,6 +45,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 		select {
 		case c := <-env.Config:
 			s.configure(c)
+			env.Works(c)
 		case <-env.Switches: // none concerns us
 		case <-ctx.Done():
 			wait()
@@ -68,6 +70,19 @@ type owned struct {
 // before: others learn of a renewal sooner or later than we do, and handshakes
 // on the old certificate go on.
 const maxOld = 2
+
+// prepare reports a key that could not be used.
+func prepare(c *config.Config) error {
+	for name, pki := range c.PKI {
+		if pki.Key == "" {
+			continue
+		}
+		if _, err := parse([]byte(string(pki.Key))); err != nil {
+			return fmt.Errorf("pki %s: the key %s cannot be used: %w", name, pki.KeyFile, err)
+		}
+	}
+	return nil
+}
 
 // configure replaces all keys. One that cannot be used is reported and left
 // out: those who ask for it get no signature.

@@ -47,15 +47,15 @@ func (d distant) End() { d.conn.Close() }
 
 // startFilter starts the program of a processor: by way of the parent when it
 // is to run as somebody else.
-func (s *server) startFilter(ctx context.Context, p *config.Proc) (filter.Process, error) {
+func (s *server) startFilter(ctx context.Context, p *config.Proc, generation uint64) (filter.Process, error) {
 	if !s.env.Unprivileged && (p.User != "" || p.Group != "" || p.Chroot != "") {
-		return s.startDistant(ctx, p)
+		return s.startDistant(ctx, p, generation)
 	}
 	return s.startNear(p)
 }
 
-func (s *server) startDistant(ctx context.Context, p *config.Proc) (filter.Process, error) {
-	a, f, err := ipc.AskFile[*imsg.FilterStarted](ctx, s.env.Parent, &imsg.FilterStart{Proc: p.Name})
+func (s *server) startDistant(ctx context.Context, p *config.Proc, generation uint64) (filter.Process, error) {
+	a, f, err := ipc.AskFile[*imsg.FilterStarted](ctx, s.env.Parent, &imsg.FilterStart{Proc: p.Name, Generation: generation})
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("start: %w", err)

@@ -22,14 +22,12 @@ const (
 	maxFilters = 65536            // sessions that are filtered
 )
 
-// filters are the filter programs of the present configuration and the sessions
-// that they take part in. It is safe for concurrent use.
+// filters are the filter programs of all worlds and the sessions that they take
+// part in. It is safe for concurrent use.
 type filters struct {
 	s *server
 
 	mu       sync.Mutex
-	conf     *config.Config
-	procs    map[string]*proc // by processor
 	sessions map[sessionKey]*filter.Session
 	closing  sync.WaitGroup
 }
@@ -43,35 +41,52 @@ type sessionKey struct {
 // proc is a program that is kept running, and what it was started with: when
 // that changes there must be another.
 type proc struct {
-	sup  *filter.Supervisor
-	with string
+	sup   *filter.Supervisor
+	with  string
+	users int // worlds that have it
 }
 
-// configure starts the programs that a configuration uses and ends those that
-// it does not. The others go on.
-func (fs *filters) configure(c *config.Config) {
+// begin gives a world its programs: those of the present world that were
+// started in the same way, and new ones.
+func (fs *filters) begin(w *world) {
+	c := w.conf
 	in, out := used(c)
+	var before map[string]*proc
+	fs.s.worlds.mu.Lock()
+	if p := fs.s.worlds.present; p != nil {
+		before = p.procs
+	}
+	fs.s.worlds.mu.Unlock()
+	procs := map[string]*proc{}
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	fs.conf = c
-	keep := map[string]*proc{}
 	for name, p := range c.Procs {
 		if !in[name] && !out[name] {
 			continue
 		}
 		with := fmt.Sprintf("%+v %v %v %s %v %d", config.Proc{Command: p.Command, User: p.User, Group: p.Group,
 			Chroot: p.Chroot, Timeout: p.Timeout}, in[name], out[name], admd(c), c.SMTP.CommandTimeout, c.SMTP.MaxLine)
-		if old := fs.procs[name]; old != nil && old.with == with {
-			keep[name] = old
-			delete(fs.procs, name)
-			continue
+		one := before[name]
+		if one == nil || one.with != with {
+			one = &proc{with: with, sup: fs.supervise(c, p, in[name], out[name])}
 		}
-		keep[name] = &proc{with: with, sup: fs.supervise(c, p, in[name], out[name])}
+		one.users++
+		procs[name] = one
 	}
-	for _, old := range fs.procs {
-		fs.closing.Go(old.sup.Close)
+	fs.mu.Unlock()
+	fs.s.worlds.mu.Lock()
+	w.procs = procs
+	fs.s.worlds.mu.Unlock()
+}
+
+// release ends the programs of a world that no other has.
+func (fs *filters) release(procs map[string]*proc) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, p := range procs {
+		if p.users--; p.users == 0 {
+			fs.closing.Go(p.sup.Close)
+		}
 	}
-	fs.procs = keep
 }
 
 func admd(c *config.Config) string {
@@ -116,19 +131,8 @@ func (fs *filters) supervise(c *config.Config, p *config.Proc, in, out bool) *fi
 		Tracing: func() bool { return log.Tracing("filters") },
 		Trace:   func(line string) { log.Trace("filters", p.Name+": "+line) },
 	}
-	return filter.Supervise(o, func(ctx context.Context) (filter.Process, error) { return fs.s.startFilter(ctx, p) },
+	return filter.Supervise(o, func(ctx context.Context) (filter.Process, error) { return fs.s.startFilter(ctx, p, c.Generation) },
 		func(text string) { log.Warn("warn: " + text) })
-}
-
-// close ends all programs.
-func (fs *filters) close() {
-	fs.mu.Lock()
-	for _, p := range fs.procs {
-		fs.closing.Go(p.sup.Close)
-	}
-	fs.procs = nil
-	fs.mu.Unlock()
-	fs.closing.Wait()
 }
 
 // open begins a session with its programs; those that are being started are
@@ -136,9 +140,15 @@ func (fs *filters) close() {
 func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterOpen) *imsg.FilterOpened {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
+	w := fs.s.worlds.acquire(m.Generation)
+	if w == nil {
+		return &imsg.FilterOpened{Failed: true}
+	}
+	defer fs.s.worlds.release(w)
 	members := make([]filter.Member, len(m.Filters))
 	for i, name := range m.Filters {
-		sup, timeout, pass := fs.find(name)
+		sup := w.filter(name)
+		timeout, pass := w.conf.Patience(name)
 		members[i] = filter.Member{Name: name, Pass: pass, Timeout: timeout}
 		if sup == nil {
 			continue
@@ -165,17 +175,14 @@ func (fs *filters) open(ctx context.Context, d filter.Direction, m *imsg.FilterO
 	return a
 }
 
-// find is the supervisor of a filter's program, and what happens when it fails.
-func (fs *filters) find(name string) (sup *filter.Supervisor, timeout time.Duration, pass bool) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	timeout, pass = fs.conf.Patience(name)
-	if f := fs.conf.Filters[name]; f != nil {
-		if p := fs.procs[f.Proc]; p != nil {
-			sup = p.sup
+// filter is the supervisor of a filter's program.
+func (w *world) filter(name string) *filter.Supervisor {
+	if f := w.conf.Filters[name]; f != nil {
+		if p := w.procs[f.Proc]; p != nil {
+			return p.sup
 		}
 	}
-	return sup, timeout, pass
+	return nil
 }
 
 func (fs *filters) keep(k sessionKey, s *filter.Session) bool {
@@ -277,9 +284,9 @@ func (s *server) fromSMTPFilter(r *ipc.Request) bool {
 }
 
 func (fs *filters) maxLine() int {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return fs.conf.SMTP.MaxLine
+	w := fs.s.worlds.acquire(0)
+	defer fs.s.worlds.release(w)
+	return w.conf.SMTP.MaxLine
 }
 
 // tableChecks answers the questions of one phase.
@@ -300,15 +307,9 @@ func (s *server) tableChecks(ctx context.Context, w *world, m *imsg.TableChecks)
 }
 
 // showFilters prints the programs for smtpctl.
-func (fs *filters) show() (lines []string) {
-	fs.mu.Lock()
-	sups := make([]*filter.Supervisor, 0, len(fs.procs))
-	for _, p := range fs.procs {
-		sups = append(sups, p.sup)
-	}
-	fs.mu.Unlock()
-	for _, sup := range sups {
-		st := sup.State()
+func showFilters(w *world) (lines []string) {
+	for _, p := range w.procs {
+		st := p.sup.State()
 		state := "down"
 		if st.Running {
 			state = "running"

@@ -79,14 +79,18 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	}
 	s.resolver = resolver.New(resolver.Options{Servers: first.Resolvers, Now: env.Now})
 	defer s.resolver.Close()
+	s.filters = filters{s: s, sessions: map[sessionKey]*filter.Session{}}
+	s.worlds.end = s.closeWorld
 	w, err := s.newWorld(first)
 	if err != nil {
 		return fmt.Errorf("lookup: %w", err)
 	}
-	s.worlds.swap(w)
-	s.filters = filters{s: s, sessions: map[sessionKey]*filter.Session{}}
-	s.filters.configure(first)
-	p.SMTP.Serve(s.fromSMTP, nil, func(error) { s.filters.dropAll(filter.In) })
+	s.enter(w)
+	env.OnPrepare(s.prepare)
+	p.SMTP.Serve(s.fromSMTP, nil, func(error) {
+		s.filters.dropAll(filter.In)
+		s.worlds.noSessions()
+	})
 	p.MTA.Serve(s.fromMTA, nil, func(error) { s.filters.dropAll(filter.Out) })
 	p.MDA.Serve(s.fromMDA, nil, nil)
 	p.Control.Serve(s.fromControl, nil, nil)
@@ -127,19 +131,28 @@ func (s *server) follow(ctx context.Context) {
 			s.watch(ctx)
 			continue
 		}
-		if w, err := s.newWorld(pending); err != nil {
-			s.env.Log.Warn("warn: " + err.Error() + ": keeping the tables of before")
-			retry.Reset(retryEvery)
-			continue
-		} else {
-			s.resolver.SetServers(pending.Resolvers)
-			s.worlds.swap(w)
-			s.filters.configure(pending)
-			s.warnRoot(ctx, w)
+		w := s.worlds.stagedFor(pending)
+		if w == nil { // it came without having been made ready
+			var err error
+			if w, err = s.newWorld(pending); err != nil {
+				s.env.Log.Warn("warn: " + err.Error() + ": keeping the tables of before")
+				retry.Reset(retryEvery)
+				continue
+			}
 		}
+		s.enter(w)
+		s.warnRoot(ctx, w)
 		pending = nil
 		retry.Stop()
 	}
+}
+
+// enter makes a world the present one.
+func (s *server) enter(w *world) {
+	s.resolver.SetServers(w.conf.Resolvers)
+	s.filters.begin(w)
+	s.worlds.swap(w)
+	s.env.Works(w.conf)
 }
 
 // farewell lets the questions under way end, those that take long by force.
@@ -152,20 +165,47 @@ func (s *server) farewell(cancel context.CancelFunc) {
 	s.work.Wait()
 	force.Stop()
 	cancel()
-	s.filters.close()
+	s.worlds.stage(nil)
 	s.worlds.swap(nil)
 	s.worlds.closing.Wait()
+	s.filters.closing.Wait()
 }
 
-// question runs f for a request in the present world, bounded by questionTime.
+// question runs f for a request in the world that it belongs to, bounded by
+// questionTime. When that is gone the answer is "later".
 func (s *server) question(r *ipc.Request, f func(ctx context.Context, w *world)) {
 	s.long(r, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
-		w := s.worlds.acquire()
+		w := s.worlds.acquire(generation(r.Msg))
+		if w == nil {
+			r.Reply(later(r.Msg), nil)
+			return
+		}
 		defer s.worlds.release(w)
 		f(ctx, w)
 	})
+}
+
+// generation is the configuration that a question belongs to; 0: the present.
+func generation(m imsg.Msg) uint64 {
+	switch m := m.(type) {
+	case *imsg.RcptCheck:
+		return m.Generation
+	case *imsg.AuthCheck:
+		return m.Generation
+	case *imsg.SenderCheck:
+		return m.Generation
+	case *imsg.TableQuery:
+		return m.Generation
+	case *imsg.UserbaseQuery:
+		return m.Generation
+	case *imsg.TableChecks:
+		if len(m.Queries) > 0 {
+			return m.Queries[0].Generation
+		}
+	}
+	return 0
 }
 
 // long runs f for a request, on a goroutine of its own; when there are too many,
@@ -220,6 +260,10 @@ func later(m imsg.Msg) imsg.Msg {
 }
 
 func (s *server) fromSMTP(r *ipc.Request) {
+	if m, ok := r.Msg.(*imsg.Generations); ok {
+		s.worlds.inUse(m)
+		return
+	}
 	if s.fromSMTPFilter(r) {
 		return
 	}

@@ -103,6 +103,11 @@ func (s *server) tableUpdate(ctx context.Context, w *world, m *imsg.TableUpdate)
 	if err := s.update(ctx, t); err != nil {
 		return &imsg.Done{Text: mail.Clean(err.Error(), mail.MaxStatusText)}
 	}
+	if next := s.worlds.nextTable(m.Table); next != nil && next != t {
+		// One that was read for a reload under way, maybe just before the change.
+		// Its error would be the same, and was not there a moment ago.
+		_ = next.Update(ctx)
+	}
 	return &imsg.Done{OK: true}
 }
 
@@ -121,7 +126,7 @@ func (s *server) show(_ context.Context, w *world, m *imsg.Show) *imsg.Lines {
 	switch m.What {
 	case "tables":
 	case "filters":
-		return page(s.filters.show(), m.Skip)
+		return page(showFilters(w), m.Skip)
 	default:
 		return &imsg.Lines{}
 	}

@@ -119,6 +119,7 @@ func (s *state) follow(ctx context.Context) {
 			s.users = map[userKey]*user{} // lookups under way finish on their own
 			s.mu.Unlock()
 			s.pool.setLimits(conf.MDA)
+			s.env.Works(conf)
 		case <-s.env.Switches:
 		}
 	}

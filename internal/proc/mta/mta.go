@@ -125,6 +125,7 @@ func (s *state) follow(ctx context.Context) {
 			s.tables.set(conf)
 			s.trust.set(conf)
 			s.engine.SetConfig(conf)
+			s.env.Works(conf)
 		case <-s.env.Switches: // queue stops leasing while mta is paused
 		}
 	}

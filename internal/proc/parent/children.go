@@ -137,21 +137,26 @@ func (p *parent) connect(a, b *child) error {
 
 // configure sends a child what it works by.
 func (p *parent) configure(c *child) {
-	data, err := json.Marshal(project(p.conf, c.role))
+	p.sendConfig(c, p.conf, false)
+	s := p.switches
+	_ = c.link.Send(&s, nil)
+	p.sockets.send(c, p.conf)
+}
+
+// sendConfig sends a child a configuration, to use or to get ready for.
+func (p *parent) sendConfig(c *child, conf *config.Config, stage bool) {
+	data, err := json.Marshal(project(conf, c.role))
 	if err != nil {
 		panic("configuration cannot be encoded: " + err.Error()) // plain data: it always can
 	}
 	for {
 		n := min(len(data), imsg.MaxData)
-		m := &imsg.Configure{Generation: p.conf.Generation, Data: data[:n], Last: n == len(data)}
+		m := &imsg.Configure{Generation: conf.Generation, Data: data[:n], Last: n == len(data), Stage: stage}
 		_ = c.link.Send(m, nil) // a child that is gone is told again when it is back
 		if data = data[n:]; m.Last {
 			break
 		}
 	}
-	s := p.switches
-	_ = c.link.Send(&s, nil)
-	p.sockets.send(c)
 }
 
 // project is the configuration as a role may see it: secrets only for whom
@@ -188,6 +193,7 @@ func (p *parent) died(c *child, cmd *exec.Cmd, err error) {
 	if p.stopping {
 		return
 	}
+	p.lostInChange(c, cmd)
 	why := "exit status 0"
 	if err != nil {
 		why = err.Error()

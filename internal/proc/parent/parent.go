@@ -10,10 +10,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"smtpd/internal/auth"
@@ -27,9 +28,16 @@ import (
 // Options is all that the parent is told.
 type Options struct {
 	Config *config.Config
+	Began  time.Time // when Config began to be read
 	// Parse reads the configuration again, for a reload. It returns the
 	// diagnostics as text when there are errors.
 	Parse func(context.Context) (*config.Config, error)
+	// Renew reads the certificates, keys and authorities that a configuration
+	// names and the addresses of this host again, and nothing else, and returns a
+	// copy with them.
+	Renew func(context.Context, *config.Config) (*config.Config, error)
+
+	Sockets []GivenSocket // opened by the service manager
 
 	Spool  string // folder of the queue
 	Socket string // path of the control socket
@@ -86,6 +94,15 @@ type parent struct {
 	started   bool
 	stopping  bool
 	failed    error // why a start cannot succeed
+
+	shared     atomic.Pointer[config.Config] // conf, for other goroutines
+	generation uint64                        // the last that was given out
+	procs      []procsOf                     // of the last configurations, the present one included
+	files      files
+	looking    bool     // files are being looked at
+	orders     []*order // that wait
+	busy       bool     // with an order
+	change     *change  // what has been read of that, or nil
 }
 
 // Run starts everything and serves until ctx ends or the start fails. A signal
@@ -101,10 +118,14 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	}
 	defer close(p.quit)
 	p.switches.Started = o.Now()
+	p.generation, p.procs = p.conf.Generation, []procsOf{{p.conf.Generation, p.conf.Procs}}
+	p.shared.Store(p.conf)
+	p.files.next(p.conf, o.Began)
+	p.files.adopt()
 	p.workers = newWorkers(p)
 	p.workers.allow(p.conf.MDA.Workers())
 	p.accounts = newAccounts(o.Now)
-	p.programs = &programs{p: p, running: map[string]*exec.Cmd{}}
+	p.programs = &programs{p: p, running: map[programKey]*exec.Cmd{}}
 	var err error
 	if err := checkSpool(o); err != nil {
 		return err
@@ -121,6 +142,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 		p.log.Info(fmt.Sprintf("info: running unprivileged as uid %d: mail is delivered to this user only, or relayed", os.Getuid()))
 	}
 	p.warnMailboxes()
+	p.warnSockets()
 	for _, role := range imsg.Children {
 		if err := p.start(role); err != nil {
 			p.killAll()
@@ -142,6 +164,45 @@ func (p *parent) warnMailboxes() {
 	}
 }
 
+// warnSockets says what is not listened on, or not yet.
+func (p *parent) warnSockets() {
+	for _, line := range p.sockets.given.unused() {
+		p.log.Warn("warn: " + line)
+	}
+	p.sockets.given.odd = nil
+	p.warnMissing(p.sockets.fresh)
+}
+
+// warnMissing says which addresses are waited for.
+func (p *parent) warnMissing(addrs []netip.AddrPort) {
+	for _, a := range addrs {
+		p.log.Warn(fmt.Sprintf("warn: listen on %s: no interface has this address; waiting for it", a))
+	}
+}
+
+// retrySockets opens the listeners whose address has come. The addresses of
+// this host count in rules as well, so that they are found out again.
+func (p *parent) retrySockets() {
+	if len(p.sockets.missing) == 0 || p.busy || !p.started || p.stopping {
+		return
+	}
+	opened, errs := p.sockets.retry(p.conf)
+	for _, err := range errs {
+		p.log.Warn("warn: " + err.Error())
+	}
+	if len(opened) == 0 {
+		return
+	}
+	for _, a := range opened {
+		p.log.Info(fmt.Sprintf("info: listening on %s", a))
+	}
+	if c := p.children[imsg.SMTP]; c != nil && c.running {
+		p.sockets.send(c, p.conf)
+	}
+	p.renew(&order{read: p.again, done: "info: the addresses of this host are known again",
+		failed: "warn: the addresses of this host: "}, nil)
+}
+
 // run is the loop that owns the state.
 func (p *parent) run(ctx context.Context, reload <-chan os.Signal) error {
 	var watchdog <-chan time.Time
@@ -150,13 +211,17 @@ func (p *parent) run(ctx context.Context, reload <-chan os.Signal) error {
 		defer t.Stop()
 		watchdog = t.C
 	}
+	look := time.NewTicker(watchEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return p.shutdown()
 		case <-reload:
-			// What is wrong with it has been logged; the old one stays in force.
-			_ = p.reload()
+			p.reload(nil)
+		case <-look.C:
+			p.watch()
+			p.retrySockets()
 		case <-watchdog:
 			p.o.Notify("WATCHDOG=1")
 		case act := <-p.actions:
@@ -197,6 +262,7 @@ func (p *parent) isReady(c *child) {
 	}
 	p.o.Notify("READY=1")
 	p.resubmit()
+	p.nextOrder()
 }
 
 // stopOrder is the order in which an orderly end asks the children to finish:
@@ -242,33 +308,6 @@ func (p *parent) anyRunning(group []imsg.Role) bool {
 		}
 	}
 	return false
-}
-
-// reload reads the configuration, and hands it out when it is good. Any error
-// leaves the old one in force.
-func (p *parent) reload() error {
-	conf, err := p.o.Parse(p.ctx)
-	if err == nil {
-		conf.Generation = p.conf.Generation + 1
-		err = p.sockets.update(conf)
-	}
-	if err != nil {
-		for line := range strings.Lines(err.Error()) {
-			p.log.Warn("warn: configuration not reloaded: " + strings.TrimSuffix(line, "\n"))
-		}
-		return err
-	}
-	p.o.Notify("RELOADING=1")
-	p.conf = conf
-	p.workers.allow(conf.MDA.Workers())
-	for _, role := range imsg.Children {
-		if c := p.children[role]; c != nil && c.running {
-			p.configure(c)
-		}
-	}
-	p.o.Notify("READY=1")
-	p.log.Info("info: configuration reloaded")
-	return nil
 }
 
 // asBoot is what a child of that role is started with.

@@ -253,14 +253,18 @@ func TestSockets(t *testing.T) {
 	// A configuration that cannot be had leaves everything as it was.
 	bad := config.Defaults()
 	bad.Listeners = []*config.Listener{{Addr: netip.MustParseAddrPort(taken.Addr().String())}}
-	if err := s.update(bad); err == nil || !strings.Contains(err.Error(), "address already in use") {
+	if _, err := s.stage(bad); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("port in use: %v", err)
 	}
 	conn, err := net.Dial("tcp4", addr.String())
 	check(t, err)
 	conn.Close()
 	// One without listeners closes them.
-	check(t, s.update(config.Defaults()))
+	none := config.Defaults()
+	st, err := s.stage(none)
+	check(t, err)
+	s.adopt(st)
+	s.retire(none)
 	if conn, err := net.Dial("tcp4", addr.String()); err == nil {
 		conn.Close()
 		t.Error("a listener that is no longer wanted is still open")

@@ -29,19 +29,26 @@ const maxProgramSays = 1024
 type programs struct {
 	p       *parent
 	mu      sync.Mutex
-	running map[string]*exec.Cmd // by processor
+	running map[programKey]*exec.Cmd
 	closed  bool
+}
+
+// programKey names a program: sessions of an older configuration may need
+// another than those of the present one.
+type programKey struct {
+	proc       string
+	generation uint64
 }
 
 // start brings up the program of a processor; c is nil when there is none of
 // that name.
-func (g *programs) start(r *ipc.Request, c *config.Proc) {
+func (g *programs) start(r *ipc.Request, c *config.Proc, generation uint64) {
 	if c == nil {
 		r.Reply(&imsg.FilterStarted{Error: "no such processor"}, nil)
 		return
 	}
 	g.p.tasks.Go(func() {
-		channel, err := g.spawn(c)
+		channel, err := g.spawn(c, programKey{c.Name, generation})
 		if err != nil {
 			r.Reply(&imsg.FilterStarted{Error: err.Error()}, nil)
 			return
@@ -50,7 +57,7 @@ func (g *programs) start(r *ipc.Request, c *config.Proc) {
 	})
 }
 
-func (g *programs) spawn(c *config.Proc) (*os.File, error) {
+func (g *programs) spawn(c *config.Proc, key programKey) (*os.File, error) {
 	if g.p.o.Unprivileged {
 		return nil, errors.New("running unprivileged: a filter cannot change identity")
 	}
@@ -68,7 +75,7 @@ func (g *programs) spawn(c *config.Proc) (*os.File, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred, Chroot: c.Chroot}
 	says, err := cmd.StderrPipe()
 	if err == nil {
-		err = g.run(c.Name, cmd)
+		err = g.run(key, cmd)
 	}
 	if err != nil {
 		near.Close()
@@ -77,8 +84,8 @@ func (g *programs) spawn(c *config.Proc) (*os.File, error) {
 	g.p.tasks.Go(func() {
 		g.listen(c.Name, says)
 		g.mu.Lock()
-		if g.running[c.Name] == cmd {
-			delete(g.running, c.Name) // before its number can be another's
+		if g.running[key] == cmd {
+			delete(g.running, key) // before its number can be another's
 		}
 		g.mu.Unlock()
 		_ = cmd.Wait() // lookup sees the end of the channel and judges by that
@@ -87,19 +94,19 @@ func (g *programs) spawn(c *config.Proc) (*os.File, error) {
 }
 
 // run starts cmd and ends what ran for the processor before.
-func (g *programs) run(name string, cmd *exec.Cmd) error {
+func (g *programs) run(key programKey, cmd *exec.Cmd) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return errors.New("shutting down")
 	}
-	if old := g.running[name]; old != nil {
+	if old := g.running[key]; old != nil {
 		_ = syscall.Kill(-old.Process.Pid, syscall.SIGKILL) // not waited for yet, so the number is its own
 	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	g.running[name] = cmd
+	g.running[key] = cmd
 	return nil
 }
 

@@ -28,7 +28,13 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 	case *imsg.Violation:
 		p.do(func() { p.reported(c, cmd, m) })
 	case *imsg.Reload:
-		p.do(func() { r.Reply(done(p.reload()), nil) })
+		p.do(func() { p.reload(func(err error) { r.Reply(done(err), nil) }) })
+	case *imsg.Prepared:
+		p.do(func() { p.isPrepared(c, cmd, m) })
+	case *imsg.Applied:
+		p.do(func() { p.hasApplied(c, cmd, m) })
+	case *imsg.TableOpen:
+		p.do(func() { p.openTable(r, m.Path) })
 	case *imsg.Switch:
 		p.do(func() { r.Reply(&imsg.Done{OK: p.flip(m.Name, m.On)}, nil) })
 	case *imsg.StatusGet:
@@ -42,7 +48,7 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 	case *imsg.DeliverStart:
 		p.tasks.Go(func() { p.workers.start(r, m) })
 	case *imsg.FilterStart:
-		p.do(func() { p.programs.start(r, p.conf.Procs[m.Proc]) })
+		p.do(func() { p.programs.start(r, p.procOf(m.Proc, m.Generation), m.Generation) })
 	}
 }
 

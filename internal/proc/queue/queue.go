@@ -93,11 +93,13 @@ func run(ctx context.Context, env *privsep.Env, p Peers, dir string, open opener
 		s.begin(func() { a.run(ctx) })
 	}
 	s.serve()
+	env.OnPrepare(func(c *config.Config) (func(), error) { return nil, s.prepare(c) })
 	env.Ready()
 	for ctx.Err() == nil {
 		select {
 		case c := <-env.Config:
-			s.config.Store(c)
+			s.configure(c)
+			env.Works(c)
 		case <-env.Switches: // the scheduler stops what is paused
 		case <-ctx.Done():
 		}
@@ -158,6 +160,25 @@ func (s *state) open(open opener, c *config.Config) error {
 	}
 	s.store = store
 	return nil
+}
+
+var errKey = errors.New("queue encryption: the key of the queue cannot change while the daemon runs: restart it")
+
+// prepare reports what keeps the queue from working by a configuration: what is
+// stored under one key is not readable under another.
+func (s *state) prepare(c *config.Config) error {
+	if c.Queue.EncryptionKey != s.config.Load().Queue.EncryptionKey {
+		return errKey
+	}
+	return nil
+}
+
+// configure works by a configuration from here on.
+func (s *state) configure(c *config.Config) {
+	s.config.Store(c)
+	if b, ok := s.store.(interface{ Compress(bool) }); ok {
+		b.Compress(c.Queue.Compression)
+	}
 }
 
 // serve begins to hear the neighbours.

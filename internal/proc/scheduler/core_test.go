@@ -78,7 +78,7 @@ func withCore(t *testing.T, f func(*bench)) {
 		b.configure(testConfig())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { b.run(ctx, b.configs, b.switches); close(done) }()
+		go func() { b.run(ctx, b.configs, b.switches, func(*config.Config) {}); close(done) }()
 		b.attached()
 		b.expect("LoadAll; ")
 		b.hear(&imsg.Scheduled{Loaded: true})

@@ -52,7 +52,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 		s.fromControl(r.Msg, func(m imsg.Msg) { r.Reply(m, nil) })
 	}, nil, nil)
 	env.Ready()
-	s.run(ctx, env.Config, env.Switches)
+	s.run(ctx, env.Config, env.Switches, env.Works)
 	return nil
 }
 
@@ -137,7 +137,7 @@ func (s *state) switched(sw *imsg.Switches) {
 const maxSleep = time.Minute
 
 // run is the goroutine that talks to the queue. It ends with ctx.
-func (s *state) run(ctx context.Context, configs <-chan *config.Config, switches <-chan *imsg.Switches) {
+func (s *state) run(ctx context.Context, configs <-chan *config.Config, switches <-chan *imsg.Switches, works func(*config.Config)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -146,6 +146,7 @@ func (s *state) run(ctx context.Context, configs <-chan *config.Config, switches
 			return
 		case c := <-configs:
 			s.configure(c)
+			works(c)
 		case sw := <-switches:
 			s.switched(sw)
 		case <-s.wake:

@@ -205,7 +205,7 @@ func BenchmarkFresh(b *testing.B) {
 	defer link.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { s.run(ctx, nil, nil); close(done) }()
+	go func() { s.run(ctx, nil, nil, nil); close(done) }()
 	defer func() { cancel(); <-done }()
 	b.ReportAllocs()
 	sent, got := 0, 0

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"syscall"
-	"time"
 
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
@@ -25,6 +24,8 @@ type backend struct {
 	s      *server
 	l      *config.Listener
 	limits *config.SMTP
+
+	generation uint64 // of the configuration
 
 	filters *filters // nil: none
 }
@@ -55,7 +56,7 @@ func (b *backend) ClientName(ctx context.Context, addr netip.Addr) (host, fcrdns
 // Hostname implements engine.Backend.
 func (b *backend) Hostname(ctx context.Context, local netip.Addr) string {
 	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
-		&imsg.TableQuery{Table: b.l.Hostnames, Service: "addrname", Key: local.String()})
+		&imsg.TableQuery{Table: b.l.Hostnames, Service: "addrname", Key: local.String(), Generation: b.generation})
 	if err != nil || !a.Found {
 		return ""
 	}
@@ -65,7 +66,7 @@ func (b *backend) Hostname(ctx context.Context, local netip.Addr) string {
 // Authenticate implements engine.Backend.
 func (b *backend) Authenticate(ctx context.Context, user, password string) error {
 	r, err := askAgain[*imsg.AuthResult](ctx, b.s.lookup,
-		&imsg.AuthCheck{Table: b.l.AuthTable, User: user, Password: password})
+		&imsg.AuthCheck{Table: b.l.AuthTable, User: user, Password: password, Generation: b.generation})
 	switch {
 	case err != nil:
 		return err
@@ -80,7 +81,7 @@ func (b *backend) Authenticate(ctx context.Context, user, password string) error
 // Verifier implements engine.Backend.
 func (b *backend) Verifier(ctx context.Context, user string) (*auth.Verifier, error) {
 	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
-		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user)})
+		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user), Generation: b.generation})
 	switch {
 	case err != nil:
 		return nil, err
@@ -124,7 +125,7 @@ func scramTable(t *config.Table) bool {
 // CheckSender implements engine.Backend.
 func (b *backend) CheckSender(ctx context.Context, user string, sender mail.Address) error {
 	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
-		&imsg.SenderCheck{Table: b.l.Senders, User: user, Sender: sender})
+		&imsg.SenderCheck{Table: b.l.Senders, User: user, Sender: sender, Generation: b.generation})
 	switch {
 	case err != nil:
 		return err
@@ -143,7 +144,8 @@ const maxExpansion = 20000
 // CheckRcpt implements engine.Backend.
 func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) []engine.Expansion {
 	a, err := askAgain[*imsg.RcptAnswer](ctx, b.s.lookup,
-		&imsg.RcptCheck{Session: r.Session, Envelope: r.Envelope, Next: r.Next, TLS: r.TLS, Local: r.Local})
+		&imsg.RcptCheck{Session: r.Session, Envelope: r.Envelope, Next: r.Next, TLS: r.TLS, Local: r.Local,
+			Generation: b.generation})
 	if err != nil {
 		return []engine.Expansion{{Err: err}}
 	}
@@ -205,51 +207,23 @@ func (b *backend) CreateBody(ctx context.Context, id mail.MessageID) (io.WriteCl
 		}
 		return nil, temporary(&m.Status)
 	}
-	return bodyFile{f, b.s}, nil
+	return bodyFile{f}, nil
 }
 
 // bodyFile is a body in a file of the queue. It is we who write it: that the
 // disk is full is told as the queue tells it.
-type bodyFile struct {
-	*os.File
-	s *server
-}
+type bodyFile struct{ *os.File }
 
 // Write implements io.Writer. Its error is a *mail.Status with 452 when there is
 // no room.
 func (f bodyFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
-	if err == nil {
-		return n, nil
-	}
-	f.s.complain(err)
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		if errors.Is(err, full) {
 			err = mail.NewStatus(452, [3]uint8{4, 3, 1}, "Insufficient system storage")
 		}
 	}
 	return n, err
-}
-
-// complainEvery bounds how often the log repeats that the disk fails. Ours.
-const complainEvery = 10 * time.Second
-
-// complain logs that the disk does not take a body: the client hears of it, and
-// so must the operator.
-func (s *server) complain(err error) {
-	if p, ok := errors.AsType[*os.PathError](err); ok {
-		err = p.Err // the name is of no use outside the queue's folder
-	}
-	s.mu.Lock()
-	now := s.env.Now()
-	quiet := !s.complained.IsZero() && now.Sub(s.complained) < complainEvery
-	if !quiet {
-		s.complained = now
-	}
-	s.mu.Unlock()
-	if !quiet {
-		s.env.Log.Warn("warn: smtp: the spool does not take a message: " + err.Error())
-	}
 }
 
 // AbortBody implements engine.Backend. A queue that is gone has nothing to

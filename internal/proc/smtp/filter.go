@@ -140,7 +140,8 @@ func (s *sessionFilter) enter(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.f.wait)
 	defer cancel()
 	a, err := ask[*imsg.FilterOpened](ctx, s.b.s.lookup,
-		&imsg.FilterOpen{Session: s.c.Session, Filters: s.f.chain.Members, Events: s.take()})
+		&imsg.FilterOpen{Session: s.c.Session, Filters: s.f.chain.Members, Events: s.take(),
+			Generation: s.b.generation})
 	s.open = err == nil
 	if err != nil || a.Failed || len(a.Phases) != len(s.f.chain.Members) {
 		s.failed = true
@@ -197,7 +198,8 @@ func (s *sessionFilter) Check(ctx context.Context, q []filter.Query) ([]bool, er
 			}
 			continue
 		}
-		asked.Queries = append(asked.Queries, imsg.TableQuery{Table: one.Table, Service: one.Service, Key: one.Key})
+		asked.Queries = append(asked.Queries, imsg.TableQuery{Table: one.Table, Service: one.Service, Key: one.Key,
+			Generation: s.b.generation})
 		at = append(at, i)
 	}
 	if len(at) == 0 {

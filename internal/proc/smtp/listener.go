@@ -19,7 +19,16 @@ import (
 type listener struct {
 	addr netip.AddrPort
 	ln   *net.TCPListener
+	last *engine.Config // once it is none of the configuration any more
+	gone chan struct{}  // closed with the socket
 }
+
+// A listener that is to go waits so long for one more of those who are in its
+// backlog, and so long for all of them. Ours.
+const (
+	drainTime  = 20 * time.Millisecond
+	drainLimit = 500 * time.Millisecond
+)
 
 // acceptPause is the rest after accept failed for want of descriptors or
 // memory. Ours.
@@ -51,7 +60,7 @@ func (s *server) addSocket(sock privsep.Socket) error {
 		ln.Close()
 		return fmt.Errorf("smtp: listening socket %s: not TCP", addr)
 	}
-	l := &listener{addr: addr, ln: tcp}
+	l := &listener{addr: addr, ln: tcp, gone: make(chan struct{})}
 	s.mu.Lock()
 	s.listeners[addr] = l
 	s.mu.Unlock()
@@ -84,7 +93,7 @@ func (s *server) mayAccept(l *listener) bool {
 		if s.stopping || s.listeners[l.addr] != l {
 			return false
 		}
-		if !s.paused && !s.full && s.conf != nil {
+		if !s.paused && !s.full && s.byAddr[l.addr] != nil {
 			l.ln.SetDeadline(time.Time{})
 			return true
 		}
@@ -92,14 +101,54 @@ func (s *server) mayAccept(l *listener) bool {
 	}
 }
 
+// drain lets a listener that is not wanted any more finish, with the lock held:
+// whoever has come before it was gone is served as it would have been.
+func (s *server) drain(l *listener, last *engine.Config) {
+	if last == nil || s.stopping {
+		l.ln.Close()
+		return
+	}
+	l.last = last
+	s.gens.enter(generationOf(last))
+	l.ln.SetDeadline(time.Now().Add(drainTime))
+}
+
+// drained takes what still comes until nothing does, and closes l.
+func (s *server) drained(l *listener) {
+	defer close(l.gone)
+	defer l.ln.Close()
+	s.mu.Lock()
+	last := l.last
+	s.mu.Unlock()
+	if last == nil {
+		return
+	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.gens.drop(generationOf(last)) {
+			s.tellLookup()
+		}
+	}()
+	for end := time.Now().Add(drainLimit); time.Now().Before(end); {
+		l.ln.SetDeadline(time.Now().Add(drainTime))
+		conn, err := l.ln.AcceptTCP()
+		if err != nil {
+			return
+		}
+		s.admit(conn, l)
+	}
+}
+
 // accept takes connections until the socket is closed.
 func (s *server) accept(l *listener) {
+	defer s.drained(l)
 	for s.mayAccept(l) {
 		conn, err := l.ln.AcceptTCP()
 		var timeout net.Error
 		switch {
 		case err == nil:
-			s.admit(conn, l.addr)
+			s.admit(conn, l)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.As(err, &timeout) && timeout.Timeout():
@@ -121,10 +170,10 @@ func rest(ctx context.Context, d time.Duration) {
 }
 
 // admit gives a new connection a session, or says why not and closes it.
-func (s *server) admit(conn *net.TCPConn, at netip.AddrPort) {
+func (s *server) admit(conn *net.TCPConn, l *listener) {
 	addr, local := addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
 	s.mu.Lock()
-	c := s.byAddr[at]
+	c := s.configAt(l, local)
 	refusal, counted := "", addr.Addr()
 	switch {
 	case c == nil:
@@ -134,14 +183,36 @@ func (s *server) admit(conn *net.TCPConn, at netip.AddrPort) {
 	default:
 		refusal = s.places.enter(counted, &c.SMTP, s.env.Now())
 	}
+	if refusal == "" {
+		s.gens.enter(generationOf(c))
+	}
 	s.mu.Unlock()
 	if refusal != "" {
 		s.turnAway(conn, addr, refusal)
 		return
 	}
 	sess := engine.New(c, conn, addr, local)
-	s.enter(sess, addr.Addr())
+	s.enter(sess, generationOf(c), addr.Addr())
 	s.start(sess, counted)
+}
+
+// configAt is what a connection to local, by way of l, is served by, with the
+// lock held; nil: nothing. A socket of the service manager for [::] may take IPv4
+// as well.
+func (s *server) configAt(l *listener, local netip.AddrPort) *engine.Config {
+	if l.addr.Addr().IsUnspecified() {
+		any := netip.IPv6Unspecified()
+		if local.Addr().Is4() {
+			any = netip.IPv4Unspecified()
+		}
+		if c := s.byAddr[netip.AddrPortFrom(any, l.addr.Port())]; c != nil {
+			return c
+		}
+	}
+	if c := s.byAddr[l.addr]; c != nil {
+		return c
+	}
+	return l.last
 }
 
 // turnAway says one line to a client that gets no session. It must not wait:

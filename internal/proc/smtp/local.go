@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -16,29 +17,49 @@ func (s *server) openLocal(r *ipc.Request) {
 	s.mu.Lock()
 	c := s.socket
 	ok := c != nil && !s.paused && !s.stopping && len(s.sessions) < s.max
+	if ok {
+		s.gens.enter(generationOf(c))
+	}
 	s.mu.Unlock()
 	if !ok {
 		r.Reply(&imsg.SessionOpened{}, nil)
 		return
 	}
-	ours, theirs, err := ipc.Socketpair()
+	conn, theirs, err := localPair()
 	if err != nil {
-		s.env.Log.Warn("warn: smtp: local session: " + err.Error())
-		r.Reply(&imsg.SessionOpened{}, nil)
-		return
-	}
-	conn, err := net.FileConn(ours)
-	ours.Close()
-	if err != nil {
-		theirs.Close()
+		s.dropGeneration(c)
 		s.env.Log.Warn("warn: smtp: local session: " + err.Error())
 		r.Reply(&imsg.SessionOpened{}, nil)
 		return
 	}
 	r.Reply(&imsg.SessionOpened{OK: true}, theirs)
 	sess := engine.New(c, conn, netip.AddrPort{}, netip.AddrPort{})
-	s.enter(sess, netip.Addr{})
+	s.enter(sess, generationOf(c), netip.Addr{})
 	s.start(sess, netip.Addr{})
+}
+
+// localPair is both ends of a local session.
+func localPair() (net.Conn, *os.File, error) {
+	ours, theirs, err := ipc.Socketpair()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
+
+// dropGeneration counts somebody out who was counted in and has no session.
+func (s *server) dropGeneration(c *engine.Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gens.drop(generationOf(c)) {
+		s.tellLookup()
+	}
 }
 
 // inject enters a notice of queue as a local session would.
@@ -51,10 +72,13 @@ func (s *server) inject(r *ipc.Request) {
 	defer func() { r.Reply(answer, nil) }()
 	s.mu.Lock()
 	c, stopping := s.socket, s.stopping
-	s.mu.Unlock()
 	if c == nil || stopping {
+		s.mu.Unlock()
 		return
 	}
+	s.gens.enter(generationOf(c))
+	s.mu.Unlock()
+	defer s.dropGeneration(c)
 	s.env.Stat.Add("smtp.session.local", 1)
 	id, err := engine.Inject(s.ctx, c, engine.Notice{Rcpt: m.Rcpt, Data: m.Data, UTF8: m.UTF8})
 	if err == nil {

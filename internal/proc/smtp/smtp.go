@@ -8,6 +8,7 @@ package smtp
 import (
 	"context"
 	crand "crypto/rand"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -65,13 +66,12 @@ type server struct {
 	socket    *engine.Config
 	listeners map[netip.AddrPort]*listener
 	sessions  map[*engine.Session]struct{}
+	gens      generations
 	places    places
 	max       int
 	paused    bool // by the operator
 	full      bool
 	stopping  bool
-
-	complained time.Time // of the disk, last
 }
 
 // Run accepts and serves until ctx ends. Then it stops accepting, ends idle
@@ -97,17 +97,20 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) err
 	serve := func(l *ipc.Link, h ipc.Handler, onAttach func()) {
 		l.Serve(func(r *ipc.Request) { s.request(r, h) }, onAttach, nil)
 	}
-	serve(p.Lookup, nil, nil)
+	serve(p.Lookup, nil, s.newLookup)
 	serve(p.Keys, nil, nil)
 	serve(p.Queue, inject, s.ids.attached)
 	serve(p.Control, s.fromControl, nil)
 
+	env.OnPrepare(func(conf *config.Config) (func(), error) { return nil, s.prepare(conf) })
+	sockets := false // those that there are have come
 	for done := false; !done; {
 		select {
 		case <-ctx.Done():
 			done = true
 		case conf := <-env.Config:
 			s.configure(conf)
+			env.Works(conf)
 		case sw := <-env.Switches:
 			s.pause(sw.PauseSMTP)
 			s.trace(sw.Trace)
@@ -115,8 +118,9 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) err
 			if err := s.addSocket(sock); err != nil {
 				return err
 			}
+			sockets = sockets || sock.Last
 		}
-		if s.works() {
+		if s.works(sockets) {
 			env.Ready()
 		}
 	}
@@ -136,47 +140,75 @@ func (s *server) request(r *ipc.Request, h ipc.Handler) {
 	}
 }
 
-// works reports whether every listener of the configuration has its socket.
-func (s *server) works() bool {
+// works reports whether there is all that the configuration needs. Not every
+// listener has a socket: an address may be one that no interface has yet.
+func (s *server) works(sockets bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conf == nil {
-		return false
-	}
-	for _, l := range s.conf.Listeners {
-		if s.listeners[l.Addr] == nil {
-			return false
+	return s.conf != nil && (sockets || len(s.conf.Listeners) == 0)
+}
+
+// prepare reports what keeps us from working by a configuration.
+func (s *server) prepare(conf *config.Config) error {
+	for _, l := range append([]*config.Listener{conf.Socket}, conf.Listeners...) {
+		if _, errs := s.sessionConfig(conf, l); len(errs) > 0 {
+			return errors.Join(errs...)
 		}
 	}
-	return true
+	return nil
 }
 
 // configure works by a configuration from here on. Sessions keep the one they
-// began with; sockets that it does not name are closed.
+// began with; sockets that it does not name are closed once those who wait
+// there have been let in.
 func (s *server) configure(conf *config.Config) {
 	byAddr := make(map[netip.AddrPort]*engine.Config, len(conf.Listeners))
-	for _, l := range conf.Listeners {
-		byAddr[l.Addr] = s.sessionConfig(conf, l)
+	session := func(l *config.Listener) *engine.Config {
+		c, errs := s.sessionConfig(conf, l)
+		for _, err := range errs {
+			s.env.Log.Warn("warn: smtp: " + err.Error())
+		}
+		return c
 	}
+	for _, l := range conf.Listeners {
+		byAddr[l.Addr] = session(l)
+	}
+	socket := session(conf.Socket)
+	for _, l := range s.take(conf, byAddr, socket) {
+		<-l.gone // whoever wants the address next can have it
+	}
+}
+
+// take makes a configuration the one for new sessions. It gives back the
+// listeners that are none of it and will be closed soon.
+func (s *server) take(conf *config.Config, byAddr map[netip.AddrPort]*engine.Config, socket *engine.Config) (going []*listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conf, s.byAddr, s.socket = conf, byAddr, s.sessionConfig(conf, conf.Socket)
+	before := s.byAddr
+	s.conf, s.byAddr, s.socket = conf, byAddr, socket
 	s.max = maxSessions(conf.SMTP.MaxSessions)
 	s.full = s.full && len(s.sessions) >= s.max
 	for a, l := range s.listeners {
 		if byAddr[a] == nil {
-			l.ln.Close()
 			delete(s.listeners, a)
+			s.drain(l, before[a])
+			going = append(going, l)
 		}
 	}
 	s.cond.Broadcast()
+	for _, sess := range s.gens.begin(conf.Generation) {
+		sess.Shutdown(time.Now().Add(stopTime))
+	}
+	s.tellLookup()
+	return going
 }
 
 // sessionConfig is what the sessions of one listener work by.
-func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.Config {
+func (s *server) sessionConfig(conf *config.Config, l *config.Listener) (*engine.Config, []error) {
+	var errs []error
 	filters, err := newFilters(conf, l)
 	if err != nil {
-		s.env.Log.Warn("warn: smtp: filters: " + err.Error())
+		errs = append(errs, fmt.Errorf("listener %s: filters: %w", l.Addr, err))
 	}
 	c := &engine.Config{
 		Listener: l,
@@ -184,7 +216,7 @@ func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.
 		Name:     conf.ServerName,
 		Actions:  conf.Actions,
 		ADMD:     conf.ADMD,
-		Backend:  &backend{s: s, l: l, limits: &conf.SMTP, filters: filters},
+		Backend:  &backend{s: s, l: l, generation: conf.Generation, limits: &conf.SMTP, filters: filters},
 		Log:      s.env.Log,
 		Stat:     s.env.Stat,
 		Now:      s.env.Now,
@@ -200,11 +232,11 @@ func (s *server) sessionConfig(conf *config.Config, l *config.Listener) *engine.
 	if l.TLS != config.TLSNone {
 		t, err := tlsConfig(conf, l, s.keys)
 		if err != nil {
-			s.env.Log.Warn(fmt.Sprintf("warn: smtp: listener %s: no TLS: %v", l.Addr, err))
+			errs = append(errs, fmt.Errorf("listener %s: no TLS: %w", l.Addr, err))
 		}
 		c.TLS = t
 	}
-	return c
+	return c, errs
 }
 
 // maxSessions is how many sessions there may be: each may need a descriptor
@@ -247,11 +279,13 @@ func (s *server) survive(sess *engine.Session) {
 		strings.ReplaceAll(strings.TrimSpace(string(debug.Stack())), "\n", " | ")))
 }
 
-// enter counts a session in. The last one that fits closes the door.
-func (s *server) enter(sess *engine.Session, addr netip.Addr) {
+// enter counts a session in; its generation has been. The last one that fits
+// closes the door.
+func (s *server) enter(sess *engine.Session, generation uint64, addr netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions[sess] = struct{}{}
+	s.gens.is(sess, generation)
 	if s.stopping {
 		sess.Shutdown(time.Now().Add(stopTime))
 	}
@@ -276,6 +310,9 @@ func (s *server) leave(sess *engine.Session, addr netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
+	if s.gens.leave(sess) {
+		s.tellLookup()
+	}
 	s.places.leave(addr)
 	s.env.Stat.Set("smtp.session", int64(len(s.sessions)))
 	if s.full && len(s.sessions) < s.max {
