@@ -135,22 +135,34 @@ func TestFilterMisbehaviour(t *testing.T) {
 	}
 }
 
-// Many sessions while the program is killed again and again: each mail is
+// A thousand sessions while the program is killed every 200 ms: each mail is
 // refused for now, or delivered whole.
 func TestFilterKilled(t *testing.T) {
-	const sessions = 300
+	const sessions = 1000
 	dir := t.TempDir()
 	program := pipeProgram(t)
-	var answered atomic.Int64
+	var life atomic.Pointer[talk]
 	f := newFake(t, dir, "f", func(c *talk) {
 		c.register("filter|smtp-in|mail-from", "filter|smtp-in|data-line", "filter|smtp-in|commit")
-		passing(c, func(_, _, _, _ string) bool {
-			if answered.Add(1)%700 == 0 {
-				c.conn.Close()
-			}
-			return true
-		})
+		life.Store(c)
+		passing(c, nil)
 	})
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // ends with the test
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+			if c := life.Swap(nil); c != nil {
+				c.conn.Close() // the program ends at that
+			}
+		}
+	}()
 	d, addr := filterDaemon(t, dir, fmt.Sprintf(oneFilterConf, program, f.socket))
 	results := make(chan string, sessions)
 	body := func(i int) string {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"smtpd/internal/mail"
@@ -53,9 +53,13 @@ type Program struct {
 	work sync.WaitGroup
 
 	mu       sync.Mutex
-	cond     *sync.Cond // out has changed
+	cond     *sync.Cond // out or rest has changed
 	out      []byte
-	dataOut  int // octets of messages in out
+	dataOut  int    // octets of messages in out
+	due      bool   // out is to be sent now
+	writing  bool   // somebody sends, or the writer is to send rest
+	rest     []byte // what the connection did not take at once
+	spare    []byte // an empty buffer for out
 	token    uint64
 	sessions map[mail.SessionID]*Session
 	requests map[uint64]*request
@@ -63,7 +67,8 @@ type Program struct {
 	err      error
 	heard    time.Time // the last answer
 	stat     *meter
-	dirty    map[*Program]bool // owned by the reader: have lines to be woken for
+	now      time.Time         // owned by the reader: when it was last given something
+	dirty    map[*Program]bool // owned by the reader: have lines that are to be sent
 	full     map[*Stream]bool  // owned by the reader: have lines to be handed out
 }
 
@@ -72,8 +77,14 @@ type request struct {
 	session mail.SessionID
 	phase   Phase
 	since   time.Time
-	answer  chan Verdict // buffered
+	timer   *time.Timer
+	answer  answerFunc
 }
+
+// answerFunc is called once with an answer; ok is false when there is none. by
+// is the program whose reader calls it, which sends to other programs when it
+// has nothing more to read; nil: another goroutine does.
+type answerFunc func(by *Program, v Verdict, ok bool)
 
 // Open shakes hands with a program that was just started; it waits at most
 // o.Timeout. On an error the connection is closed.
@@ -89,6 +100,7 @@ func open(conn net.Conn, o Options, m *meter) (*Program, error) {
 		return nil, err
 	}
 	p.heard = o.Now()
+	p.now = p.heard
 	p.work.Go(p.write)
 	p.work.Go(func() { p.fail(p.read()) })
 	return p, nil
@@ -160,13 +172,14 @@ func (p *Program) fail(err error) {
 	}
 	p.err = err
 	requests, streams := p.requests, p.streams
-	p.requests, p.streams, p.sessions, p.out = nil, nil, nil, nil
+	p.requests, p.streams, p.sessions, p.out, p.rest = nil, nil, nil, nil, nil
 	close(p.done)
 	p.cond.Broadcast()
 	p.mu.Unlock()
 	p.conn.Close()
 	for _, r := range requests {
-		r.answer <- Verdict{Action: Failed}
+		r.timer.Stop()
+		r.answer(nil, Verdict{Action: Failed}, false)
 	}
 	for _, st := range streams {
 		st.stream.fail(err)
@@ -197,55 +210,136 @@ func maskLogin(line string) string {
 	return strings.Join(f[:before], "|") + "|" + mech + " ********"
 }
 
-// write hands the program what waits for it.
-func (p *Program) write() {
-	var spare []byte
-	for {
-		p.mu.Lock()
-		for len(p.out) == 0 && p.err == nil {
-			p.cond.Wait()
-		}
-		if p.err != nil {
-			p.mu.Unlock()
-			return
-		}
-		b := p.out
-		p.out, p.dataOut = spare[:0], 0
-		p.cond.Broadcast()
+// send has what waits written: at once as far as the connection takes it, which
+// costs no change of goroutines, the rest by the writer. mu is held, and
+// released meanwhile.
+func (p *Program) send() {
+	p.due = true
+	if p.writing {
+		return // whoever does looks again
+	}
+	p.writing = true
+	for p.due && len(p.out) > 0 && p.err == nil {
+		b := p.take()
 		p.mu.Unlock()
 		p.trace("<- ", b)
-		err := p.conn.SetWriteDeadline(time.Now().Add(p.o.Timeout))
-		if err == nil {
-			_, err = p.conn.Write(b)
-		}
-		if err != nil {
-			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-				err = errSlow
-			}
-			p.fail(err)
+		n, err := writeNow(p.conn, b)
+		p.mu.Lock()
+		if err != nil || n < len(b) {
+			p.rest = b[n:] // the writer goes on, and meets the error
+			p.cond.Broadcast()
 			return
 		}
-		spare = b
-		if cap(spare) > 4*readSize {
-			spare = nil
-		}
+		p.keep(b)
+	}
+	p.writing = false
+}
+
+// take gives what waits to be written; mu is held.
+func (p *Program) take() []byte {
+	b := p.out
+	p.out, p.spare = p.spare[:0], nil
+	if p.dataOut > maxAhead {
+		p.cond.Broadcast() // there is room again
+	}
+	p.dataOut, p.due = 0, false
+	return b
+}
+
+// keep puts a buffer aside; mu is held.
+func (p *Program) keep(b []byte) {
+	if cap(b) <= 4*readSize {
+		p.spare = b[:0]
 	}
 }
 
-// wake lets the writer go on; mu is held.
-func (p *Program) wake() { p.cond.Broadcast() }
+// write hands the program what it does not take at once.
+func (p *Program) write() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		for len(p.rest) == 0 && p.err == nil {
+			p.cond.Wait()
+		}
+		if p.err != nil {
+			return
+		}
+		b, traced := p.rest, true
+		p.rest = nil
+		for len(b) > 0 {
+			p.mu.Unlock()
+			err := p.writeAll(b, traced)
+			p.mu.Lock()
+			if err != nil {
+				p.mu.Unlock()
+				p.fail(err)
+				p.mu.Lock()
+				return
+			}
+			b, traced = nil, false
+			if p.due && p.err == nil {
+				b = p.take()
+			}
+		}
+		p.writing = false
+	}
+}
+
+// writeAll writes within the timeout.
+func (p *Program) writeAll(b []byte, traced bool) error {
+	if !traced {
+		p.trace("<- ", b)
+	}
+	err := p.conn.SetWriteDeadline(time.Now().Add(p.o.Timeout))
+	if err == nil {
+		_, err = p.conn.Write(b)
+	}
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return errSlow
+	}
+	if err != nil {
+		return err
+	}
+	return p.conn.SetWriteDeadline(time.Time{})
+}
+
+// writeNow writes what the connection takes without waiting.
+func writeNow(conn net.Conn, b []byte) (n int, err error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var werr error
+	err = raw.Write(func(fd uintptr) bool {
+		n, werr = syscall.Write(int(fd), b)
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case errors.Is(werr, syscall.EAGAIN) || errors.Is(werr, syscall.EINTR):
+		return 0, nil
+	case werr != nil:
+		return 0, werr
+	}
+	return n, nil
+}
 
 // grown is called with mu held after out has grown.
 func (p *Program) grown() error {
-	if len(p.out) > maxUnread {
+	if len(p.out)+len(p.rest) > maxUnread {
 		return errSlow
 	}
-	p.wake()
 	return nil
 }
 
 // tell queues events; those that the program has not asked for are left out.
-func (p *Program) tell(d Direction, id mail.SessionID, notes []Note) {
+// With now they are sent as well, else with what comes next.
+func (p *Program) tell(d Direction, id mail.SessionID, notes []Note, now bool) {
 	p.mu.Lock()
 	if p.err != nil || p.sessions[id] == nil {
 		p.mu.Unlock()
@@ -261,42 +355,64 @@ func (p *Program) tell(d Direction, id mail.SessionID, notes []Note) {
 	if len(p.out) > n {
 		err = p.grown()
 	}
+	if now && err == nil && len(p.out) > 0 {
+		p.send()
+	}
 	p.mu.Unlock()
 	if err != nil {
 		p.fail(err)
 	}
 }
 
-// ask puts one question and waits for its answer. ok is false when there is
-// none, for whatever reason; the session is unknown to the program then.
-func (p *Program) ask(ctx context.Context, m *Member, id mail.SessionID, ph Phase, param string) (v Verdict, ok bool) {
+// flushed sends what waits.
+func (p *Program) flushed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.out) > 0 {
+		p.send()
+	}
+}
+
+// ask puts one question; answer is called with what comes of it, by whoever
+// learns of that, without locks. When there is no answer the session is unknown
+// to the program from then on. False: it cannot be asked, and answer is not
+// called. by is as for answer.
+func (p *Program) ask(by *Program, m *Member, id mail.SessionID, ph Phase, param string, answer answerFunc) bool {
 	now := p.o.Now()
-	r := &request{session: id, phase: ph, since: now, answer: make(chan Verdict, 1)}
+	r := &request{session: id, phase: ph, since: now, answer: answer}
 	p.mu.Lock()
 	if p.err != nil || p.sessions[id] == nil {
 		p.mu.Unlock()
-		return Verdict{Action: Failed}, false
+		return false
 	}
 	p.token++
 	token := p.token
 	p.requests[token] = r
+	r.timer = time.AfterFunc(cmp.Or(m.Timeout, p.o.Timeout), func() { p.late(token, r) }) // stopped by the answer
 	p.out = appendAsk(p.out, now, ph, id, token, param)
 	err := p.grown()
+	if err == nil && by == nil {
+		p.send()
+	}
 	p.mu.Unlock()
+	if by != nil {
+		by.dirty[p] = true
+	}
 	if err != nil {
 		p.fail(err)
 	}
-	t := time.NewTimer(cmp.Or(m.Timeout, p.o.Timeout))
-	defer t.Stop()
-	select {
-	case v = <-r.answer:
-		return v, v.Action != Failed
-	case <-ctx.Done():
-	case <-t.C:
-		p.silent(now)
+	return true
+}
+
+// late gives a question up that has not been answered in time.
+func (p *Program) late(token uint64, r *request) {
+	p.mu.Lock()
+	open := p.requests[token] == r
+	p.mu.Unlock()
+	if open {
+		p.silent(r.since)
+		p.forget(r.session)
 	}
-	p.forget(id)
-	return Verdict{Action: Failed}, false
 }
 
 // silent ends a program that has not said anything since a question was put.
@@ -326,10 +442,11 @@ func (p *Program) enter(s *Session) bool {
 func (p *Program) forget(id mail.SessionID) {
 	p.mu.Lock()
 	delete(p.sessions, id)
+	var open []*request
 	for token, r := range p.requests {
 		if r.session == id {
 			delete(p.requests, token)
-			r.answer <- Verdict{Action: Failed}
+			open = append(open, r)
 		}
 	}
 	var cut []*Stream
@@ -340,6 +457,10 @@ func (p *Program) forget(id mail.SessionID) {
 		}
 	}
 	p.mu.Unlock()
+	for _, r := range open {
+		r.timer.Stop()
+		r.answer(nil, Verdict{Action: Failed}, false)
+	}
 	for _, st := range cut {
 		st.fail(errClosed)
 	}
@@ -348,7 +469,8 @@ func (p *Program) forget(id mail.SessionID) {
 // read serves what the program says until it breaks off.
 func (p *Program) read() error {
 	for {
-		if !p.lineWaits() {
+		waits := p.lineWaits()
+		if !waits {
 			p.flush()
 		}
 		line, err := p.line(p.o.MaxLine + lineMargin)
@@ -356,10 +478,13 @@ func (p *Program) read() error {
 			p.flush()
 			return err
 		}
+		if !waits {
+			p.now = p.o.Now()
+		}
 		p.trace("-> ", line)
 		s, err := parse(line)
 		if err == nil {
-			err = p.take(&s)
+			err = p.heed(&s)
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, mail.Clean(string(line[:min(len(line), 128)]), 128))
@@ -376,9 +501,7 @@ func (p *Program) lineWaits() bool {
 // flush lets go on who was given lines meanwhile. Reader only.
 func (p *Program) flush() {
 	for q := range p.dirty {
-		q.mu.Lock()
-		q.wake()
-		q.mu.Unlock()
+		q.flushed()
 	}
 	clear(p.dirty)
 	for st := range p.full {
@@ -408,10 +531,10 @@ func (p *Program) line(max int) ([]byte, error) {
 	return long[:len(long)-1], nil
 }
 
-// take carries out what the program says.
-func (p *Program) take(s *said) error {
+// heed carries out what the program says.
+func (p *Program) heed(s *said) error {
 	p.mu.Lock()
-	p.heard = p.o.Now()
+	p.heard = p.now
 	switch s.kind {
 	case kindReport:
 		session := p.sessions[s.session]
@@ -444,10 +567,11 @@ func (p *Program) take(s *said) error {
 	session := p.sessions[s.session]
 	p.stat.answered(p.heard.Sub(r.since))
 	p.mu.Unlock()
+	r.timer.Stop()
 	if s.report && session != nil {
-		session.Tell([]Note{{FilterResponse, p.o.Now(), r.phase.Shown() + "|report|" + string(s.text)}})
+		session.Tell([]Note{{FilterResponse, p.now, r.phase.Shown() + "|report|" + string(s.text)}})
 	}
-	r.answer <- Verdict{s.verdict, string(s.text)}
+	r.answer(p, Verdict{s.verdict, string(s.text)}, true)
 	return nil
 }
 
@@ -469,7 +593,7 @@ func (p *Program) forward(st *stage, line []byte, token uint64) {
 		p.mu.Unlock()
 	}
 	if st.next != nil {
-		if st.next.feed(line) {
+		if st.next.feed(line, p.now) {
 			p.dirty[st.next.program] = true
 		} else {
 			p.flush() // it has too much before it: everything is to move

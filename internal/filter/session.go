@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -86,23 +85,14 @@ func (s *Session) Hears() (e Set) {
 }
 
 // Tell tells the programs what has happened. It does not wait.
-func (s *Session) Tell(notes []Note) { s.tell(nil, notes) }
+func (s *Session) Tell(notes []Note) { s.tell(nil, notes, true) }
 
-func (s *Session) tell(not *Program, notes []Note) {
+func (s *Session) tell(not *Program, notes []Note, now bool) {
 	if len(notes) == 0 {
 		return
 	}
-	s.mu.Lock()
-	var few [4]*Program
-	to := few[:0]
-	for i := range s.members {
-		if p := s.members[i].Program; p != nil && p != not {
-			to = append(to, p)
-		}
-	}
-	s.mu.Unlock()
-	for _, p := range to {
-		p.tell(s.dir, s.ID, notes)
+	for _, p := range s.programs(not) {
+		p.tell(s.dir, s.ID, notes, now)
 	}
 }
 
@@ -116,7 +106,7 @@ func (s *Session) overheard(from *Program, text string) {
 		}
 	}
 	s.mu.Unlock()
-	s.tell(from, []Note{{FilterReport, from.o.Now(), Tail("proc", name, mail.Clean(text, MaxText))}})
+	s.tell(from, []Note{{FilterReport, from.o.Now(), Tail("proc", name, mail.Clean(text, MaxText))}}, true)
 }
 
 // lost makes a member one without a program, and says whether the session may
@@ -131,32 +121,102 @@ func (s *Session) lost(i int) (pass bool) {
 	return s.members[i].Pass
 }
 
-// Ask has members decide on a phase, in their order; those that have not
-// registered it are left out. The first decision other than Proceed ends it.
-func (s *Session) Ask(ctx context.Context, which []int, ph Phase, param string) Verdict {
-	for _, i := range which {
-		m := s.member(i)
-		if m.Program == nil {
-			if !m.Pass {
-				return Verdict{Failed, ReplyFailed}
-			}
+// Ask has members decide on a phase, in their order, after they have been told
+// notes; those that have not registered it are left out. The first decision
+// other than Proceed ends it. done is called once with what was decided, by
+// whoever learns of it: it must not wait.
+func (s *Session) Ask(which []int, ph Phase, param string, notes []Note, done func(Verdict)) {
+	s.tell(nil, notes, false)
+	a := &asking{s: s, which: which, phase: ph, param: param, done: done}
+	a.next(nil)
+}
+
+// asking is a phase on its way through the members.
+type asking struct {
+	s     *Session
+	which []int // still to be asked
+	phase Phase
+	param string
+	done  func(Verdict)
+}
+
+// next asks the next member that has something to say; by is as for answerFunc.
+func (a *asking) next(by *Program) {
+	for len(a.which) > 0 {
+		m := a.s.member(a.which[0])
+		switch {
+		case m.Program == nil && !m.Pass:
+			a.finish(by, Verdict{Failed, ReplyFailed})
+			return
+		case m.Program == nil, !m.Program.Wants().Has(uint8(a.phase)):
+			a.which = a.which[1:]
 			continue
 		}
-		if !m.Program.Wants().Has(uint8(ph)) {
-			continue
+		if m.Program.ask(by, &m, a.s.ID, a.phase, a.param, a.answer) {
+			return
 		}
-		v, ok := m.Program.ask(ctx, &m, s.ID, ph, param)
-		if !ok {
-			if s.lost(i) {
-				continue
-			}
-			return Verdict{Failed, ReplyFailed}
-		}
-		if v.Action != Proceed {
-			return v.Checked()
+		if !a.without(by) {
+			return
 		}
 	}
-	return Verdict{}
+	a.finish(by, Verdict{})
+}
+
+// without goes on without the member that was to be asked, if that may be.
+func (a *asking) without(by *Program) bool {
+	if !a.s.lost(a.which[0]) {
+		a.finish(by, Verdict{Failed, ReplyFailed})
+		return false
+	}
+	a.which = a.which[1:]
+	return true
+}
+
+// answer takes what a program has said; it is an answerFunc.
+func (a *asking) answer(by *Program, v Verdict, ok bool) {
+	switch {
+	case !ok:
+		if a.without(by) {
+			a.next(by)
+		}
+	case v.Action == Proceed:
+		a.which = a.which[1:]
+		a.next(by)
+	default:
+		a.finish(by, v.Checked())
+	}
+}
+
+// finish tells what was decided; programs that were not asked get their notes.
+func (a *asking) finish(by *Program, v Verdict) {
+	a.done(v)
+	for _, p := range a.s.programs(nil) {
+		if by != nil {
+			by.dirty[p] = true
+		} else {
+			p.flushed()
+		}
+	}
+}
+
+// Flush sends what waits for the programs.
+func (s *Session) Flush() {
+	for _, p := range s.programs(nil) {
+		p.flushed()
+	}
+}
+
+// programs are those that take part, but for one.
+func (s *Session) programs(not *Program) []*Program {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := make([]*Program, 0, len(s.members))
+	for i := range s.members {
+		if p := s.members[i].Program; p != nil && p != not {
+			l = append(l, p)
+		}
+	}
+	return l
 }
 
 // Close ends the session: what programs still say of it is dropped.

@@ -36,6 +36,9 @@ type stage struct {
 	stream  *Stream
 	token   uint64
 	next    *stage
+
+	head []byte // of a line, by the one who feeds
+	when time.Time
 }
 
 // emitSize is how many octets are handed out at a time.
@@ -44,8 +47,10 @@ const emitSize = 64 << 10
 // Stream begins the way of a message through members, which must have asked for
 // lines; nil: one of them is gone and may not be left out. What comes out is
 // written to out as whole lines, without the last dot, never after Wait has
-// returned; a Write that waits holds the last program up.
-func (s *Session) Stream(which []int, out io.Writer) *Stream {
+// returned; a Write that waits holds the last program up. The programs are told
+// notes with the first lines, those that are no members by Flush.
+func (s *Session) Stream(which []int, notes []Note, out io.Writer) *Stream {
+	s.tell(nil, notes, false)
 	st := &Stream{session: s.ID, out: out, done: make(chan struct{})}
 	for n := len(which) - 1; n >= 0; n-- {
 		m := s.member(which[n])
@@ -81,26 +86,50 @@ func (p *Program) openStream(st *Stream, next *stage) *stage {
 
 // Write takes whole lines, each ended by LF. It waits for a slow program.
 func (st *Stream) Write(lines []byte) (int, error) {
-	n := len(lines)
+	err := st.feed(lines)
+	if err != nil {
+		return 0, err
+	}
+	st.settle()
+	return len(lines), nil
+}
+
+// All takes all the lines of a message, and is its Close.
+func (st *Stream) All(lines []byte) {
+	if st.feed(lines) == nil {
+		st.Close(true)
+	}
+}
+
+// feed takes whole lines, which go on their way with settle.
+func (st *Stream) feed(lines []byte) error {
+	now := st.now()
 	for len(lines) > 0 {
 		line, rest, _ := bytes.Cut(lines, []byte{'\n'})
 		lines = rest
-		st.put(line)
+		st.put(line, now)
 		select {
 		case <-st.done:
-			return 0, st.err
+			return st.err
 		default:
 		}
 	}
-	st.settle()
-	return n, nil
+	return nil
+}
+
+// now is the time that lines carry which are fed now.
+func (st *Stream) now() time.Time {
+	if p := st.first.program; p != nil {
+		return p.o.Now()
+	}
+	return time.Time{}
 }
 
 // put feeds one line into the first program.
-func (st *Stream) put(line []byte) {
+func (st *Stream) put(line []byte, now time.Time) {
 	if g := st.first; g.program == nil {
 		st.emit(line, len(line) == 1 && line[0] == '.')
-	} else if !g.feed(line) {
+	} else if !g.feed(line, now) {
 		g.room()
 	}
 }
@@ -112,9 +141,7 @@ func (st *Stream) settle() {
 		st.flush()
 		return
 	}
-	g.program.mu.Lock()
-	g.program.wake()
-	g.program.mu.Unlock()
+	g.program.flushed()
 }
 
 // Close says that no more lines come. Without whole the message was given up:
@@ -123,7 +150,7 @@ func (st *Stream) Close(whole bool) {
 	if !whole {
 		st.drop.Store(true)
 	}
-	st.put([]byte{'.'})
+	st.put([]byte{'.'}, st.now())
 	st.settle()
 }
 
@@ -189,7 +216,7 @@ func (st *Stream) cut(err error) {
 
 // feed queues a line for the program of a stage, without waking it; it reports
 // whether there is room for more.
-func (g *stage) feed(line []byte) bool {
+func (g *stage) feed(line []byte, now time.Time) bool {
 	p := g.program
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,10 +224,14 @@ func (g *stage) feed(line []byte) bool {
 		return true // the stream hears of it by itself
 	}
 	n := len(p.out)
-	p.out = appendHead(p.out, "filter", p.o.Now(), In, "data-line", g.stream.session)
-	p.out = append(p.out, '|')
-	p.out = appendHex(p.out, g.token)
-	p.out = append(p.out, '|')
+	if len(g.head) == 0 || !now.Equal(g.when) {
+		g.when = now
+		g.head = appendHead(g.head[:0], "filter", now, In, "data-line", g.stream.session)
+		g.head = append(g.head, '|')
+		g.head = appendHex(g.head, g.token)
+		g.head = append(g.head, '|')
+	}
+	p.out = append(p.out, g.head...)
 	p.out = append(append(p.out, line...), '\n')
 	p.dataOut += len(p.out) - n
 	return p.dataOut <= maxAhead
@@ -211,7 +242,7 @@ func (g *stage) room() {
 	p := g.program
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.wake()
+	p.send()
 	for p.dataOut > maxAhead && p.err == nil {
 		p.cond.Wait()
 	}

@@ -82,26 +82,27 @@ func (o *outlet) end() {
 // and answers with what comes out, or with the socket that it comes by.
 func filterLines(ctx context.Context, r *ipc.Request, s *filter.Session, m *imsg.FilterLines, maxLine int) {
 	out := newOutlet()
-	st := s.Stream(membersOf(m.Filters), out)
+	st := s.Stream(membersOf(m.Filters), notes(m.Events), out)
 	if st == nil {
+		s.Flush()
 		r.Reply(&imsg.FilterLinesOut{Failed: true}, nil)
 		return
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- st.Wait(ctx) }() // received below in any case
 	if m.Whole {
-		wholeLines(r, st, out, m.Lines, ended)
+		wholeLines(r, s, st, out, m.Lines, ended)
 	} else {
+		s.Flush()
 		streamLines(ctx, r, st, out, maxLine, ended)
 	}
 	out.end()
 }
 
 // wholeLines is for a message that came in one piece.
-func wholeLines(r *ipc.Request, st *filter.Stream, out *outlet, b []byte, ended chan error) {
-	if _, err := st.Write(b); err == nil {
-		st.Close(true)
-	}
+func wholeLines(r *ipc.Request, s *filter.Session, st *filter.Stream, out *outlet, b []byte, ended chan error) {
+	st.All(b)
+	s.Flush()
 	select {
 	case err := <-ended:
 		if err != nil {

@@ -264,9 +264,7 @@ func (s *server) fromSMTPFilter(r *ipc.Request) bool {
 			r.Reply(later(m), nil)
 			return true
 		}
-		f.Tell(notes(m.Events))
-		s.long(r, func(ctx context.Context) {
-			v := f.Ask(ctx, membersOf(m.Filters), filter.Phase(m.Phase), m.Param)
+		f.Ask(membersOf(m.Filters), filter.Phase(m.Phase), m.Param, notes(m.Events), func(v filter.Verdict) {
 			r.Reply(&imsg.FilterVerdict{Action: uint8(v.Action), Text: v.Text}, nil)
 		})
 	case *imsg.FilterLines:
@@ -275,7 +273,6 @@ func (s *server) fromSMTPFilter(r *ipc.Request) bool {
 			r.Reply(later(m), nil)
 			return true
 		}
-		f.Tell(notes(m.Events))
 		s.long(r, func(ctx context.Context) { filterLines(ctx, r, f, m, s.filters.maxLine()) })
 	default:
 		return false
