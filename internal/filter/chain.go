@@ -170,7 +170,9 @@ func (w *Walk) Lines() (members []int) {
 // Ask has the chain decide on a phase, and notes the decision.
 func (w *Walk) Ask(ctx context.Context, p Phase, param string) Verdict {
 	v := w.ask(ctx, p, param)
-	w.out.Note(FilterResponse, Response(p, v))
+	if len(w.chain.Members) > 0 {
+		w.out.Note(FilterResponse, Response(p, v))
+	}
 	return v
 }
 
@@ -215,10 +217,13 @@ func (w *Walk) ask(ctx context.Context, p Phase, param string) Verdict {
 // prepare asks the tables for all that the built-in filters will want to know,
 // at once.
 func (w *Walk) prepare(ctx context.Context, links []link, p Phase) ([][]bool, error) {
-	var queries []Query
-	for _, l := range links {
+	var few [4]Query
+	queries, counts := few[:0], make([]int, len(links))
+	for i, l := range links {
 		if l.decider != nil && l.decider.At().Has(uint8(p)) {
+			n := len(queries)
 			queries = append(queries, l.decider.Prepare(p, &w.Facts)...)
+			counts[i] = len(queries) - n
 		}
 	}
 	if len(queries) == 0 {
@@ -229,11 +234,8 @@ func (w *Walk) prepare(ctx context.Context, links []link, p Phase) ([][]bool, er
 		return nil, err
 	}
 	answers := make([][]bool, len(links))
-	for i, l := range links {
-		if l.decider != nil && l.decider.At().Has(uint8(p)) {
-			n := len(l.decider.Prepare(p, &w.Facts))
-			answers[i], found = found[:n], found[n:]
-		}
+	for i := range links {
+		answers[i], found = found[:counts[i]], found[counts[i]:]
 	}
 	return answers, nil
 }

@@ -67,7 +67,7 @@ func (s *Session) command(line []byte) {
 	if s.shown() {
 		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", mail.Clean(s.lastWord, maxLogged)))
 	}
-	if s.filter != nil {
+	if s.heard {
 		s.report(EventClient, s.lastWord)
 	}
 	if s.idle++; s.idle > max(s.c.SMTP.MaxCommands, 2*s.c.SMTP.MaxRcpt) {

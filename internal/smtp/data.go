@@ -57,7 +57,7 @@ func (s *Session) data(arg string) {
 }
 
 func (s *Session) reportTx(e Event, outcome string) {
-	if s.filter != nil {
+	if s.heard {
 		s.report(e, s.tx.id.String(), outcome)
 	}
 }
@@ -291,10 +291,10 @@ func (s *Session) commit(m *message) {
 		s.wire.flush() // the client need not wait for our log
 	}
 	s.logMessage(tx, msg.Size)
-	if s.filter != nil {
+	if s.heard {
 		s.report(EventTxCommit, tx.id.String(), strconv.FormatInt(msg.Size, 10))
-		s.report(EventTxReset, tx.id.String())
 	}
+	s.reportReset(tx)
 }
 
 func (s *Session) logMessage(tx *transaction, size int64) {

@@ -76,6 +76,10 @@ type Filter interface {
 	// Report tells an event; it does not wait.
 	Report(e Event, fields ...string)
 
+	// Hears reports whether anybody is told events; nobody being, Report is
+	// called for EventIdentify, EventAuth and EventTxReset only.
+	Hears() bool
+
 	// Idle says that the session waits for the client now.
 	Idle()
 

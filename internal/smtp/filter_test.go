@@ -35,6 +35,8 @@ func (f *recorder) Report(e Event, fields ...string) {
 
 func (f *recorder) Idle() {}
 
+func (f *recorder) Hears() bool { return true }
+
 func (f *recorder) Close() { f.closed = true }
 
 func (f *recorder) Lines(_ context.Context, out func([]byte)) Lines {

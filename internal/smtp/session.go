@@ -26,6 +26,7 @@ type Session struct {
 	wire   *wire
 	client Client
 	filter Filter
+	heard  bool   // somebody is told what happens
 	name   string // what we call ourselves
 	ext    ext
 	ids    []string // see servIDs
@@ -151,6 +152,7 @@ func (s *Session) open() bool {
 	s.c.Log.Event(s.client.Session, "smtp connected",
 		log.Raw("address", s.client.Text()), slog.String("host", s.client.Host))
 	if s.filter = s.c.Backend.Filter(&s.client); s.filter != nil {
+		s.heard = s.filter.Hears()
 		s.report(EventConnect, s.client.Host, s.client.FCrDNS, endpoint(s.client.Addr), endpoint(s.client.Local))
 	}
 	if _, ok := s.ask(PhaseConnect, s.client.Host+"|"+s.client.Addr.Addr().String()); !ok {
@@ -307,7 +309,7 @@ func (s *Session) say(line string) {
 		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("server", line))
 	}
 	s.wire.say(line)
-	if s.filter != nil {
+	if s.heard {
 		s.report(EventServer, line)
 	}
 }

@@ -134,7 +134,7 @@ func (s *Session) begin(sender, shown mail.Address, p params, junk bool) {
 	}
 	s.tx = &transaction{id: id, sender: sender, p: p, junk: junk}
 	s.say(replyOK)
-	if s.filter != nil {
+	if s.heard {
 		s.report(EventTxBegin, id.String())
 		s.report(EventTxMail, id.String(), "ok", shown.String())
 	}
@@ -154,10 +154,10 @@ func (s *Session) rollback() {
 	if !tx.kept && !begun {
 		s.c.Backend.ReleaseID(tx.id)
 	}
-	if s.filter != nil {
+	if s.heard {
 		s.report(EventTxRollback, tx.id.String())
-		s.report(EventTxReset, tx.id.String())
 	}
+	s.reportReset(tx)
 }
 
 // rcpt is RCPT TO; text is what follows the colon.
@@ -216,7 +216,7 @@ func (s *Session) expand(to, shown mail.Address, dsn mail.DSN) {
 	}
 	last := s.tx.add(envelopes, s.c)
 	s.tx.rcpts = append(s.tx.rcpts, rcpt{to, last})
-	if s.filter != nil {
+	if s.heard {
 		for i := range envelopes {
 			n := len(s.tx.envelopes) - len(envelopes) + i + 1
 			s.report(EventTxEnvelope, s.tx.id.String(), s.tx.id.Envelope(uint32(max(n, 1))).String())
@@ -250,8 +250,14 @@ func (s *Session) refuseRcpt(to, shown mail.Address, err error) {
 	s.reportRcpt(shown, outcome(st))
 }
 
-func (s *Session) reportRcpt(to mail.Address, outcome string) {
+func (s *Session) reportReset(tx *transaction) {
 	if s.filter != nil {
+		s.report(EventTxReset, tx.id.String())
+	}
+}
+
+func (s *Session) reportRcpt(to mail.Address, outcome string) {
+	if s.heard {
 		s.report(EventTxRcpt, s.tx.id.String(), outcome, to.String())
 	}
 }

@@ -280,6 +280,9 @@ func (s *sessionFilter) send(last bool) {
 	s.events = nil
 }
 
+// Hears implements engine.Filter.
+func (s *sessionFilter) Hears() bool { return s.walk != nil && len(s.f.chain.Members) > 0 }
+
 // Idle implements engine.Filter: events wait a moment for the next command.
 func (s *sessionFilter) Idle() {
 	if !s.open {
