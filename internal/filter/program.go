@@ -40,6 +40,8 @@ type Options struct {
 	Now            func() time.Time
 	Tracing        func() bool       // nil: never
 	Trace          func(line string) // told every line while Tracing: "-> ..." from the program, "<- ..." to it
+
+	pause time.Duration // for tests: at most so long between lives; 0: usualPause
 }
 
 // Program is the dialogue with one running program. It is safe for concurrent

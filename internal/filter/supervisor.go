@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -46,7 +47,7 @@ type Supervisor struct {
 
 	mu      sync.Mutex
 	program *Program
-	up      chan struct{} // closed while there is a program
+	changed chan struct{} // closed when there is another program, or none
 	starts  int
 	tried   chan struct{} // closed once it has registered, or has not
 	once    sync.Once     // closes tried
@@ -56,7 +57,7 @@ type Supervisor struct {
 // what the log should say.
 func Supervise(o Options, start func(context.Context) (Process, error), warn func(string)) *Supervisor {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, up: make(chan struct{}), tried: make(chan struct{})}
+	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, changed: make(chan struct{}), tried: make(chan struct{})}
 	s.work.Go(func() { s.run(ctx) })
 	return s
 }
@@ -71,13 +72,13 @@ func (s *Supervisor) Close() {
 func (s *Supervisor) Program(ctx context.Context) *Program {
 	for {
 		s.mu.Lock()
-		p, up := s.program, s.up
+		p, changed := s.program, s.changed
 		s.mu.Unlock()
-		if p != nil {
+		if p != nil && p.Err() == nil {
 			return p
 		}
 		select {
-		case <-up:
+		case <-changed:
 		case <-ctx.Done():
 			return nil
 		}
@@ -97,7 +98,8 @@ func (s *Supervisor) Tried(ctx context.Context) {
 func (s *Supervisor) tryEnded() { s.once.Do(func() { close(s.tried) }) }
 
 func (s *Supervisor) run(ctx context.Context) {
-	pause := firstPause
+	usual := cmp.Or(s.o.pause, usualPause)
+	pause := min(firstPause, usual)
 	for ctx.Err() == nil {
 		began := time.Now()
 		served, err := s.live(ctx)
@@ -112,7 +114,7 @@ func (s *Supervisor) run(ctx context.Context) {
 		}
 		s.warn("lost processor: " + s.o.Name + " " + text)
 		if served && time.Since(began) > stableLife*pause {
-			pause = firstPause
+			pause = min(firstPause, usual)
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -121,7 +123,7 @@ func (s *Supervisor) run(ctx context.Context) {
 		}
 		t.Stop()
 		if pause = min(2*pause, lastPause); served {
-			pause = min(pause, usualPause)
+			pause = min(pause, usual)
 		}
 	}
 }
@@ -148,21 +150,25 @@ func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.mu.Lock()
-	s.program = p
-	close(s.up)
-	s.mu.Unlock()
+	s.set(p)
 	s.tryEnded()
 	select {
 	case <-p.Done():
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	s.program, s.up = nil, make(chan struct{})
-	s.mu.Unlock()
+	s.set(nil)
 	err = p.Err()
 	p.Close()
 	return true, err
+}
+
+// set makes p the program that sessions get.
+func (s *Supervisor) set(p *Program) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.program = p
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // State is how a program does.
