@@ -183,6 +183,9 @@ func (s *server) checkPassword(ctx context.Context, w *world, m *imsg.AuthCheck)
 			return false, err
 		}
 	}
+	if t.Services()&table.Credentials == 0 { // and no login with a colon can be asked about
+		return false, s.pool.VerifyNobody(ctx, m.Password)
+	}
 	value, err := t.Lookup(ctx, table.Credentials, m.User)
 	if errors.Is(err, table.ErrNotFound) || errors.Is(err, table.ErrKey) {
 		return false, s.pool.VerifyNobody(ctx, m.Password)
