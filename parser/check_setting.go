@@ -218,6 +218,10 @@ func (c *checker) messageSize(t *token) {
 		c.errorf(t.pos, "invalid size: %s, expected a number of bytes or one such as 35M", t.text)
 		return
 	}
+	if n == 0 {
+		c.errorf(t.pos, "max-message-size cannot be 0: no mail would be taken")
+		return
+	}
 	c.cfg.SMTP.MaxMessageSize = n
 }
 
@@ -334,6 +338,8 @@ func (c *checker) limits(s *settingStmt, l *config.MTALimits) {
 			continue
 		}
 		switch value := s.limits[i]; {
+		case s.key == "smtp limit" && needed[word.text] && value.kind == tokNumber && value.number() == 0:
+			c.errorf(value.pos, "%s cannot be 0: no mail would be taken", word.text)
 		case ints[word.text] != nil:
 			*ints[word.text] = c.count(value)
 		case delays[word.text] != nil:
@@ -344,6 +350,10 @@ func (c *checker) limits(s *settingStmt, l *config.MTALimits) {
 		}
 	}
 }
+
+// needed are the smtp limits that are no bound but an end when they are 0.
+var needed = map[string]bool{"max-rcpt": true, "max-mails": true, "max-commands": true, "max-line": true, "max-header": true,
+	"max-header-fields": true, "command-timeout": true, "handshake-timeout": true, "data-timeout": true}
 
 // intLimits are the words of a limit with what they set.
 func (c *checker) intLimits(key string) map[string]*int {

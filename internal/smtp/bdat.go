@@ -27,7 +27,7 @@ func (s *Session) bdat(arg string) {
 		s.refuse(replyBadChunk)
 		s.close(reasonBadInput) // nobody knows where the next command begins
 		return
-	case size > maxDiscard*s.c.SMTP.MaxMessageSize:
+	case size > discardable(s.c.SMTP.MaxMessageSize):
 		s.refuse(replyTooBig)
 		s.close(reasonBadInput) // so much is not even read to be dropped
 		return
@@ -36,7 +36,7 @@ func (s *Session) bdat(arg string) {
 	m := (*message)(nil)
 	if reply == "" {
 		m = s.tx.msg
-		if m.raw += size; m.raw > s.c.SMTP.MaxMessageSize {
+		if m.raw = min(m.raw, math.MaxInt64>>1) + size; m.raw > s.c.SMTP.MaxMessageSize {
 			m.reject(replyTooBig)
 		}
 	}
@@ -80,7 +80,7 @@ func (s *Session) openChunk(last bool) (reply string) {
 	}
 	s.openMessage(false)
 	if m := s.tx.msg; s.tx.p.binary {
-		m.max *= 2 // what becomes of it may be longer than what came
+		m.max = 2 * min(m.max, math.MaxInt64/2) // what becomes of it may be longer than what came
 		m.binary = &unbinary{out: m.feedText}
 	}
 	s.reportTx(EventTxData, "ok")

@@ -325,13 +325,14 @@ func TestTimeouts(t *testing.T) {
 	tests := map[string]struct {
 		change func(*config.SMTP)
 		do     func(*client)
+		want   string
 	}{
-		"silence":       {func(s *config.SMTP) { s.CommandTimeout = 30 * time.Millisecond }, func(*client) {}},
-		"dribble":       {func(s *config.SMTP) { s.CommandTimeout = 60 * time.Millisecond }, dribble},
-		"DATA, silence": {func(s *config.SMTP) { s.DataTimeout = 30 * time.Millisecond }, func(c *client) { c.must("DATA"); c.send("A: b\r\n") }},
-		"DATA, slow":    {func(s *config.SMTP) { s.DataTimeout, s.MinRate = 60*time.Millisecond, 1e9 }, func(c *client) { c.must("DATA"); dribble(c) }},
-		"DATA, long":    {func(s *config.SMTP) { s.DataTime = 60 * time.Millisecond }, func(c *client) { c.must("DATA"); dribble(c) }},
-		"BDAT":          {func(s *config.SMTP) { s.DataTimeout = 30 * time.Millisecond }, func(c *client) { c.send("BDAT 10\r\nMAIL") }},
+		"silence":       {func(s *config.SMTP) { s.CommandTimeout = 30 * time.Millisecond }, func(*client) {}, "421 4.4.2 mx.example.org Timeout: no command came in time"},
+		"dribble":       {func(s *config.SMTP) { s.CommandTimeout = 60 * time.Millisecond }, dribble, "421 4.4.2 mx.example.org Timeout: no command came in time"},
+		"DATA, silence": {func(s *config.SMTP) { s.DataTimeout, s.MinRate = 30*time.Millisecond, 0 }, func(c *client) { c.must("DATA"); c.send("A: b\r\n") }, "421 4.4.2 mx.example.org Timeout: the message stopped coming"},
+		"DATA, slow":    {func(s *config.SMTP) { s.DataTimeout, s.MinRate = 60*time.Millisecond, 1e9 }, func(c *client) { c.must("DATA"); dribble(c) }, "421 4.4.2 mx.example.org Timeout: the message comes too slowly"},
+		"DATA, long":    {func(s *config.SMTP) { s.DataTime = 60 * time.Millisecond }, func(c *client) { c.must("DATA"); dribble(c) }, "421 4.4.2 mx.example.org Timeout: the message takes too long"},
+		"BDAT":          {func(s *config.SMTP) { s.DataTimeout, s.MinRate = 30*time.Millisecond, 0 }, func(c *client) { c.send("BDAT 10\r\nMAIL") }, "421 4.4.2 mx.example.org Timeout: the message stopped coming"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -341,8 +342,11 @@ func TestTimeouts(t *testing.T) {
 			c.reply()
 			c.must("EHLO c", "MAIL FROM:<a@b.org>", "RCPT TO:<alice@md.test>")
 			tt.do(c)
+			if got := strings.TrimSpace(c.reply()); got != tt.want {
+				t.Errorf("got %q; want %q", got, tt.want)
+			}
 			if got := c.reply(); got != "" {
-				t.Errorf("got %q; want no reply", got)
+				t.Errorf("got %q; want the end", got)
 			}
 			c.wait()
 			if !strings.HasSuffix(u.log.String(), "smtp disconnected reason=timeout\n") {

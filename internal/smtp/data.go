@@ -78,7 +78,7 @@ func (s *Session) openMessage(dots bool) {
 	m = newMessage(s.ctx, s.c.Backend, tx.id, o)
 	m.lines = lines
 	if m.max = s.c.SMTP.MaxMessageSize; s.notice {
-		m.max = math.MaxInt64 / maxDiscard // its size is our own affair
+		m.max = math.MaxInt64 // its size is our own affair
 	}
 	m.maxLine = s.c.SMTP.MaxLine
 	m.repair = s.repairs()
@@ -183,7 +183,7 @@ func (s *Session) readData(m *message) error {
 			w.shrink()
 			return nil
 		}
-		if m.count > maxDiscard*m.max {
+		if m.count > discardable(m.max) {
 			return errTooMuch
 		}
 		if w.full() {
@@ -195,6 +195,14 @@ func (s *Session) readData(m *message) error {
 			return err
 		}
 	}
+}
+
+// discardable is how long a message may be that is read to be refused.
+func discardable(max int64) int64 {
+	if max > math.MaxInt64/maxDiscard {
+		return math.MaxInt64
+	}
+	return maxDiscard * max
 }
 
 var errTooMuch = errors.New("message far too big")
@@ -219,19 +227,28 @@ func (s *Session) fillBody(start time.Time, count int64) error {
 	for {
 		now := time.Now()
 		c := &s.c.SMTP
-		until := now.Add(c.DataTimeout)
+		until, why := now.Add(c.DataTimeout), slowSilence
 		if c.MinRate > 0 {
 			floor := start.Add(c.DataTimeout + time.Duration(count/int64(c.MinRate))*time.Second)
-			until = earlier(until, floor)
+			if floor.Before(until) {
+				until, why = floor, slowRate
+			}
 		}
-		if c.DataTime > 0 {
-			until = earlier(until, start.Add(c.DataTime))
+		if end := start.Add(c.DataTime); c.DataTime > 0 && end.Before(until) {
+			until, why = end, slowTotal
 		}
 		stop := s.stopAt.Load()
 		if stop != 0 {
 			until = earlier(until, time.Unix(0, stop))
 		}
-		if err := s.fill(until, stop); err != errStopping {
+		switch err := s.fill(until, stop); err {
+		case errStopping: // and gets its time
+		case errTimeout:
+			if stop != 0 && !time.Now().Before(time.Unix(0, stop)) {
+				return errStopping
+			}
+			return why
+		default:
 			return err
 		}
 	}

@@ -55,7 +55,21 @@ type Session struct {
 
 var (
 	errStopping = errors.New("stopping")
-	errTimeout  = errors.New("timeout")
+	errTimeout  = errors.New("Timeout: no command came in time")
+)
+
+// tooSlow is the errTimeout of a message, with its reason.
+type tooSlow string
+
+func (e tooSlow) Error() string { return string(e) }
+
+func (e tooSlow) Is(target error) bool { return target == errTimeout }
+
+// The reasons.
+const (
+	slowSilence = tooSlow("Timeout: the message stopped coming")
+	slowRate    = tooSlow("Timeout: the message comes too slowly")
+	slowTotal   = tooSlow("Timeout: the message takes too long")
 )
 
 // New makes the session of an accepted connection. addr is the client's
@@ -215,6 +229,8 @@ func (s *Session) broken(err error) {
 		s.close("shutdown")
 	case errors.Is(err, errTimeout):
 		s.report(EventTimeout)
+		s.wire.hurry(drainTimeout)
+		s.sayError("421 4.4.2 " + s.name + " " + err.Error())
 		s.close("timeout")
 	case errors.Is(err, errLineTooLong):
 		s.badInput(replyLineTooLong)

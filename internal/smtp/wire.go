@@ -163,6 +163,14 @@ func (c *wire) say(line string) {
 	}
 }
 
+// hurry gives what is written from here on so little time, all in all: the
+// client has not kept its part.
+func (c *wire) hurry(d time.Duration) {
+	if now := time.Now(); c.nc.SetWriteDeadline(now.Add(d)) == nil {
+		c.until = now.Add(writeTimeout) // stays as it is
+	}
+}
+
 // flush writes what waits to be said.
 func (c *wire) flush() {
 	if c.out == nil {

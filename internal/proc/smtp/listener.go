@@ -178,6 +178,8 @@ func (s *server) admit(conn *net.TCPConn, l *listener) {
 	switch {
 	case c == nil:
 		refusal = "421 4.3.2 Service not available"
+	case s.wanted > 0 && len(s.sessions) >= s.wanted:
+		refusal = "421 4.3.2 Too many connections, try again later"
 	case c.Listener.ProxyV2:
 		counted = netip.Addr{} // the session counts who is behind the proxy
 	default:

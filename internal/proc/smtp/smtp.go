@@ -68,7 +68,8 @@ type server struct {
 	sessions  map[*engine.Session]struct{}
 	gens      generations
 	places    places
-	max       int
+	max       int  // what the descriptors are enough for
+	wanted    int  // sessions of clients that the operator wants at most; 0: max
 	paused    bool // by the operator
 	full      bool
 	stopping  bool
@@ -78,15 +79,16 @@ type server struct {
 // sessions, lets those inside a message finish for five seconds, and returns
 // once all are gone.
 func Run(ctx context.Context, env *privsep.Env, p Peers) error {
-	return run(ctx, env, p, downTimeout)
+	return run(ctx, env, p, downTimeout, maxSessions())
 }
 
-// run is Run with the time that it waits for neighbours that are down.
-func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration) error {
+// run is Run with the time that it waits for neighbours that are down, and the
+// sessions that there is room for.
+func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration, room int) error {
 	hard, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &server{env: env, ctx: hard, lookup: asker{p.Lookup, down}, queue: asker{p.Queue, down}, keys: asker{p.Keys, down},
-		listeners: map[netip.AddrPort]*listener{}, sessions: map[*engine.Session]struct{}{}}
+		listeners: map[netip.AddrPort]*listener{}, sessions: map[*engine.Session]struct{}{}, max: room}
 	s.cond = sync.NewCond(&s.mu)
 	s.ids = newIDs(s.queue)
 	s.scram = []byte(crand.Text())
@@ -186,7 +188,7 @@ func (s *server) take(conf *config.Config, byAddr map[netip.AddrPort]*engine.Con
 	defer s.mu.Unlock()
 	before := s.byAddr
 	s.conf, s.byAddr, s.socket = conf, byAddr, socket
-	s.max = maxSessions(conf.SMTP.MaxSessions)
+	s.wanted = conf.SMTP.MaxSessions
 	s.full = s.full && len(s.sessions) >= s.max
 	for a, l := range s.listeners {
 		if byAddr[a] == nil {
@@ -241,7 +243,7 @@ func (s *server) sessionConfig(conf *config.Config, l *config.Listener) (*engine
 
 // maxSessions is how many sessions there may be: each may need a descriptor
 // more, for a long body.
-func maxSessions(configured int) int {
+func maxSessions() int {
 	var lim unix.Rlimit
 	n := 1024
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil && lim.Cur < 1<<20 {
@@ -249,11 +251,7 @@ func maxSessions(configured int) int {
 	} else if err == nil {
 		n = 1 << 20
 	}
-	n = max((n-reserved)/2-reserved, 1)
-	if configured > 0 {
-		n = min(n, configured)
-	}
-	return n
+	return max((n-reserved)/2-reserved, 1)
 }
 
 // start runs a session on a goroutine of its own; the caller has a place for

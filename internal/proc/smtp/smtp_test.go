@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -38,6 +39,7 @@ const patience = 20 * time.Second
 
 // world is the process with neighbours that a test plays.
 type world struct {
+	room     int // sessions at most; 0: as in life
 	t        *testing.T
 	env      *privsep.Env
 	config   chan *config.Config
@@ -259,7 +261,7 @@ func (w *world) start() {
 	w.cancel = cancel
 	w.config <- w.conf
 	w.switches <- &imsg.Switches{}
-	go func() { w.done <- run(ctx, w.env, w.ours, 200*time.Millisecond) }()
+	go func() { w.done <- run(ctx, w.env, w.ours, 200*time.Millisecond, cmp.Or(w.room, maxSessions())) }()
 	w.t.Cleanup(w.stop)
 	select {
 	case <-w.ready:
@@ -624,7 +626,7 @@ func TestPanic(t *testing.T) {
 
 func TestSessionLimit(t *testing.T) {
 	w := newWorld(t)
-	w.conf.SMTP.MaxSessions = 2
+	w.room = 2
 	w.listen()
 	w.start()
 	a, b := w.dial(), w.dial()
@@ -635,6 +637,22 @@ func TestSessionLimit(t *testing.T) {
 	a.want("QUIT", "221")
 	c.want("", "220")
 	w.has("warn: smtp: fd exhaustion over, re-enabling incoming connections")
+}
+
+// More than the operator wants are told so.
+func TestSessionsWanted(t *testing.T) {
+	w := newWorld(t)
+	w.conf.SMTP.MaxSessions = 2
+	w.listen()
+	w.start()
+	a, b := w.dial(), w.dial()
+	a.want("", "220")
+	b.want("", "220")
+	w.dial().want("", "421 4.3.2 Too many connections, try again later", "", "")
+	w.has(`smtp refused address=127.0.0.1 result="421 4.3.2 Too many connections, try again later"`)
+	a.want("QUIT", "221", "", "")
+	w.waitFor(func() bool { return w.env.Stat.All()["smtp.session"] == 1 })
+	w.dial().want("", "220")
 }
 
 func TestPlaces(t *testing.T) {
