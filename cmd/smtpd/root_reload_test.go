@@ -24,6 +24,9 @@ const reloads = 100
 // with, a listener that is there every other time, and the rules in between.
 func reloadConf(n int) string {
 	conf := strings.ReplaceAll(rootConf, "hostname mx.test", fmt.Sprintf("hostname mx%d.test", n))
+	if n > 0 {
+		conf = "match from any for domain old.test reject\n" + conf
+	}
 	if n%2 == 1 {
 		conf = "table t { a.test, b.test }\nlisten on 127.0.0.1 port 2526 tag T\n" +
 			strings.Replace(conf, "match", "match from any tag T for domain <t> reject\nmatch", 1)
@@ -91,6 +94,10 @@ func TestRootReloads(t *testing.T) {
 	}
 	close(stop)
 	load.Wait()
+	if out, err := dialogue(old, "C: RCPT TO:<x@old.test>\nS: 250\nC: RSET\nS: 250\nC: MAIL FROM:<a@b.test>\nS: 250"); err != nil {
+		t.Error("a session of before does not go by its rules:", out, err)
+	}
+	accepts(t, "127.0.0.1:25", "x@old.test", false)
 	out, err := dialogue(old, "C: RCPT TO:<alice@localhost>\nS: 250\nC: DATA\nS: 354\nC: X-Token: old\nC: \nC: .\nS: 250\nC: QUIT\nS: 221")
 	if err != nil {
 		t.Error("the session of before:", out, err)

@@ -98,6 +98,7 @@ type parent struct {
 	shared     atomic.Pointer[config.Config] // conf, for other goroutines
 	generation uint64                        // the last that was given out
 	procs      []procsOf                     // of the last configurations, the present one included
+	inline     inlineTables
 	files      files
 	looking    bool     // files are being looked at
 	orders     []*order // that wait
@@ -119,6 +120,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	defer close(p.quit)
 	p.switches.Started = o.Now()
 	p.generation, p.procs = p.conf.Generation, []procsOf{{p.conf.Generation, p.conf.Procs}}
+	p.inline.name(p.conf)
 	p.shared.Store(p.conf)
 	p.files.next(p.conf, o.Began)
 	p.files.adopt()

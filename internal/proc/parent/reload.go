@@ -97,6 +97,9 @@ func (p *parent) begin(o *order, conf *config.Config, err error, began time.Time
 		p.finish(ch, nil)
 		return
 	}
+	if err == nil && !conf.Renewal {
+		p.inline.name(conf)
+	}
 	if err == nil {
 		ch.opened, err = p.sockets.stage(conf)
 	}
