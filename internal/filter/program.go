@@ -128,6 +128,9 @@ func (p *Program) hello() error {
 	}
 	for range maxHello {
 		line, err := p.line(maxOwnLine)
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			err = errSilent
+		}
 		if err != nil {
 			return fmt.Errorf("handshake: %w", err)
 		}

@@ -227,15 +227,15 @@ func (m *meter) fill(st *State) {
 }
 
 // Command is a command with its program found: one without a leading slash is
-// looked for in dirs, of which there is one at least.
-func Command(command string, dirs []string) string {
+// looked for in dirs, of which there is one at least, as they are below root.
+func Command(root, command string, dirs []string) string {
 	command = strings.TrimSpace(command)
 	if strings.HasPrefix(command, "/") {
 		return command
 	}
 	name, _, _ := strings.Cut(command, " ")
 	for _, dir := range dirs {
-		if fi, err := os.Stat(filepath.Join(dir, name)); err == nil && fi.Mode().IsRegular() {
+		if fi, err := os.Stat(filepath.Join(root, dir, name)); err == nil && fi.Mode().IsRegular() {
 			return dir + "/" + command
 		}
 	}

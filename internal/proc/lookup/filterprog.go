@@ -1,14 +1,11 @@
 package lookup
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,11 +18,9 @@ import (
 	"smtpd/table"
 )
 
-// Bounds of a filter program. Ours.
-const (
-	filterGrace   = 2 * time.Second // from the end of its input to the signal
-	maxFilterSays = 1024            // octets of a line of its error output
-)
+// filterGrace is how long a filter program has from the end of its input to the
+// signal. Ours.
+const filterGrace = 2 * time.Second
 
 // program is a running filter program: one socket is its input and output, its
 // error output goes to the log line by line.
@@ -83,7 +78,7 @@ func (s *server) startNear(p *config.Proc) (filter.Process, error) {
 		return nil, err
 	}
 	g := &program{conn: conn, over: make(chan struct{})}
-	g.cmd = exec.Command("/bin/sh", "-c", "exec "+filter.Command(p.Command, table.LibexecDirs()))
+	g.cmd = exec.Command("/bin/sh", "-c", "exec "+filter.Command("", p.Command, table.LibexecDirs()))
 	g.cmd.Dir, g.cmd.Stdin, g.cmd.Stdout = "/", far, far
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := g.cmd.StderrPipe()
@@ -95,24 +90,10 @@ func (s *server) startNear(p *config.Proc) (filter.Process, error) {
 		return nil, fmt.Errorf("start: %w", err)
 	}
 	g.said.Go(func() {
-		s.listen(p.Name, stderr)
+		filter.Listen(stderr, func(text string) { s.env.Log.Warn(p.Name + ": " + text) })
 		close(g.over)
 	})
 	return g, nil
-}
-
-// listen writes what a program says on its error output to the log.
-func (s *server) listen(name string, r io.Reader) {
-	in := bufio.NewReaderSize(r, maxFilterSays)
-	for {
-		line, err := in.ReadSlice('\n')
-		if text := strings.TrimRight(string(line), "\r\n"); text != "" {
-			s.env.Log.Warn(name + ": " + mail.Clean(text, maxFilterSays))
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
-		}
-	}
 }
 
 // Conn implements filter.Process.

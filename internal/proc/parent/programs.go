@@ -1,15 +1,12 @@
 package parent
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	osuser "os/user"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -17,12 +14,8 @@ import (
 	"smtpd/internal/filter"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
-	"smtpd/internal/mail"
 	"smtpd/table"
 )
-
-// maxProgramSays bounds a line of a filter program's error output. Ours.
-const maxProgramSays = 1024
 
 // programs are the filter programs that run as another user or elsewhere than
 // in /; lookup starts the others by itself. It is safe for concurrent use.
@@ -70,7 +63,7 @@ func (g *programs) spawn(c *config.Proc, key programKey) (*os.File, error) {
 		return nil, err
 	}
 	defer far.Close()
-	cmd := exec.Command("/bin/sh", "-c", "exec "+filter.Command(c.Command, table.LibexecDirs()))
+	cmd := exec.Command("/bin/sh", "-c", "exec "+filter.Command(c.Chroot, c.Command, table.LibexecDirs()))
 	cmd.Dir, cmd.Stdin, cmd.Stdout = "/", far, far
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred, Chroot: c.Chroot}
 	says, err := cmd.StderrPipe()
@@ -82,7 +75,7 @@ func (g *programs) spawn(c *config.Proc, key programKey) (*os.File, error) {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	g.p.tasks.Go(func() {
-		g.listen(c.Name, says)
+		filter.Listen(says, func(text string) { g.p.log.Warn(c.Name + ": " + text) })
 		g.mu.Lock()
 		if g.running[key] == cmd {
 			delete(g.running, key) // before its number can be another's
@@ -136,20 +129,6 @@ func (g *programs) credential(c *config.Proc) (*syscall.Credential, error) {
 		gid = uint32(n)
 	}
 	return &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{gid}}, nil
-}
-
-// listen writes what a program says on its error output to the log.
-func (g *programs) listen(name string, r io.Reader) {
-	in := bufio.NewReaderSize(r, maxProgramSays)
-	for {
-		line, err := in.ReadSlice('\n')
-		if text := strings.TrimRight(string(line), "\r\n"); text != "" {
-			g.p.log.Warn(name + ": " + mail.Clean(text, maxProgramSays))
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
-		}
-	}
 }
 
 func (g *programs) killAll() {
