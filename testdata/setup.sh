@@ -2,7 +2,7 @@
 # Installs, when run as root on Debian, the programs that the tests talk to.
 # Without root, or without apt, tests that need a missing program say so.
 set -eu
-need="bash curl dovecot-lmtpd openssl strace swaks libnet-ssleay-perl msmtp s-nail mandoc python3 procps util-linux iproute2 redis-server postgresql mariadb-server-core mariadb-client-core slapd opensmtpd-extras"
+need="bash curl dovecot-core dovecot-lmtpd openssl strace swaks libnet-ssleay-perl msmtp s-nail mandoc python3 procps util-linux iproute2 mutt redis-server postgresql mariadb-server-core mariadb-client-core slapd opensmtpd-extras"
 for p in $need; do dpkg -s "$p" >/dev/null 2>&1 || missing="${missing:-} $p"; done
 [ -n "${missing:-}" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

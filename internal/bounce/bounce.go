@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"smtpd/internal/mail"
 )
@@ -61,9 +62,9 @@ var words = map[mail.NoticeKind]struct{ action, intro string }{
 }
 
 // Compose writes the notice. used is how many of the recipients it reports, at
-// least one: the others did not fit and want a notice of their own. utf8 says
+// least one: the others did not fit and want a notice of their own. isUTF8 says
 // that it needs SMTPUTF8 to travel.
-func (n *Notice) Compose() (data []byte, used int, utf8 bool) {
+func (n *Notice) Compose() (data []byte, used int, isUTF8 bool) {
 	c := &composer{n: n, utf8: n.needsUTF8()}
 	text, status := c.reports()
 	room := max(n.Max, MinSize) - len(text) - len(status) - 4<<10 // the frame is much less
@@ -226,7 +227,10 @@ func (c *composer) perRecipient(e *mail.Envelope) string {
 	var b strings.Builder
 	b.WriteString("\n")
 	if kind, addr, ok := strings.Cut(e.DSN.ORcpt, ";"); ok && addr != "" {
-		c.field(&b, "Original-Recipient", kind+"; "+unxtext(addr))
+		if addr = unxtext(addr); c.utf8 && strings.EqualFold(kind, "utf-8") {
+			addr = unitext(addr)
+		}
+		c.field(&b, "Original-Recipient", kind+"; "+addr)
 	}
 	kind := "rfc822"
 	if c.utf8 && !isASCII(e.Dest.String()) {
@@ -343,6 +347,23 @@ func unxtext(s string) string {
 		b.WriteByte(ch)
 	}
 	return b.String()
+}
+
+// unitext decodes \x{HEX} in an address of type utf-8 (RFC 6533 section 3),
+// which only a notice in UTF-8 may show as what it stands for.
+func unitext(s string) string {
+	var b strings.Builder
+	for {
+		before, rest, ok := strings.Cut(s, `\x{`)
+		hex, after, closed := strings.Cut(rest, "}")
+		v, err := strconv.ParseUint(hex, 16, 21)
+		if !ok || !closed || err != nil || v < ' ' || v == 0x7f || !utf8.ValidRune(rune(v)) {
+			return b.String() + s
+		}
+		b.WriteString(before)
+		b.WriteRune(rune(v))
+		s = after
+	}
 }
 
 // duration is a length of time as notices print it: whole units of the largest
