@@ -46,6 +46,13 @@ func TestRootDiskFull(t *testing.T) {
 		t.Errorf("%d of 20 were told 452 when the disk was full", refusals)
 	}
 
+	for _, re := range []string{`(?m)warn: queue: (commit|body) of [0-9a-f]{8}: 452 4.3.1 Insufficient system storage`,
+		`(?m)warn: smtp: the spool does not take a message: no space left on device$`} {
+		if !regexp.MustCompile(re).MatchString(d.log()) {
+			t.Errorf("the log does not say %s", re)
+		}
+	}
+
 	// Delivery goes on, makes room, and nobody has to do anything.
 	smtpctl(t, d, "resume", "mda")
 	smtpctl(t, d, "resume", "mta")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
@@ -207,23 +208,51 @@ func (b *backend) CreateBody(ctx context.Context, id mail.MessageID) (io.WriteCl
 		}
 		return nil, temporary(&m.Status)
 	}
-	return bodyFile{f}, nil
+	return bodyFile{f, b.s}, nil
 }
 
 // bodyFile is a body in a file of the queue. It is we who write it: that the
 // disk is full is told as the queue tells it.
-type bodyFile struct{ *os.File }
+type bodyFile struct {
+	*os.File
+	s *server
+}
 
 // Write implements io.Writer. Its error is a *mail.Status with 452 when there is
 // no room.
 func (f bodyFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
+	if err == nil {
+		return n, nil
+	}
+	f.s.complain(err)
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		if errors.Is(err, full) {
 			err = mail.NewStatus(452, [3]uint8{4, 3, 1}, "Insufficient system storage")
 		}
 	}
 	return n, err
+}
+
+// complainEvery bounds how often the log repeats that the disk fails. Ours.
+const complainEvery = 10 * time.Second
+
+// complain logs that the disk does not take a body: the client hears of it, and
+// so must the operator.
+func (s *server) complain(err error) {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		err = p.Err // the name is of no use outside the queue's folder
+	}
+	s.mu.Lock()
+	now := s.env.Now()
+	quiet := !s.complained.IsZero() && now.Sub(s.complained) < complainEvery
+	if !quiet {
+		s.complained = now
+	}
+	s.mu.Unlock()
+	if !quiet {
+		s.env.Log.Warn("warn: smtp: the spool does not take a message: " + err.Error())
+	}
 }
 
 // AbortBody implements engine.Backend. A queue that is gone has nothing to

@@ -73,6 +73,8 @@ type server struct {
 	paused    bool // by the operator
 	full      bool
 	stopping  bool
+
+	complained time.Time // of the disk, last
 }
 
 // Run accepts and serves until ctx ends. Then it stops accepting, ends idle
