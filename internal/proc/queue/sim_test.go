@@ -15,9 +15,13 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 0, "how many worlds TestSimulation makes; 0: as many as a second or two allow")
+	simSeeds = flag.Int("sim.seeds", 0, "how many worlds TestSimulation makes; 0: simWorlds, or with -short a tenth of that")
 	simFirst = flag.Uint64("sim.first", 0, "the first seed; 0: another each time")
 )
+
+// simWorlds is how many worlds each run of the tests makes, so that they add up:
+// some 15 ms each.
+const simWorlds = 2000
 
 // TestSimulation lets worlds run, each from its seed, and holds what happened
 // against what is promised: acknowledged mail is kept, has one end unless an
@@ -27,7 +31,9 @@ var (
 func TestSimulation(t *testing.T) {
 	n, first := *simSeeds, *simFirst
 	if n == 0 {
-		n = 200
+		if n = simWorlds; testing.Short() {
+			n /= 10
+		}
 	}
 	if first == 0 {
 		first = uint64(time.Now().UnixNano()) % 1e12
