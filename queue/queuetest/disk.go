@@ -26,7 +26,8 @@ const sector = 512
 //
 // Writes to the database are seen where bbolt issues them, one by one. Its syncs
 // are not, and are taken from its protocol: pages, sync, meta page, sync; Disk
-// checks that they are not switched off. Other files are written past Disk:
+// checks that they are not switched off, and TestSyncOrder of the store holds the
+// protocol against the system calls. Other files are written past Disk:
 // their content counts as known when they are synced, and until then anything
 // from nothing to all of it may be there.
 type Disk struct {
