@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"smtpd/internal/config"
+	"smtpd/internal/mail"
 )
 
 const usage = "usage: smtp [-Chnv] [-a authfile] [-F from] [-H helo] [-s server] [-T params] [recipient ...]"
@@ -117,7 +118,17 @@ func parse(args []string) (options, error) {
 	if o.from == "<>" {
 		o.from = ""
 	}
-	return o, nil
+	return o, sendable(append([]string{o.helo, o.from}, o.rcpts...))
+}
+
+// sendable refuses what would end a command and begin another.
+func sendable(words []string) error {
+	for _, w := range words {
+		if strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return fmt.Errorf("%q holds a control character", mail.Clean(w, 64))
+		}
+	}
+	return nil
 }
 
 // serverURL reads the server. With -a a label is not needed, and without TLS it

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -212,5 +213,133 @@ func TestInjected(t *testing.T) {
 	}
 	if <-done == nil {
 		t.Error("the handshake succeeded")
+	}
+}
+
+// TestHelo: a server that does not know EHLO is greeted with HELO, unless TLS or a
+// login is wanted.
+func TestHelo(t *testing.T) {
+	for server, want := range map[string]int{"smtp://HOST": 0, "smtp+tls://HOST": 1} {
+		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard := make(chan string, 1)
+		go func() {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			var all strings.Builder
+			in := bufio.NewReader(conn)
+			io.WriteString(conn, "220 old\r\n")
+			for text := false; ; {
+				line, err := in.ReadString('\n')
+				if err != nil {
+					break
+				}
+				all.WriteString(line)
+				switch {
+				case text:
+					if text = line != ".\r\n"; !text {
+						io.WriteString(conn, "250 taken\r\n")
+					}
+				case strings.HasPrefix(line, "EHLO"):
+					io.WriteString(conn, "500 what\r\n")
+				case strings.HasPrefix(line, "DATA"):
+					text = true
+					io.WriteString(conn, "354 go\r\n")
+				default:
+					io.WriteString(conn, "250 ok\r\n")
+				}
+			}
+			heard <- all.String()
+		}()
+		var out bytes.Buffer
+		args := []string{"-H", "me.test", "-F", "a@b.test", "-s", strings.ReplaceAll(server, "HOST", ln.Addr().String()), "u@d.test"}
+		status := run(t.Context(), args, strings.NewReader("x\n"), &out)
+		ln.Close()
+		got := <-heard
+		if status != want || want == 0 && strings.ReplaceAll(got, "EHLO me.test\r\n", "") != "HELO me.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<u@d.test>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n" ||
+			want == 1 && strings.Contains(got, "MAIL") {
+			t.Errorf("%s: status %d, heard %q, said %q", server, status, got, out.String())
+		}
+	}
+}
+
+// TestLMTP: each recipient has its own reply after the text.
+func TestLMTP(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	heard := make(chan string, 1)
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		var all strings.Builder
+		in := bufio.NewReader(conn)
+		io.WriteString(conn, "220 lmtp\r\n")
+		for text := false; ; {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				break
+			}
+			all.WriteString(line)
+			switch {
+			case text:
+				if text = line != ".\r\n"; !text {
+					io.WriteString(conn, "250 first\r\n550 5.2.2 second is full\r\n")
+				}
+			case strings.HasPrefix(line, "EHLO"), strings.HasPrefix(line, "HELO"):
+				io.WriteString(conn, "500 this is LMTP\r\n")
+			case strings.HasPrefix(line, "DATA"):
+				text = true
+				io.WriteString(conn, "354 go\r\n")
+			default:
+				io.WriteString(conn, "250 ok\r\n")
+			}
+		}
+		heard <- all.String()
+	}()
+	var out bytes.Buffer
+	status := run(t.Context(), []string{"-H", "me.test", "-F", "a@b.test", "-s", "lmtp://" + ln.Addr().String(), "u@d.test", "v@d.test"},
+		strings.NewReader("x\n"), &out)
+	got := <-heard
+	if !strings.HasPrefix(got, "LHLO me.test\r\nMAIL FROM:<a@b.test>") || !strings.Contains(out.String(), "second is full") || status != 0 {
+		t.Errorf("status %d, heard %q, said %q", status, got, out.String())
+	}
+}
+
+// TestNoLines: what would begin another command is refused before it is sent.
+func TestNoLines(t *testing.T) {
+	for name, args := range map[string][]string{
+		"sender":    {"-F", "a@b.test>\r\nRCPT TO:<evil@x.test", "u@d.test"},
+		"recipient": {"-F", "a@b.test", "u@d.test>\nRCPT TO:<evil@x.test"},
+		"helo":      {"-H", "me\r\nMAIL FROM:<evil@x.test>", "-F", "a@b.test", "u@d.test"},
+	} {
+		s := &server{}
+		srv := smtp.NewServer(s)
+		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.Serve(ln) }()
+		var out bytes.Buffer
+		run(t.Context(), append([]string{"-s", "smtp://" + ln.Addr().String()}, args...), strings.NewReader("x\n"), &out)
+		ln.Close()
+		srv.Close()
+		<-done
+		s.mu.Lock()
+		if got := strings.Join(s.got, "|"); got != "" || !strings.Contains(out.String(), "holds a control character") {
+			t.Errorf("%s: got %q, said %q", name, got, out.String())
+		}
+		s.mu.Unlock()
 	}
 }
