@@ -43,7 +43,7 @@ demo: build
 # clients and peers that the end-to-end tests talk to.
 test: build
 	@sh testdata/setup.sh
-	$(GO) test ./...
+	$(GO) test -timeout 20m ./...
 
 # The race detector needs cgo.
 race:
