@@ -60,7 +60,8 @@ root: build
 # Kills the daemon 200 times under load; every long upload and crowd. As root.
 torture: build
 	@test "$$(id -u)" = 0 || { echo "make torture needs root"; exit 1; }
-	SMTPD_TORTURE=1 SMTPD_KILL_ROUNDS=200 $(GO) test -count=1 -v -timeout 3h -run 'TestRoot' ./cmd/smtpd
+	SMTPD_TORTURE=1 SMTPD_KILL_ROUNDS=200 SMTPD_TEST_READERS=10000 SMTPD_TEST_DELIVERIES=5000 $(GO) test -count=1 -v -timeout 3h -run 'TestRoot' ./cmd/smtpd
+	RACE_TIME=60s $(GO) test -count=1 -v -timeout 1h -run TestRootRaces ./mda
 
 # Simulated worlds of queue, scheduler and deliveries, each from a seed.
 SIM_SEEDS ?= 2000

@@ -1,0 +1,435 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// readersVar says how many mails TestRootReaders sends; make torture says 10000.
+const readersVar = "SMTPD_TEST_READERS"
+
+// reader finds a program of a mail reader: installed, or unpacked by setup.sh
+// because its package does not go together with that of another reader.
+func reader(t *testing.T, path string) string {
+	t.Helper()
+	for _, root := range []string{"", "/opt/readers"} {
+		if _, err := os.Stat(root + path); err == nil {
+			return root + path
+		}
+	}
+	t.Logf("%s is not installed: it reads nothing", path)
+	return ""
+}
+
+// asUser prepares a command that a user of the private world runs.
+func asUser(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	id := map[string]uint32{"alice": 64203, "bob": 64204}[name]
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = "/home/" + name
+	cmd.Env = []string{"HOME=/home/" + name, "USER=" + name, "LOGNAME=" + name, "PATH=/usr/bin:/bin", "TERM=xterm", "MAIL=/var/mail/" + name,
+		"AUTHENTICATED=" + name, "PROTOCOL=IMAP", "IMAP_CAPABILITY=IMAP4rev1", "TCPREMOTEIP=127.0.0.1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
+	return cmd
+}
+
+// imap is a conversation with an IMAP server on its standard input.
+type imap struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+	n   int // messages there are, as the server says
+}
+
+func startIMAP(cmd *exec.Cmd) (*imap, error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c := &imap{cmd: cmd, in: in, out: bufio.NewReaderSize(out, 1<<16)}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if line, err := c.out.ReadString('\n'); err != nil || !strings.HasPrefix(line, "* PREAUTH") {
+		return nil, fmt.Errorf("greeting %q: %v", line, err)
+	}
+	_, err = c.do("SELECT INBOX")
+	return c, err
+}
+
+var (
+	existsLine  = regexp.MustCompile(`^\* (\d+) EXISTS`)
+	expungeLine = regexp.MustCompile(`^\* \d+ EXPUNGE`)
+	literal     = regexp.MustCompile(`\{(\d+)\}\r\n$`)
+)
+
+// do gives a command and returns the literals of the answer.
+func (c *imap) do(cmd string) (texts []string, err error) {
+	if _, err := io.WriteString(c.in, "x "+cmd+"\r\n"); err != nil {
+		return nil, err
+	}
+	for {
+		line, err := c.out.ReadString('\n')
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", cmd, err)
+		}
+		if m := existsLine.FindStringSubmatch(line); m != nil {
+			c.n, _ = strconv.Atoi(m[1])
+		}
+		if expungeLine.MatchString(line) {
+			c.n--
+		}
+		if m := literal.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[1])
+			b := make([]byte, n)
+			if _, err := io.ReadFull(c.out, b); err != nil {
+				return nil, err
+			}
+			texts = append(texts, string(b))
+		}
+		if strings.HasPrefix(line, "x ") {
+			if !strings.HasPrefix(line, "x OK") {
+				return texts, fmt.Errorf("%s: %s", cmd, strings.TrimSpace(line))
+			}
+			return texts, nil
+		}
+	}
+}
+
+// take reads all that is there, and deletes it.
+func (c *imap) take(b *basket) (int, error) {
+	if _, err := c.do("NOOP"); err != nil || c.n == 0 {
+		return 0, err
+	}
+	set := "1:" + strconv.Itoa(c.n)
+	texts, err := c.do("FETCH " + set + " (UID BODY.PEEK[])")
+	if err != nil {
+		return 0, err
+	}
+	b.add(texts...)
+	if _, err := c.do("STORE " + set + ` +FLAGS.SILENT (\Deleted)`); err != nil {
+		return 0, err
+	}
+	_, err = c.do("EXPUNGE")
+	return len(texts), err
+}
+
+// basket is the mail that readers have read.
+type basket struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (b *basket) add(texts ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.texts = append(b.texts, texts...)
+}
+
+// bare is what a mail must be like whoever delivered and read it: from its
+// token on, without the quotes of mbox files and blank lines at its end.
+func bare(text string) string {
+	text = strings.ReplaceAll(text, "\r\n", "\n")
+	if i := strings.Index(text, "X-Token: "); i > 0 {
+		text = text[i:]
+	}
+	return strings.TrimRight(strings.ReplaceAll(text, "\n>From ", "\nFrom "), "\n") + "\n"
+}
+
+// compare checks that the basket holds each of the ledger's mails to one of the
+// recipients once and whole.
+func (b *basket) compare(t *testing.T, who string, l *ledger, to ...string) {
+	t.Helper()
+	want := map[string]string{}
+	for token, text := range l.acked {
+		for _, addr := range to {
+			if strings.Contains(text, "\nTo: <"+addr+">\n") {
+				want[token] = bare(text)
+			}
+		}
+	}
+	got, broken, strange := map[string]int{}, 0, 0
+	for _, text := range b.texts {
+		text = bare(text)
+		token, _, _ := strings.Cut(strings.TrimPrefix(text, "X-Token: "), "\n")
+		got[token]++
+		if want[token] == "" {
+			strange++
+		} else if text != want[token] {
+			if broken++; broken == 1 {
+				t.Errorf("%s: not whole:\ngot  %q\nwant %q", who, text, want[token])
+			}
+		}
+	}
+	missing, twice := 0, 0
+	for token := range want {
+		if got[token] == 0 {
+			missing++
+		} else if got[token] > 1 {
+			twice++
+		}
+	}
+	t.Logf("%s: %d mails, %d missing, %d twice, %d not whole, %d strange", who, len(want), missing, twice, broken, strange)
+	if missing+twice+broken+strange > 0 {
+		t.Errorf("%s: not what was delivered", who)
+	}
+}
+
+const readersConf = `listen on 127.0.0.1 port 25
+queue ttl 1h
+action md maildir
+action mb mbox
+action pm mda "/usr/bin/procmail -f %%{mbox.from}"
+action lda mda "/usr/lib/dovecot/dovecot-lda -c %s -f %%{sender}"
+match from any for domain md.test action md
+match from any for domain mb.test action mb
+match from any for domain pm.test action pm
+match from any for domain lda.test action lda
+`
+
+// readersWorld makes a spool like Debian's, passwords, and Dovecot's files.
+func readersWorld(t *testing.T) (conf string) {
+	t.Helper()
+	conf = t.TempDir() + "/dovecot"
+	script := `set -e
+mkdir -p /var/mail; mount -t tmpfs tmpfs /var/mail; chown root:mail /var/mail; chmod 2775 /var/mail
+cp /etc/shadow ` + conf + `.shadow; for u in alice bob; do echo "$u:$(openssl passwd -6 secret):20000::::::"; done >>` + conf + `.shadow
+chmod 600 ` + conf + `.shadow; mount --bind ` + conf + `.shadow /etc/shadow
+chmod 755 $(dirname ` + conf + `) $(dirname $(dirname ` + conf + `))`
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for user, box := range map[string]string{"alice": "maildir:~/Maildir", "bob": "mbox:~/mail:INBOX=/var/mail/bob"} {
+		text := "log_path = /dev/stderr\nfirst_valid_uid = 1\nstats_writer_socket_path =\nmail_location = " + box +
+			"\nmbox_write_locks = dotlock fcntl\nmail_privileged_group = mail\nlda_mailbox_autocreate = yes\nhostname = mx.test\npostmaster_address = root@mx.test\n"
+		if err := os.WriteFile(conf+"."+user, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return conf
+}
+
+// TestRootReaders delivers to a Maildir and a system mailbox, by ourselves, by
+// procmail and by Dovecot's lda, while Dovecot's IMAP server reads and deletes
+// what comes; then other readers look at what lies there.
+func TestRootReaders(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	n := 400
+	if v, err := strconv.Atoi(os.Getenv(readersVar)); err == nil {
+		n = v
+	}
+	conf := readersWorld(t)
+	d := startRoot(t, fmt.Sprintf(readersConf, conf+".alice"))
+	staleLock(t, d)
+	to := map[string][]string{"alice": {"alice@md.test"}, "bob": {"bob@mb.test"}}
+	for user, p := range map[string][2]string{"alice": {"/usr/lib/dovecot/dovecot-lda", "alice@lda.test"}, "bob": {"/usr/bin/procmail", "bob@pm.test"}} {
+		if _, err := os.Stat(p[0]); err == nil {
+			to[user] = append(to[user], p[1])
+		} else {
+			t.Logf("%s is not installed: it delivers nothing", p[0])
+		}
+	}
+	all := append(append([]string{}, to["alice"]...), to["bob"]...)
+	baskets := map[string]*basket{"alice": {}, "bob": {}}
+	stop := make(chan struct{})
+	var deleting sync.WaitGroup
+	if server := reader(t, "/usr/lib/dovecot/imap"); server != "" {
+		for user, b := range baskets {
+			cmd := asUser(t, user, server, "-c", conf+"."+user)
+			cmd.Stderr = os.Stderr
+			if user == "bob" {
+				cmd.SysProcAttr.Credential.Groups = []uint32{8} // mail: for dot-locks
+			}
+			deleting.Go(func() { deleteAll(t, user, cmd, b, stop) })
+		}
+	}
+	l := &ledger{acked: map[string]string{}}
+	l.send(n, 8, all, nil)
+	waitEmpty(t, d, 10*time.Minute)
+	close(stop)
+	deleting.Wait()
+	if len(baskets["alice"].texts) > 0 {
+		baskets["alice"].compare(t, "dovecot imap, Maildir", l, to["alice"]...)
+		baskets["bob"].compare(t, "dovecot imap, mbox", l, to["bob"]...)
+	}
+	if t.Failed() {
+		t.Logf("log:\n%s", tail([]byte(d.log()), 20))
+	}
+	rest := &ledger{acked: map[string]string{}}
+	rest.send(20, 1, []string{"alice@md.test"}, nil)
+	rest.send(20, 1, []string{"bob@mb.test"}, nil)
+	waitEmpty(t, d, waitLimit)
+	for who, texts := range otherReaders(t, conf) {
+		user := "alice"
+		if strings.Contains(who, "mbox") {
+			user = "bob"
+		}
+		(&basket{texts: texts}).compare(t, who, rest, user+map[string]string{"alice": "@md.test", "bob": "@mb.test"}[user])
+	}
+	if left, _ := filepath.Glob("/var/mail/*.lock"); len(left) > 0 {
+		t.Errorf("locks are left: %v", left)
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// staleLock leaves a lock as a machine that went down would, and waits until mail
+// for bob has broken it.
+func staleLock(t *testing.T, d *daemon) {
+	t.Helper()
+	const lock = "/var/mail/bob.lock"
+	if err := os.WriteFile(lock, []byte("4194304\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(lock, old, old); err != nil {
+		t.Fatal(err)
+	}
+	l := &ledger{acked: map[string]string{}}
+	l.send(1, 1, []string{"bob@mb.test"}, nil)
+	if err := d.waitLog(regexp.MustCompile(`lock bob\.lock broken: |lock .*bob\.lock broken: `), 1); err != nil {
+		t.Fatalf("%v\n%s", err, d.log())
+	}
+	waitEmpty(t, d, time.Minute)
+	if err := os.Remove("/var/mail/bob"); err != nil {
+		t.Error(err)
+	}
+}
+
+// deleteAll reads and deletes what comes until stop is closed and nothing is
+// left.
+func deleteAll(t *testing.T, user string, cmd *exec.Cmd, b *basket, stop <-chan struct{}) {
+	c, err := startIMAP(cmd)
+	if err != nil {
+		t.Errorf("%s: %v", user, err)
+		return
+	}
+	defer func() {
+		_, _ = io.WriteString(c.in, "x LOGOUT\r\n")
+		c.in.Close()
+		_ = cmd.Wait()
+	}()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for last := false; ; <-tick.C {
+		n, err := c.take(b)
+		if err != nil {
+			t.Errorf("%s: %v", user, err)
+			return
+		}
+		if last && n == 0 {
+			return
+		}
+		select {
+		case <-stop:
+			last = n == 0 || last
+		default:
+		}
+	}
+}
+
+// otherReaders is what others than Dovecot's IMAP server find in the mailboxes.
+func otherReaders(t *testing.T, conf string) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	if p := reader(t, "/usr/lib/dovecot/pop3"); p != "" {
+		found["dovecot pop3, Maildir"] = pop3(t, asUser(t, "alice", p, "-c", conf+".alice"), false)
+		found["dovecot pop3, mbox"] = pop3(t, asUser(t, "bob", p, "-c", conf+".bob"), false)
+	}
+	if p := reader(t, "/usr/sbin/popa3d"); p != "" {
+		found["popa3d, mbox"] = pop3(t, exec.Command(p), true)
+	}
+	if p := reader(t, "/usr/bin/imapd"); p != "" { // courier's
+		c, err := startIMAP(asUser(t, "alice", p, "Maildir"))
+		if err == nil {
+			found["courier, Maildir"], err = c.do("FETCH 1:* (BODY.PEEK[])")
+			c.in.Close()
+			_ = c.cmd.Wait()
+		}
+		if err != nil {
+			t.Errorf("courier: %v", err)
+		}
+	}
+	if p := reader(t, "/usr/bin/mutt"); p != "" {
+		found["mutt, mbox"] = mutt(t, "bob", "/var/mail/bob", 21)
+		found["mutt, Maildir"] = mutt(t, "alice", "/home/alice/Maildir", 20)
+	}
+	return found
+}
+
+// pop3 fetches all there is.
+func pop3(t *testing.T, cmd *exec.Cmd, login bool) []string {
+	t.Helper()
+	in := "STAT\r\n"
+	if login {
+		in = "USER bob\r\nPASS secret\r\n" + in
+	}
+	for i := range 21 { // one may be a note that Dovecot left for itself
+		in += fmt.Sprintf("RETR %d\r\n", i+1)
+	}
+	cmd.Stdin = strings.NewReader(in + "QUIT\r\n")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%s: %v", cmd.Path, err)
+	}
+	var texts []string
+	for _, part := range strings.Split(string(out), "\r\n.\r\n") {
+		i := strings.Index(part, "X-Token: ")
+		if i >= 0 {
+			texts = append(texts, strings.ReplaceAll(part[i:], "\r\n..", "\r\n.")+"\r\n")
+		}
+	}
+	return texts
+}
+
+// mutt has mutt pipe each of so many mails to a program, on a terminal of its own.
+func mutt(t *testing.T, user, box string, count int) []string {
+	t.Helper()
+	dir := "/home/" + user + "/seen"
+	tmp := t.TempDir()
+	for name, text := range map[string]string{
+		"rc":   "set wait_key=no pipe_split=yes pipe_decode=no quit=yes move=no delete=no\n",
+		"save": "#!/bin/sh\nexec cat >$(mktemp " + dir + "/XXXXXXXX)\n",
+		"run": "mkdir -p " + dir + "\nfor i in $(seq " + strconv.Itoa(count) + "); do for order in \"\" reverse-; do\nmutt -n -F " + tmp + "/rc -R -f " + box +
+			" -e \"set sort=${order}mailbox-order\" -e \"push $i<enter><pipe-message>" + tmp + "/save<enter><quit>\"\ndone; done\n",
+	} {
+		if err := os.WriteFile(tmp+"/"+name, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := asUser(t, user, "timeout", "60", "script", "-qec", "sh "+tmp+"/run", "/dev/null")
+	if _, err := cmd.StdinPipe(); err != nil { // stays open: its end would be a key to mutt
+		t.Fatal(err)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("mutt: %v: %q", err, tail(out, 5))
+	}
+	files, _ := filepath.Glob(dir + "/*")
+	var texts []string
+	for _, f := range files { // each was shown more than once
+		b, _ := os.ReadFile(f)
+		if text := string(b); strings.Contains(text, "X-Token: ") && !slices.Contains(texts, text) { // otherwise a note of Dovecot
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
