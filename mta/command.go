@@ -24,7 +24,7 @@ func (s *session) mailCommand(t *task, utf8 bool) error {
 	if utf8 {
 		parts = append(parts, " SMTPUTF8")
 	}
-	if s.relay.requireTLS {
+	if env.Flags&mail.FlagRequireTLS != 0 && s.ext.requireTLS {
 		parts = append(parts, " REQUIRETLS")
 	}
 	if s.ext.dsn {

@@ -186,10 +186,13 @@ func addTo(tasks []*task, m *Message, sender mail.Address, env *mail.Envelope) [
 
 // target finds the relay for an envelope.
 func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope) (relayKey, *failure) {
+	// A notice keeps to verified TLS, but is not lost at a host that cannot
+	// promise the same for the rest of its way (RFC 8689 section 5).
+	wanted := env.Flags&mail.FlagRequireTLS != 0
 	k := relayKey{domain: lower(env.Dest.Domain), helo: a.Helo, heloTable: a.HeloSrc, srcTable: a.Src,
 		prefer: a.Prefer, pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
-		requireTLS: env.Flags&mail.FlagRequireTLS != 0, port: 25, filters: filtersKey(a.Filter)}
-	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: k.requireTLS}
+		requireTLS: wanted && !env.Sender.IsNull(), port: 25, filters: filtersKey(a.Filter)}
+	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: wanted}
 	u, isHost, fail := e.smarthost(ctx, a, k.domain, env.Sender)
 	if fail == nil && !isHost {
 		facts.domain, fail = e.tlsWish(ctx, k.domain)

@@ -92,13 +92,17 @@ func TestRequireTLS(t *testing.T) {
 	tests := map[string]struct {
 		first, second func(*peer)
 		want          string
+		notice        bool
 	}{
-		"the second does":          {tlsHost(cert, false, without), tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123"},
-		"none does":                {tlsHost(cert, false, without), tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS"},
-		"no TLS, then none":        {without.serve, tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS"},
-		"the second is away":       {tlsHost(cert, false, without), nil, "451 Network error on destination MXs"},
-		"bad certificate":          {without.serve, tlsHost(self, false, with), "451 Network error on destination MXs"},
-		"only in clear, or hidden": {with.serve, with.serve, "550 Remote host does not support REQUIRETLS"},
+		"the second does":          {tlsHost(cert, false, without), tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", false},
+		"none does":                {tlsHost(cert, false, without), tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false},
+		"no TLS, then none":        {without.serve, tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false},
+		"the second is away":       {tlsHost(cert, false, without), nil, "451 Network error on destination MXs", false},
+		"bad certificate":          {without.serve, tlsHost(self, false, with), "451 Network error on destination MXs", false},
+		"a notice is not lost":     {tlsHost(cert, false, without), nil, "250 250 2.0.0 queued as ABC123", true},
+		"a notice, in TLS only":    {without.serve, tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", true},
+		"a notice, never in clear": {without.serve, tlsHost(self, false, without), "451 Network error on destination MXs", true},
+		"only in clear, or hidden": {with.serve, with.serve, "550 Remote host does not support REQUIRETLS", false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +117,9 @@ func TestRequireTLS(t *testing.T) {
 			w.run(func(e *Engine) {
 				m := w.message(&config.Relay{}, "u@d.test")
 				m.Envelopes[0].Flags = mail.FlagRequireTLS
+				if tt.notice {
+					m.Envelopes[0].Sender = mail.Address{}
+				}
 				e.Submit(context.Background(), m)
 				w.wait(1)
 				if tt.want[:3] == "550" { // others may use the host as before
@@ -125,7 +132,7 @@ func TestRequireTLS(t *testing.T) {
 				t.Errorf("got %q, then %q\n%s", got, rest, w.text())
 			}
 			for _, l := range append(without.lines, with.lines...) {
-				if strings.HasPrefix(l, "MAIL") && (tt.want[:3] == "250") != strings.HasSuffix(l, " REQUIRETLS") {
+				if strings.HasPrefix(l, "MAIL") && !tt.notice && (tt.want[:3] == "250") != strings.HasSuffix(l, " REQUIRETLS") {
 					t.Errorf("host heard %q", l)
 				}
 			}

@@ -76,6 +76,19 @@ func notices() map[string]*Notice {
 	return m
 }
 
+// A message that asked for REQUIRETLS comes back as its header only, whatever
+// else was asked.
+func TestRequireTLSHeaderOnly(t *testing.T) {
+	for _, flags := range []mail.Flags{0, mail.FlagRequireTLS} {
+		n := notices()["failed-mta"]
+		n.Recipients[0].Flags = flags
+		text, _, _ := n.Compose()
+		if whole := strings.Contains(string(text), "Content-Type: message/rfc822"); whole != (flags == 0) {
+			t.Errorf("flags %d: the whole message is in it: %v", flags, whole)
+		}
+	}
+}
+
 func TestGolden(t *testing.T) {
 	for name, n := range notices() {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,9 @@ func (c *composer) original(room int) (body, kind string) {
 	case mail.RetHeaders:
 		full = false
 	}
+	for i := range n.Recipients { // RFC 8689 section 5
+		full = full && n.Recipients[i].Flags&mail.FlagRequireTLS == 0
+	}
 	// Lines that are too long are broken, which takes a little more room.
 	full = full && n.Kind == mail.NoticeFailed && n.Size > 0 && n.Size+n.Size/64 < int64(room)
 	kind = "text/rfc822-headers"

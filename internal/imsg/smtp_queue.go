@@ -88,10 +88,17 @@ type Inject struct {
 	Rcpt mail.Address
 	Data []byte // the whole message, LF lines, at most MaxData octets
 	UTF8 bool
+
+	RequireTLS bool // it is about a message that asked for REQUIRETLS
 }
 
 // Fields implements Msg.
-func (m *Inject) Fields(c *Codec) { address(c, &m.Rcpt); c.Bytes(&m.Data, MaxData); c.Bool(&m.UTF8) }
+func (m *Inject) Fields(c *Codec) {
+	address(c, &m.Rcpt)
+	c.Bytes(&m.Data, MaxData)
+	c.Bool(&m.UTF8)
+	c.Bool(&m.RequireTLS)
+}
 
 // Injected answers Inject.
 type Injected struct {

@@ -15,6 +15,8 @@ type Notice struct {
 	Rcpt mail.Address
 	Data []byte // header and body, LF line ends
 	UTF8 bool
+
+	RequireTLS bool // it is about a message that asked for REQUIRETLS (RFC 8689)
 }
 
 // Inject enters a notice as a session with the local listener would: through
@@ -36,6 +38,7 @@ func Inject(ctx context.Context, c *Config, n Notice) (mail.MessageID, error) {
 		if s.tx == nil || s.lastReply[0] != '2' {
 			return 0, s.giveUp()
 		}
+		s.tx.p.requireTLS = n.RequireTLS // before RCPT, where envelopes begin
 	}
 	id := s.tx.id
 	if _, ok := s.ask(PhaseData, ""); !ok {

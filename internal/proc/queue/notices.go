@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -130,7 +131,7 @@ func (n *noticer) send(key groupKey, ids []mail.EnvelopeID) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, injectTime)
-		in, err := ipc.Ask[*imsg.Injected](ctx, s.peers.SMTP, &imsg.Inject{Rcpt: key.sender, Data: data, UTF8: utf8})
+		in, err := ipc.Ask[*imsg.Injected](ctx, s.peers.SMTP, &imsg.Inject{Rcpt: key.sender, Data: data, UTF8: utf8, RequireTLS: requireTLS(envs[:used])})
 		cancel()
 		if err != nil {
 			n.giveBack(envs) // smtp is not there: was not tried
@@ -140,6 +141,12 @@ func (n *noticer) send(key groupKey, ids []mail.EnvelopeID) {
 		envs = envs[used:]
 	}
 	n.giveBack(envs)
+}
+
+// requireTLS reports whether a notice has to keep to TLS as the message that it
+// is about had to (RFC 8689 section 5).
+func requireTLS(envs []mail.Envelope) bool {
+	return slices.ContainsFunc(envs, func(e mail.Envelope) bool { return e.Flags&mail.FlagRequireTLS != 0 })
 }
 
 func (n *noticer) giveBack(envs []mail.Envelope) {

@@ -80,7 +80,7 @@ func (s *server) inject(r *ipc.Request) {
 	s.mu.Unlock()
 	defer s.dropGeneration(c)
 	s.env.Stat.Add("smtp.session.local", 1)
-	id, err := engine.Inject(s.ctx, c, engine.Notice{Rcpt: m.Rcpt, Data: m.Data, UTF8: m.UTF8})
+	id, err := engine.Inject(s.ctx, c, engine.Notice{Rcpt: m.Rcpt, Data: m.Data, UTF8: m.UTF8, RequireTLS: m.RequireTLS})
 	if err == nil {
 		answer.Status = mail.Status{Code: 250, Enh: [3]uint8{2, 0, 0}, Text: "Ok"}
 		answer.ID = id

@@ -520,7 +520,7 @@ func TestInject(t *testing.T) {
 	ask := func(user string) *imsg.Injected {
 		t.Helper()
 		a, err := ipc.Ask[*imsg.Injected](context.Background(), w.queue,
-			&imsg.Inject{Rcpt: mail.Address{User: user, Domain: "x"}, Data: []byte("Subject: notice\n\n.\n.dot\nend")})
+			&imsg.Inject{Rcpt: mail.Address{User: user, Domain: "x"}, Data: []byte("Subject: notice\n\n.\n.dot\nend"), RequireTLS: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -536,7 +536,7 @@ func TestInject(t *testing.T) {
 	if got := string(c.Inline); !strings.HasPrefix(got, "Received: from mx.example.org (mx.example.org [local])\n") || !strings.Contains(got, "\tfor <alice@x>;\n") || !strings.HasSuffix(got, "\n\n.\n.dot\nend\n") {
 		t.Errorf("got %q", got)
 	}
-	if e := c.Envelopes[0]; e.Flags != mail.FlagAuthenticated|mail.FlagBounce || !e.Sender.IsNull() || e.Client != "local" {
+	if e := c.Envelopes[0]; e.Flags != mail.FlagAuthenticated|mail.FlagBounce|mail.FlagRequireTLS || !e.Sender.IsNull() || e.Client != "local" {
 		t.Errorf("got %+v", e)
 	}
 }
