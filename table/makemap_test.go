@@ -247,7 +247,7 @@ func TestMapFileKinds(t *testing.T) {
 }
 
 func FuzzBerkeley(f *testing.F) {
-	for _, name := range []string{"map.hash.db", "map.btree.db", "aliases.hash.db"} {
+	for _, name := range []string{"small.hash.db", "small.btree.db"} {
 		b, err := os.ReadFile(filepath.Join("testdata", "db", name))
 		if err != nil {
 			f.Fatal(err)
