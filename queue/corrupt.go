@@ -223,7 +223,8 @@ func (s *Bolt) Corrupt(after string, max int) (l []Aside, end bool, err error) {
 }
 
 // Inspect gives one item moved aside, and what can be read of its envelopes and
-// of its inline body, whatever the checksums say.
+// of its body, whatever the checksums say: all of an inline body, up to MaxInline
+// octets of one in a file.
 func (s *Bolt) Inspect(name string) (a Aside, envs []mail.Envelope, body []byte, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		v := tx.Bucket(bucketAside).Get([]byte(name))
@@ -251,7 +252,59 @@ func (s *Bolt) Inspect(name string) (a Aside, envs []mail.Envelope, body []byte,
 			}
 		}
 	}
+	if err == nil && a.file {
+		body = s.lookInto(&a)
+	}
 	return a, envs, body, err
+}
+
+// head takes what is written up to MaxInline octets, and ends the writing then.
+type head struct{ bytes.Buffer }
+
+func (h *head) Write(b []byte) (int, error) {
+	room := MaxInline - h.Len()
+	h.Buffer.Write(b[:min(len(b), room)])
+	if len(b) > room {
+		return room, errSize
+	}
+	return len(b), nil
+}
+
+// lookInto reads the beginning of a body file that was moved aside, as far as it
+// can be read; nil: not at all.
+func (s *Bolt) lookInto(a *Aside) []byte {
+	var id mail.MessageID
+	how := uint8(storedPlain)
+	for _, p := range a.parts {
+		if len(p.key) < 4 {
+			continue
+		}
+		id = mail.MessageID(binary.BigEndian.Uint32(p.key))
+		if p.kind == kindMessage {
+			if r, err := s.unpackRecord(id, p.value); err == nil {
+				how = r.stored
+			}
+		}
+	}
+	f, _, err := s.openAside(a, id)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	h := &head{}
+	_ = s.readStored(f, h, id, how) // what came before a damage is what we are after
+	return h.Bytes()
+}
+
+// openAside opens a body file that was moved aside, and names it.
+func (s *Bolt) openAside(a *Aside, id mail.MessageID) (f *os.File, name string, err error) {
+	name = s.path(corruptDir, a.Name)
+	f, err = s.fs.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		_, name = s.bodyPath(id) // it never got away
+		f, err = s.fs.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	}
+	return f, name, err
 }
 
 // Return puts an item moved aside back into the queue, with checksums made
@@ -353,12 +406,7 @@ func (s *Bolt) returnRecord(a *Aside, id mail.MessageID, body []byte) (r record,
 // returnFile brings a body file back and makes its sums anew.
 func (s *Bolt) returnFile(a *Aside, id mail.MessageID, r *record) error {
 	dir, name := s.bodyPath(id)
-	from := s.path(corruptDir, a.Name)
-	f, err := s.fs.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		from = name // it never got away
-		f, err = s.fs.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	}
+	f, from, err := s.openAside(a, id)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, plain(err))
 	}
