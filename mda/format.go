@@ -81,8 +81,11 @@ func parseFormat(s string) ([]part, error) {
 			s = s[i+2:]
 		case strings.HasPrefix(s[i:], "%{"):
 			body, rest, ok := strings.Cut(s[i+2:], "}")
-			if !ok || len(body) > maxToken {
-				return nil, errors.New("%{ without }")
+			switch {
+			case !ok:
+				return nil, fmt.Errorf("no } after %%{ in %q", mail.Clean(s[i:], maxToken))
+			case len(body) > maxToken:
+				return nil, fmt.Errorf("%%{%s...} is longer than %d characters", mail.Clean(body, 20), maxToken)
 			}
 			tok, err := parseToken(body)
 			if err != nil {
@@ -123,11 +126,11 @@ func parseToken(body string) (*token, error) {
 		return nil, fmt.Errorf("invalid format specifier %%{%s}", mail.Clean(body, maxToken))
 	}
 	for m := range strings.SplitSeq(rest[1:], "|") {
-		switch m {
+		switch name := strings.ToLower(m); name {
 		case "raw":
 			t.raw = true
 		case "lowercase", "uppercase", "strip":
-			t.mods = append(t.mods, m)
+			t.mods = append(t.mods, name)
 		default:
 			return nil, fmt.Errorf("unknown modifier %q in %%{%s}", m, mail.Clean(body, maxToken))
 		}

@@ -58,6 +58,7 @@ func TestExpand(t *testing.T) {
 		"end before":         {in: "%{user.username[3:-4]}", err: errRange},
 		"range of nothing":   {v: null, in: "%{sender[0:3]}", err: errRange},
 		"lower":              {in: "%{sender:lowercase}", want: "john+x@example.org"},
+		"lower, shouted":     {in: "%{SENDER:LowerCase}", want: "john+x@example.org"},
 		"upper":              {in: "%{sender:uppercase}", want: "JOHN+X@EXAMPLE.ORG"},
 		"strip":              {in: "%{dest:strip}", want: "alice@example.org"},
 		"strip user":         {in: "%{dest.user:strip}", want: "alice"},

@@ -59,7 +59,7 @@ func TestErrors(t *testing.T) {
 		"modifier":              {"action x maildir \"%{rcpt:lowercas}\"", `1: unknown modifier "lowercas" in %{rcpt:lowercas}, did you mean "lowercase"?`},
 		"range":                 {"action x maildir \"%{rcpt[a]}\"", "1: invalid range"},
 		"no brace":              {"action x maildir \"%{rcpt\"", "1: no } after %{"},
-		"mda outside":           {"action x mda \"/bin/x %{mda}\"", "1: %{mda} is only known in an mda wrapper"},
+		"mda outside":           {"action x mda \"/bin/x %{mda}\"", "1: %{mda} has a meaning in wrappers only"},
 		"near specifier":        {"action x maildir \"%{rcpt.usr}\"", `unknown format specifier %{rcpt.usr}, did you mean "rcpt.user"?`},
 		"tag twice":             {"match tag a tag b for any reject", "1: tag already specified for this rule"},
 		"auth and from auth":    {"match from auth auth for any reject", "1: auth already specified for this rule"},

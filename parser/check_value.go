@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/table"
 )
@@ -126,12 +127,14 @@ func checkTLSWish(k, v string) error {
 	return nil
 }
 
-// checkPassword looks at what is to be an encrypted password.
+// checkPassword asks the package that will check logins whether it could.
 func checkPassword(k, v string) error {
-	for _, p := range []string{"$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2id$", "SCRAM-SHA-256$"} {
-		if strings.HasPrefix(v, p) {
-			return nil
-		}
+	_, hash, err := table.ParseCredentials(k, v)
+	if err == nil {
+		err = auth.Check(hash)
 	}
-	return fmt.Errorf("password of %q is not in an encrypted form known here, use smtpctl encrypt", k)
+	if err != nil {
+		return fmt.Errorf("password of %q: %w, use smtpctl encrypt", k, err)
+	}
+	return nil
 }
