@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"smtpd/internal/config"
 )
 
 // certError is a certificate that does not hold, in the words of the log.
@@ -102,7 +104,7 @@ func fingerprint(cs *tls.ConnectionState) string {
 func cipherText(cs *tls.ConnectionState) string {
 	name := tls.CipherSuiteName(cs.CipherSuite)
 	if cs.Version < tls.VersionTLS13 {
-		name = opensslName(name)
+		name = config.OpenSSLName(name)
 	}
 	bits := "128"
 	if strings.Contains(name, "AES_256") || strings.Contains(name, "AES256") || strings.Contains(name, "CHACHA20") {
@@ -154,30 +156,9 @@ func setProtocols(c *tls.Config, s string) error {
 
 func isSeparator(r rune) bool { return r == ',' || r == ':' || r == ' ' }
 
-// setCiphers reads the ciphers option, a list as OpenSSL writes it. Classes
-// (HIGH, !aNULL, ...) change nothing: of the suites that crypto/tls has, the
-// default ones are those that HIGH leaves. Suites by name, OpenSSL's or the
-// registry's, make a list of their own. TLS 1.3 has no choice.
+// setCiphers reads the ciphers option.
 func setCiphers(c *tls.Config, s string) error {
-	byName := map[string]uint16{}
-	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
-		byName[suite.Name] = suite.ID
-		byName[opensslName(suite.Name)] = suite.ID
-	}
-	for _, w := range strings.FieldsFunc(s, isSeparator) {
-		if id, ok := byName[w]; ok {
-			c.CipherSuites = append(c.CipherSuites, id)
-		}
-	}
-	return nil
-}
-
-// opensslName is what OpenSSL calls a suite of TLS 1.2 and before.
-func opensslName(s string) string {
-	s = strings.TrimPrefix(s, "TLS_")
-	s = strings.TrimPrefix(s, "RSA_WITH_")
-	if strings.Contains(s, "CHACHA20") {
-		s = strings.TrimSuffix(s, "_SHA256")
-	}
-	return strings.NewReplacer("_WITH_", "-", "_CBC", "", "AES_", "AES", "_", "-").Replace(s)
+	list, err := config.ParseCiphers(s)
+	c.CipherSuites = list.Suites
+	return err
 }

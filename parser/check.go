@@ -115,6 +115,11 @@ func (c *checker) check(ctx context.Context) {
 		c.cfg.ADMD = c.cfg.ServerName
 	}
 	c.finishListeners()
+	for _, a := range c.cfg.Actions {
+		if a.Relay != nil && a.Relay.Ciphers == "" {
+			a.Relay.Ciphers = c.cfg.SMTP.Ciphers
+		}
+	}
 	c.finishPKI()
 	if len(c.cfg.Rules) == 0 && !c.unknown["match "] {
 		c.errorf(noPos(), "no rules, nothing to do")

@@ -169,7 +169,7 @@ func (s *relaying) option(o *option) {
 		r.CA = strings.ToLower(o.arg.text)
 		c.refs = append(c.refs, pkiRef{"ca", o.arg})
 	case "ciphers":
-		r.Ciphers = o.arg.text
+		r.Ciphers = c.ciphers(o.arg)
 	case "protocols":
 		c.protocols(o.arg)
 		r.Protocols = o.arg.text

@@ -64,7 +64,8 @@ func (c *checker) patience(o *option, timeout *time.Duration, on *config.OnFailu
 	case config.FailPass, config.FailTemp:
 		*on = v
 	default:
-		c.errorf(o.arg.pos, "invalid on-failure: %s, expected pass or tempfail", o.arg.text)
+		c.errorf(o.arg.pos, "invalid on-failure: %s%s, expected pass or tempfail", o.arg.text,
+			suggestion(o.arg.text, []string{string(config.FailPass), string(config.FailTemp)}))
 	}
 }
 

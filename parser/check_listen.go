@@ -70,6 +70,9 @@ func (c *checker) bind(l *config.Listener, at netip.AddrPort, on *token) {
 func (c *checker) finishListeners() {
 	var out []*config.Listener
 	for _, l := range c.cfg.Listeners {
+		if l.TLS != config.TLSNone && l.Ciphers == "" {
+			l.Ciphers = c.cfg.SMTP.Ciphers
+		}
 		if !l.Addr.Addr().IsUnspecified() || !c.sharesPort(l) {
 			out = append(out, l)
 			continue
@@ -138,7 +141,7 @@ func (s *listening) option(o *option) {
 		l.TLS, s.tls = config.TLSMode(o.key), o.pos
 		l.VerifyPeer = o.sub == "verify"
 	case "ciphers":
-		l.Ciphers = o.arg.text
+		l.Ciphers = c.ciphers(o.arg)
 	case "protocols":
 		c.protocols(o.arg)
 		l.Protocols = o.arg.text
@@ -315,6 +318,18 @@ func (c *checker) hostname(t *token) string {
 // tlsProtocols are what protocols may list.
 var tlsProtocols = []string{"all", "default", "secure", "legacy", "tlsv1", "tlsv1.0",
 	"tlsv1.1", "tlsv1.2", "tlsv1.3"}
+
+// ciphers checks a list of ciphers: something must be left of it.
+func (c *checker) ciphers(t *token) string {
+	list, err := config.ParseCiphers(t.text)
+	for _, w := range list.Unknown {
+		c.warnf(t.pos, "unknown cipher %q%s", w, c.diags.suggestion(strings.ToUpper(strings.TrimLeft(w, "!-+")), config.CipherWords()))
+	}
+	if err != nil {
+		c.errorf(t.pos, "invalid ciphers: %v", err)
+	}
+	return t.text
+}
 
 func (c *checker) protocols(t *token) {
 	for _, p := range strings.FieldsFunc(t.text, func(r rune) bool { return strings.ContainsRune(",: ", r) }) {

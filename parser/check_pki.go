@@ -50,9 +50,12 @@ func (c *checker) pki(st *stmt, n *pkiStmt) {
 		case "dhe":
 			switch v := strings.ToLower(o.arg.text); v {
 			case "none", "auto", "legacy":
-				p.cfg.DHE = v
+				if p.cfg.DHE = v; v != "none" {
+					c.warnf(o.arg.pos, "dhe %s: suites with DHE are not offered, those with ECDHE take their place", v)
+				}
 			default:
-				c.errorf(o.arg.pos, "invalid DHE keyword: %s, expected none, auto or legacy", o.arg.text)
+				c.errorf(o.arg.pos, "invalid DHE keyword: %s%s, expected none, auto or legacy", o.arg.text,
+					suggestion(v, []string{"none", "auto", "legacy"}))
 			}
 		}
 	}

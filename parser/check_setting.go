@@ -57,7 +57,7 @@ func (c *checker) setting(st *stmt, s *settingStmt) {
 			cfg.Queue.TTL = d
 		}
 	case "smtp ciphers":
-		cfg.SMTP.Ciphers = arg.text
+		cfg.SMTP.Ciphers = c.ciphers(arg)
 	case "smtp max-message-size":
 		c.messageSize(arg)
 	case "smtp sub-addr-delim":

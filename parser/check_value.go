@@ -112,9 +112,16 @@ func checkAddrname(k, v string) error {
 	return nil
 }
 
+// relaySchemes are those of relay URLs, for those who misspell them.
+var relaySchemes = []string{"smtp", "smtp+tls", "smtp+notls", "smtps", "lmtp"}
+
 func checkURL(s string) error {
 	if _, err := config.ParseRelayURL(s); err != nil {
-		return fmt.Errorf("invalid url: %s: %w", s, err)
+		hint := ""
+		if scheme, _, ok := strings.Cut(s, "://"); ok && strings.HasPrefix(err.Error(), "unknown scheme") {
+			hint = suggestion(strings.ToLower(scheme), relaySchemes)
+		}
+		return fmt.Errorf("invalid url: %s: %w%s", s, err, hint)
 	}
 	return nil
 }

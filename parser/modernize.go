@@ -315,7 +315,8 @@ func (t *translator) mapStmt(st *stmt, n *mapStmt) {
 		case path == "" && strings.HasPrefix(o.sub, "/"):
 			backend, path = "file:"+o.sub, o.sub
 		default:
-			t.diags.errorf(o.pos, "map %s: source %s is not supported, only db, plain and file are", n.name.text, o.sub)
+			t.diags.errorf(o.pos, "map %s: source %s is not supported%s, only db, plain and file are", n.name.text, o.sub,
+				suggestion(o.sub, []string{"db", "plain", "file"}))
 			t.broken(st, "table", n.name.text)
 			return
 		}

@@ -45,15 +45,20 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 	if conf == nil || diags.Failed() {
 		return 1
 	}
+	background := !f.debug && !f.foreground
+	detached := os.Getenv(backgroundVar) != ""
+	if err := askQueueKey(&conf.Queue, background && detached, os.Stdin); err != nil {
+		fmt.Fprintf(stderr, "smtpd: %v\n", err)
+		return 1
+	}
 	o, err := f.parentOptions(conf, po, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "smtpd: %v\n", err)
 		return 1
 	}
 	o.Began = began
-	background := !f.debug && !f.foreground
-	if background && os.Getenv(backgroundVar) == "" {
-		return detach(stderr)
+	if background && !detached {
+		return detach(conf, stderr)
 	}
 	tell := func(string) {}
 	if background {
@@ -89,6 +94,7 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 	if o.Passwords, err = auth.NewPool(passwordChecks); err != nil {
 		return o, err
 	}
+	asked := conf.Queue
 	o.Parse = func(ctx context.Context) (*config.Config, error) {
 		conf, diags := parse(ctx, po)
 		if conf == nil || diags.Failed() {
@@ -98,7 +104,7 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 			}
 			return nil, errors.New(strings.Join(lines, "\n"))
 		}
-		return conf, nil
+		return conf, keepQueueKey(&conf.Queue, &asked)
 	}
 	o.Renew = func(ctx context.Context, conf *config.Config) (*config.Config, error) {
 		return parser.Renew(ctx, po, conf)
@@ -144,7 +150,7 @@ const backgroundVar = "SMTPD_BACKGROUND"
 
 // detach starts the daemon in the background and waits until it works or says
 // why not: its last word is this process's.
-func detach(stderr io.Writer) int {
+func detach(conf *config.Config, stderr io.Writer) int {
 	exe, err := os.Executable()
 	if err != nil {
 		fmt.Fprintf(stderr, "smtpd: %v\n", err)
@@ -161,6 +167,9 @@ func detach(stderr io.Writer) int {
 	cmd.Env = append(os.Environ(), backgroundVar+"=1")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Dir = "/"
+	if conf.Queue.AskKey != "" {
+		cmd.Stdin = strings.NewReader(string(conf.Queue.EncryptionKey) + "\n")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	w.Close()

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"smtpd/internal/config"
-	engine "smtpd/internal/smtp"
 )
 
 // tlsConfig is how a listener does TLS: its certificates by SNI, with keys that
@@ -28,12 +27,16 @@ func tlsConfig(conf *config.Config, l *config.Listener, keys asker) (*tls.Config
 	if len(c.all) == 0 {
 		return nil, errors.New("no pki")
 	}
+	ciphers, err := config.ParseCiphers(l.Ciphers)
+	if err != nil {
+		return nil, err
+	}
 	t := &tls.Config{
 		GetCertificate: c.get,
 		NextProtos:     []string{"smtp"}, // another protocol's client is turned away (ALPACA)
 		// A large sender mishandles tickets of Go servers; clients that log in gain from them.
 		SessionTicketsDisabled: !l.Auth,
-		CipherSuites:           cipherSuites(l.Ciphers),
+		CipherSuites:           ciphers.Suites,
 	}
 	t.MinVersion, t.MaxVersion = protocols(l.Protocols)
 	return t, clientCerts(t, conf, l)
@@ -151,22 +154,4 @@ func protocols(s string) (lowest, highest uint16) {
 		return tls.VersionTLS12, tls.VersionTLS13
 	}
 	return lowest, highest
-}
-
-// cipherSuites are the suites of TLS 1.2 that a cipher list names one by one,
-// by their names in the RFCs or in OpenSSL. A list of classes ("HIGH:!aNULL")
-// leaves Go's own choice, which is stricter; TLS 1.3 has no choice.
-func cipherSuites(s string) []uint16 {
-	byName := map[string]uint16{}
-	for _, c := range tls.CipherSuites() {
-		byName[c.Name] = c.ID
-		byName[engine.OpenSSLName(c.Name)] = c.ID
-	}
-	var ids []uint16
-	for word := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ':' || r == ',' || r == ' ' }) {
-		if id, ok := byName[strings.ToUpper(word)]; ok {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
