@@ -126,18 +126,23 @@ func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 	}
 }
 
-// identityOf refuses what an ordinary user cannot do: deliver as somebody else.
+// identityOf refuses what an ordinary user cannot do: deliver as somebody else. Who
+// only asks what becomes of mail, of a file that somebody else runs, is told.
 func (c *checker) identityOf(st *stmt, a *config.Action) {
 	if !c.o.Unprivileged {
 		return
+	}
+	refuse := c.errorf
+	if c.o.Asking {
+		refuse = c.warnf
 	}
 	switch self := c.o.System.CurrentUser(); {
 	case a.Method == config.MethodForwardOnly, a.Method == config.MethodExpandOnly:
 	case a.Method == config.MethodLMTP:
 	case a.User != "" && a.User != self:
-		c.cannotf(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
+		refuse(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
 	case a.Userbase != "" && a.User == "":
-		c.cannotf(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
+		refuse(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
 	case a.User == "":
 		c.warnf(st.pos, "action %q: as an ordinary user only mail for %s itself is delivered", a.Name, self)
 	}

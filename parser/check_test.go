@@ -209,9 +209,15 @@ func TestUnprivileged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := sys.options(tt.in + end)
 			o.Unprivileged = true
-			if checked, diags := Parse(t.Context(), o); checked == nil || !strings.Contains(report(diags, ""), tt.want) {
+			delivers := strings.HasPrefix(tt.in, "action") && tt.want != ""
+			if checked, diags := Parse(t.Context(), o); (checked == nil) != delivers || !strings.Contains(report(diags, ""), tt.want) {
 				t.Errorf("-n: %s", report(diags, ""))
 			}
+			o.Asking = true
+			if checked, diags := Parse(t.Context(), o); checked == nil || !strings.Contains(report(diags, ""), tt.want) {
+				t.Errorf("-n --explain: %s", report(diags, ""))
+			}
+			o.Asking = false
 			o.CheckOnly = false
 			cfg, diags := Parse(t.Context(), o)
 			if got := report(diags, ""); (cfg == nil) != (tt.want != "") || !strings.Contains(got, tt.want) {

@@ -32,6 +32,7 @@ type Options struct {
 
 	Unprivileged bool // the daemon runs as an ordinary user: what needs another identity is refused, by a check told
 	Verbose      bool // report macros that are not used, and show old statements in their present form
+	Asking       bool // nobody will run what is parsed here: what an ordinary user cannot deliver is only told
 	CheckOnly    bool // for -n: also warn of what is allowed and hardly meant
 	MapsToCome   bool // for newaliases: maps (db:) are not opened, they are about to be made
 

@@ -281,7 +281,7 @@ func (p *program) newaliasesArgs(args []string) (file string, err error) {
 // aliasFile is the text that the alias map of a configuration is made of.
 func (p *program) aliasFile(ctx context.Context, file string) (string, error) {
 	conf, diags := parser.Parse(ctx, parser.Options{
-		File: file, CheckOnly: true, Unprivileged: p.who.euid != 0, Now: p.now, MapsToCome: true,
+		File: file, CheckOnly: true, Asking: true, Unprivileged: p.who.euid != 0, Now: p.now, MapsToCome: true,
 	})
 	if diags.Failed() {
 		for _, d := range diags {

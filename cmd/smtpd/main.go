@@ -82,6 +82,7 @@ func findConfig() string {
 func (f *flags) parseOptions() (parser.Options, error) {
 	o := parser.Options{
 		File: f.file, Macros: f.macros, Verbose: f.verbose, CheckOnly: f.check,
+		Asking:       f.explain || f.cases != "" || f.modern,
 		Unprivileged: os.Geteuid() != 0, Now: time.Now, Libexec: table.LibexecDirs()[0],
 	}
 	if f.rootless != "" {
