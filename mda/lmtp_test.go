@@ -183,6 +183,27 @@ func TestLMTPExtensions(t *testing.T) {
 	}
 }
 
+// A store that does not know SMTPUTF8 is told no address of other letters (RFC
+// 6531 section 3.5), and the mail goes back; all else is as before.
+func TestLMTPWithoutUTF8(t *testing.T) {
+	s := newStore(t, "unix", map[string]string{"LHLO": "250-store\n250 8BITMIME"})
+	d, v := newDeliverer(t, nil), example(t, LMTP)
+	v.Path, v.UTF8 = s.addr, true
+	mustDeliver(t, d, v)
+	v.User = "álice"
+	st := d.Deliver(context.Background(), v).Status
+	if !st.Permanent() || st.Enh != [3]uint8{5, 6, 7} {
+		t.Errorf("got %v", st)
+	}
+	v.User = "alice"
+	mustDeliver(t, d, v)
+	for _, l := range s.noted() {
+		if !ascii(l) && strings.HasPrefix(l, "RCPT") || strings.HasSuffix(l, "SMTPUTF8") {
+			t.Errorf("the store heard %q", l)
+		}
+	}
+}
+
 func TestLMTPRefusals(t *testing.T) {
 	tests := map[string]struct {
 		answers map[string]string

@@ -152,6 +152,9 @@ func (c *lmtpConn) ask(ctx context.Context, t *transaction) (*mail.Status, error
 
 func (c *lmtpConn) begin(t *transaction) (*mail.Status, error) {
 	c.rcptRefused = false
+	if !c.ext["SMTPUTF8"] && (!ascii(t.sender) || !ascii(t.rcpt)) {
+		return nil, &refusal{mail.Status{Code: 553, Enh: [3]uint8{5, 6, 7}, Text: "The mail store does not support SMTPUTF8"}} // RFC 6531 section 3.5
+	}
 	from, to := c.mailCommand(t), "RCPT TO:<"+t.rcpt+">"
 	if !c.ext["PIPELINING"] {
 		if _, err := c.cmd(2, from); err != nil {
