@@ -161,7 +161,7 @@ func TestWarnings(t *testing.T) {
 		"user":               {"action o maildir user nobody9\nmatch action o", `user "nobody9" is not known to this system`},
 		"five intervals":     {"bounce warn-interval 1h, 2h, 3h, 4h, 5h", "only 4 warn-intervals are used"},
 		"bad line of file":   {"table s file:/nets\nmatch from src <s> reject", `x:2: warning: table "s": /nets:2: invalid address or network: "nonsense"`},
-		"password form":      {"pki a cert " + cert + "rl0.crt\" key " + cert + "rl0.key\"\nlisten on lo tls pki a auth { a = b }", "password of \"a\": unknown form of password hash, use smtpctl encrypt"},
+		"password form":      {"pki a cert " + cert + "rl0.crt\" key " + cert + "rl0.key\"\nlisten on lo tls pki a auth { a = b }", "password of \"a\" is not in an encrypted form"},
 		"listened twice":     {"listen on lo\nlisten on 127.0.0.1", "x:2: warning: 127.0.0.1:25 is listened on by line 1 already"},
 		"pki case":           {"pki A.b cert \"/etc/mail/certs/rl0.crt\" key \"/etc/mail/certs/rl0.key\"\nlisten on lo tls pki a.B pki a.b", "x:2: warning: pki a.b is given twice"},
 		"absent address":     {"listen on 192.0.2.77", "x:1: warning: no interface has the address 192.0.2.77"},

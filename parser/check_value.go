@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -140,8 +141,11 @@ func checkPassword(k, v string) error {
 	if err == nil {
 		err = auth.Check(hash)
 	}
-	if err != nil {
-		return fmt.Errorf("password of %q: %w, use smtpctl encrypt", k, err)
+	switch {
+	case errors.Is(err, auth.ErrForm):
+		return fmt.Errorf("password of %q is not in an encrypted form known here, use smtpctl encrypt", k)
+	case err != nil:
+		return fmt.Errorf("password of %q: %w", k, err)
 	}
 	return nil
 }
