@@ -110,12 +110,18 @@ var rspamdLocal = map[string]string{
 	"worker-controller.inc": "enabled = false;",
 	"worker-proxy.inc":      "enabled = false;",
 	"options.inc":           "dns { timeout = 50ms; retransmits = 1; nameserver = [\"127.0.0.1:9\"]; }",
-	"actions.conf":          "reject = 7;",
+	"actions.conf":          "reject = 15; add_header = 2; greylist = null;",
 	"logging.inc":           "type = \"console\"; level = \"error\";",
 }
 
-// Debian's filter-rspamd with a running rspamd: spam is refused, a clean mail
-// is not marked.
+// gtube is the text that every spam filter takes for spam. It stands between
+// other lines, for filter-rspamd leaves out the end of the last one, and rspamd
+// does not look at a text that is shorter than the pattern with its end.
+const gtube = "hello\r\nXJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\nbye"
+
+// Debian's filter-rspamd with a running rspamd: spam is refused with rspamd's
+// words, an odd mail gets the fields by which it is known, a clean one is not
+// marked.
 func TestDebianRspamd(t *testing.T) {
 	program := debianFilter(t, "filter-rspamd")
 	if program == "" {
@@ -162,18 +168,35 @@ func TestDebianRspamd(t *testing.T) {
 	}()
 	waitPort(t, fmt.Sprintf("127.0.0.1:%d", ports[0]))
 	d, addr := filterDaemon(t, dir, debianConf(fmt.Sprintf("%s -url http://127.0.0.1:%d", program, ports[0])))
-	bad := "Subject: spam\r\n\r\nx" // without From, To, Date and Message-ID
-	reply, err := mailer(addr, "a@b.org", bad)
-	if err != nil || !strings.HasPrefix(reply, "550") {
+	const head = "From: a@b.org\r\nTo: x@mx.test\r\nDate: Fri, 20 Nov 2026 23:21:02 +0000\r\nMessage-ID: <1@b.org>\r\n"
+	reply, err := mailer(addr, "a@b.org", head+"Subject: spam\r\n\r\n"+gtube)
+	if err != nil || !strings.HasPrefix(reply, "550 Gtube pattern") {
 		t.Errorf("spam: %q, %v", reply, err)
 	}
-	reply, err = mailer(addr, "a@b.org", "From: a@b.org\r\nTo: x@mx.test\r\nDate: Fri, 20 Nov 2026 23:21:02 +0000\r\n"+
-		"Message-ID: <1@b.org>\r\nSubject: clean\r\n\r\nx")
+	reply, err = mailer(addr, "a@b.org", head+"Subject: clean\r\n\r\nx")
 	if err != nil || !strings.HasPrefix(reply, "250") {
 		t.Fatalf("clean: %q, %v", reply, err)
 	}
 	if mail := delivered(t, d, dir); !strings.Contains(mail, "\nSubject: clean\n") || strings.Contains(strings.ToLower(mail), "x-spam: yes") {
 		t.Errorf("clean: got %s", mail)
+	}
+	reply, err = mailer(addr, "a@b.org", "Subject: odd\r\n\r\nx") // without From, To, Date and Message-ID
+	if err != nil || !strings.HasPrefix(reply, "250") {
+		t.Fatalf("odd: %q, %v", reply, err)
+	}
+	if err := d.waitLog(regexp.MustCompile("mda delivery .*result=Ok"), 2); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "Maildir", "new", "*"))
+	all := ""
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		all += string(b)
+	}
+	for _, field := range []string{"\nX-Spam: yes\n", "\nX-Spam-Score: ", "\nX-Spam-Status: Yes, score="} {
+		if strings.Count(all, field) != 1 {
+			t.Errorf("odd: %q is there %d times in\n%s", field, strings.Count(all, field), all)
+		}
 	}
 }
 
