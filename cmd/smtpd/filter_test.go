@@ -386,9 +386,10 @@ func TestFilterRecordings(t *testing.T) {
 		files []string // one for each program of the chain
 		tls   bool
 	}{
-		"chain":  {[]string{"filter-session-a.txt", "filter-session-b.txt"}, true},
-		"phases": {[]string{"filter-phases-a.txt"}, false},
-		"0.6":    {[]string{"debian68-filter.txt"}, false},
+		"chain":     {[]string{"filter-session-a.txt", "filter-session-b.txt"}, true},
+		"phases":    {[]string{"filter-phases-a.txt"}, false},
+		"0.6":       {[]string{"debian68-filter.txt"}, false},
+		"decisions": {[]string{"filter-decisions-a.txt"}, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) { replay(t, tt.files, tt.tls) })
