@@ -57,7 +57,8 @@ root: build
 	@test "$$(id -u)" = 0 || { echo "make root needs root"; exit 1; }
 	$(GO) test -count=1 -v -run 'Root|Posture|Torture' ./cmd/smtpd ./mda ./internal/proc/parent
 
-# Kills the daemon 200 times under load; every long upload and crowd. As root.
+# Kills the daemon 200 times under load; every long upload and crowd; 10,000 mails
+# under readers that delete, 5,000 deliveries under kills, races of names. As root.
 torture: build
 	@test "$$(id -u)" = 0 || { echo "make torture needs root"; exit 1; }
 	SMTPD_TORTURE=1 SMTPD_KILL_ROUNDS=200 SMTPD_TEST_READERS=10000 SMTPD_TEST_DELIVERIES=5000 $(GO) test -count=1 -v -timeout 3h -run 'TestRoot' ./cmd/smtpd
