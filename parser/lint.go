@@ -3,6 +3,7 @@ package parser
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"smtpd/internal/config"
@@ -35,6 +36,7 @@ func (c *checker) lintUnused() {
 // at before anything is said of it.
 func (c *checker) lintRules() {
 	index := &ruleIndex{first: make(map[ruleKey]*config.Rule, len(c.cfg.Rules))}
+	tags := c.listenerTags()
 	stmts := c.matchStmts()
 	for i := 0; i < len(stmts); {
 		at := stmts[i].pos
@@ -43,9 +45,13 @@ func (c *checker) lintRules() {
 		for ; i < len(stmts) && stmts[i].pos == at; i++ {
 			r := c.cfg.Rules[i]
 			k := c.keyOf(r)
-			if by := index.covering(r, k); by == nil || by.Pos == r.Pos {
+			by, never := index.covering(r, k), c.never(r, tags)
+			switch {
+			case never != "":
+				why = never
+			case by == nil || by.Pos == r.Pos:
 				reachable = true
-			} else {
+			default:
 				why = coveredBy(r, by)
 			}
 			index.add(r, k)
@@ -57,6 +63,40 @@ func (c *checker) lintRules() {
 			c.warnf(at, "this rule can never match: %s", why)
 		}
 	}
+}
+
+// listenerTags are those that a session can have.
+func (c *checker) listenerTags() []string {
+	var tags []string
+	for _, l := range append(c.cfg.Listeners, c.cfg.Socket) {
+		if l.Tag != "" && !slices.Contains(tags, l.Tag) {
+			tags = append(tags, l.Tag)
+		}
+	}
+	return tags
+}
+
+// never says why no mail at all fits a rule; empty: some may.
+func (c *checker) never(r *config.Rule, tags []string) string {
+	switch {
+	case r.From.Kind == config.FromAny && r.From.Not:
+		return "nobody is left by !from any"
+	case r.For.Kind == config.ForAny && r.For.Not:
+		return "no recipient is left by !for any"
+	case r.Tag == nil || r.Tag.Not || r.Tag.Regex:
+		return ""
+	}
+	t := c.tableNamed(r.Tag.Table)
+	if t == nil || t.inline == nil || t.inline.values != nil {
+		return ""
+	}
+	for _, k := range t.inline.keys {
+		if slices.ContainsFunc(tags, func(s string) bool { return strings.EqualFold(s, k.text) }) {
+			return ""
+		}
+	}
+	name := t.inline.keys[0].text
+	return fmt.Sprintf("no listener has the tag %q%s", name, c.diags.suggestion(name, tags))
 }
 
 func coveredBy(r, by *config.Rule) string {
