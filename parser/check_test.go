@@ -64,6 +64,8 @@ func TestErrors(t *testing.T) {
 		"near dhe":              {"pki a.org dhe atuo", `invalid DHE keyword: atuo, did you mean "auto"?`},
 		"near scheme":           {"action o relay host smtp+tsl://h", `1: invalid url: smtp+tsl://h: unknown scheme "smtp+tsl", did you mean "smtp+tls"?`},
 		"near on-failure":       {"proc p \"/bin/x\" on-failure tempfial", `invalid on-failure: tempfial, did you mean "tempfail"?`},
+		"taken for a name":      {"match mail-from regx \"x\" for any reject", `; did you mean "regex" by "regx"?`},
+		"near decision":         {"filter f phase connect match rdns jnuk", `; did you mean "junk" by "jnuk"?`},
 		"near specifier":        {"action x maildir \"%{rcpt.usr}\"", `unknown format specifier %{rcpt.usr}, did you mean "rcpt.user"?`},
 		"tag twice":             {"match tag a tag b for any reject", "1: tag already specified for this rule"},
 		"auth and from auth":    {"match from auth auth for any reject", "1: auth already specified for this rule"},

@@ -38,14 +38,30 @@ func (s *statements) report(toks []token, f *feed) {
 		return
 	}
 	if text := s.hint(toks, at); text != "" {
-		s.diags.errorf(bad.pos, "syntax error: %s", text)
+		s.diags.errorf(bad.pos, "syntax error: %s%s", text, f.g.misspelt(toks, at, text))
 		return
 	}
 	words, other := f.g.expected(toks[:at])
 	if at == 0 {
 		words = s.dialect.firstWords()
 	}
-	s.diags.errorf(bad.pos, "syntax error: %s", mistake(toks, at, words, other))
+	text := mistake(toks, at, words, other)
+	s.diags.errorf(bad.pos, "syntax error: %s%s", text, f.g.misspelt(toks, at, text))
+}
+
+// misspelt looks at the word before a mistake: it may have been taken for a name
+// and meant to be a key word, one letter away.
+func (g *grammar) misspelt(toks []token, at int, text string) string {
+	if at < 2 || toks[at-1].kind != tokWord || g.words[toks[at-1].text] != 0 || strings.Contains(text, "did you mean") {
+		return ""
+	}
+	word := toks[at-1].text
+	words, _ := g.expected(toks[:at-1])
+	near := nearest(word, words)
+	if near == "" || distance(word, near) > 2 {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q by %q?", near, word)
 }
 
 // mistake words the error: words are the key words that could stand at token
