@@ -54,8 +54,8 @@ type Session struct {
 }
 
 var (
-	errStopping = errors.New("stopping")
-	errTimeout  = errors.New("Timeout: no command came in time")
+	errStopping       = errors.New("stopping")
+	errTimeout  error = slowCommand
 )
 
 // tooSlow is the errTimeout of a message, with its reason.
@@ -67,6 +67,7 @@ func (e tooSlow) Is(target error) bool { return target == errTimeout }
 
 // The reasons.
 const (
+	slowCommand = tooSlow("Timeout: no command came in time")
 	slowSilence = tooSlow("Timeout: the message stopped coming")
 	slowRate    = tooSlow("Timeout: the message comes too slowly")
 	slowTotal   = tooSlow("Timeout: the message takes too long")
