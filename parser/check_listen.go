@@ -43,7 +43,11 @@ func (c *checker) listen(ctx context.Context, st *stmt, n *listenStmt) {
 			s.port = 465
 		}
 	}
-	for _, a := range c.resolve(ctx, n.on, s.family) {
+	addrs := c.resolve(ctx, n.on, s.family)
+	if addrs == nil && c.mayWait(n.on.text) {
+		c.cfg.Pending = append(c.cfg.Pending, &config.Pending{Listener: l, Port: uint16(s.port), Family: s.family})
+	}
+	for _, a := range addrs {
 		c.bind(l, netip.AddrPortFrom(a, uint16(s.port)), n.on)
 	}
 }
@@ -342,25 +346,7 @@ func (c *checker) protocols(t *token) {
 // resolve gives the addresses of what is listened on: an interface or group,
 // an address, or a host name. None is an error.
 func (c *checker) resolve(ctx context.Context, on *token, family string) []netip.Addr {
-	addrs := c.interfaceAddrs(on.text)
-	if addrs == nil {
-		if a, err := netip.ParseAddr(strings.Trim(on.text, "[]")); err == nil {
-			addrs = []netip.Addr{a.Unmap()}
-			if !a.IsUnspecified() && !a.IsLoopback() && !slices.Contains(c.cfg.LocalAddrs, a.Unmap()) {
-				c.warnf(on.pos, "no interface has the address %s", a)
-			}
-		} else if validName(on.text) {
-			addrs, _ = c.o.System.LookupHost(ctx, on.text) // not found: reported below
-			addrs = c.existing(addrs)
-		}
-	}
-	var out []netip.Addr
-	for _, a := range addrs {
-		wrong := family == "inet4" && !a.Is4() || family == "inet6" && a.Is4()
-		if !wrong && !slices.Contains(out, a) {
-			out = append(out, a)
-		}
-	}
+	out, addrs := c.addresses(ctx, on, family)
 	if len(out) > 0 {
 		return out
 	}
@@ -379,8 +365,38 @@ func (c *checker) resolve(ctx context.Context, on *token, family string) []netip
 	default:
 		why = suggestion(on.text, names)
 	}
+	if c.mayWait(on.text) {
+		c.warnf(on.pos, "invalid virtual ip or interface: %s%s; waiting for it", on.text, why)
+		return nil
+	}
 	c.errorf(on.pos, "invalid virtual ip or interface: %s%s", on.text, why)
 	return nil
+}
+
+func (c *checker) mayWait(word string) bool { return c.o.Wait != nil && c.o.Wait(word) }
+
+// addresses gives those of a family that a word of `listen on` stands for, and
+// all of them.
+func (c *checker) addresses(ctx context.Context, on *token, family string) (out, addrs []netip.Addr) {
+	addrs = c.interfaceAddrs(on.text)
+	if addrs == nil {
+		if a, err := netip.ParseAddr(strings.Trim(on.text, "[]")); err == nil {
+			addrs = []netip.Addr{a.Unmap()}
+			if !a.IsUnspecified() && !a.IsLoopback() && !slices.Contains(c.cfg.LocalAddrs, a.Unmap()) {
+				c.warnf(on.pos, "no interface has the address %s", a)
+			}
+		} else if validName(on.text) {
+			addrs, _ = c.o.System.LookupHost(ctx, on.text) // not found: reported below
+			addrs = c.existing(addrs)
+		}
+	}
+	for _, a := range addrs {
+		wrong := family == "inet4" && !a.Is4() || family == "inet6" && a.Is4()
+		if !wrong && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out, addrs
 }
 
 // interfaceAddrs gives the addresses of an interface or group of interfaces;

@@ -33,8 +33,11 @@ type Options struct {
 	Unprivileged bool // the daemon runs as an ordinary user: what needs another identity is refused, by a check told
 	Verbose      bool // report macros that are not used, and show old statements in their present form
 	Asking       bool // nobody will run what is parsed here: what an ordinary user cannot deliver is only told
-	CheckOnly    bool // for -n: also warn of what is allowed and hardly meant
-	MapsToCome   bool // for newaliases: maps (db:) are not opened, they are about to be made
+	// Wait reports a word of `listen on` that may have no address yet; nil: none
+	// may. The daemon waits for it.
+	Wait       func(word string) bool
+	CheckOnly  bool // for -n: also warn of what is allowed and hardly meant
+	MapsToCome bool // for newaliases: maps (db:) are not opened, they are about to be made
 
 	Now      func() time.Time // nil: time.Now
 	System   System           // nil: the host

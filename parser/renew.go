@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"smtpd/internal/config"
@@ -12,10 +13,12 @@ import (
 
 // Renew reads again what a configuration that is in force took from files
 // besides its own text and the tables, and from the network interfaces:
-// certificates, keys, authorities and the addresses of this host. The result is
-// a copy of conf with them; conf is not changed. Any of them that cannot be used
+// certificates, keys, authorities and the addresses of this host, with those of
+// listeners that wait for one. The result is
+// a copy of conf with them; conf is not changed. Without files it is the
+// addresses alone. Any of them that cannot be used
 // is an error, one line for each.
-func Renew(_ context.Context, o Options, conf *config.Config) (*config.Config, error) {
+func Renew(ctx context.Context, o Options, conf *config.Config, files bool) (*config.Config, error) {
 	if o.System == nil {
 		o.System = host{}
 	}
@@ -23,6 +26,26 @@ func Renew(_ context.Context, o Options, conf *config.Config) (*config.Config, e
 	next := *conf
 	next.Renewal = true
 	next.PKI, next.CA = maps.Clone(conf.PKI), maps.Clone(conf.CA)
+	if files {
+		r.files(&next)
+	}
+	ifs, err := o.System.Interfaces()
+	if err != nil {
+		r.errs = append(r.errs, err)
+	}
+	next.LocalAddrs = nil
+	for _, in := range ifs {
+		next.LocalAddrs = append(next.LocalAddrs, in.Addrs...)
+	}
+	r.c.ifs, r.c.cfg = ifs, &next
+	r.pending(ctx, &next)
+	if len(r.errs) > 0 {
+		return nil, errors.Join(r.errs...)
+	}
+	return &next, nil
+}
+
+func (r *renewal) files(next *config.Config) {
 	for _, name := range keys(next.PKI) {
 		p := *next.PKI[name]
 		r.pki(&p)
@@ -33,18 +56,30 @@ func Renew(_ context.Context, o Options, conf *config.Config) (*config.Config, e
 		r.ca(&ca)
 		next.CA[name] = &ca
 	}
-	ifs, err := o.System.Interfaces()
-	if err != nil {
-		r.errs = append(r.errs, err)
+}
+
+// pending adds the listeners that have an address by now.
+func (r *renewal) pending(ctx context.Context, next *config.Config) {
+	waiting := next.Pending
+	next.Pending, next.Listeners = nil, slices.Clone(next.Listeners)
+	taken := map[netip.AddrPort]bool{}
+	for _, l := range next.Listeners {
+		taken[l.Addr] = true
 	}
-	next.LocalAddrs = nil
-	for _, in := range ifs {
-		next.LocalAddrs = append(next.LocalAddrs, in.Addrs...)
+	r.c.diags = &diagList{}
+	for _, p := range waiting {
+		addrs, _ := r.c.addresses(ctx, &token{text: p.Listener.Name, pos: noPos()}, p.Family)
+		if len(addrs) == 0 {
+			next.Pending = append(next.Pending, p)
+		}
+		for _, a := range addrs {
+			one := *p.Listener
+			if one.Addr = netip.AddrPortFrom(a, p.Port); !taken[one.Addr] {
+				taken[one.Addr] = true
+				next.Listeners = append(next.Listeners, &one)
+			}
+		}
 	}
-	if len(r.errs) > 0 {
-		return nil, errors.Join(r.errs...)
-	}
-	return &next, nil
 }
 
 // renewal collects what is wrong.

@@ -34,6 +34,7 @@ pki mx.test key "%s/key.pem"
 table domains file:%s
 listen on 127.0.0.1 port 25 tls pki mx.test hostname mx.test
 listen on 192.0.2.55 port 25
+listen on later0 port 26
 
 action "l" maildir
 match from any for domain <domains> action "l"
@@ -76,6 +77,12 @@ match from any for domain <domains> action "l"
 	wait(`info: listening on 192\.0\.2\.55:25`)
 	accepts(t, "192.0.2.55:25", "alice@a.test", true)
 	wait("info: the addresses of this host are known again")
+	wait("warn: listen on later0: no such interface")
+	if out, err := exec.Command("sh", "-ec", "ip link add later0 type veth peer name later1 && ip addr add 192.0.2.66/32 dev later0 && ip link set later0 up && ip link set later1 up").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	wait(`info: listening on 192\.0\.2\.66:26`)
+	accepts(t, "192.0.2.66:26", "alice@a.test", true)
 
 	replace(t, conf, string(text))
 	if out, err := exec.Command(filepath.Join(bins, "smtpctl"), "-s", d.socket, "reload").CombinedOutput(); err == nil || !strings.Contains(string(out), "domains:2: invalid map entry") {

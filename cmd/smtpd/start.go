@@ -40,6 +40,7 @@ func parse(ctx context.Context, po parser.Options) (*config.Config, parser.Diagn
 // start runs the daemon: here with -d or -F, in the background otherwise.
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
 	began := time.Now()
+	po.Wait = func(string) bool { return true } // nobody is there when the system starts
 	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)
 	if conf == nil || diags.Failed() {
@@ -84,6 +85,12 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 
 // parentOptions puts together what the parent is told.
 func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.Writer) (parent.Options, error) {
+	// Later somebody is: what is waited for is what was waited for at the start.
+	waits := map[string]bool{}
+	for _, p := range conf.Pending {
+		waits[p.Listener.Name] = true
+	}
+	po.Wait = func(word string) bool { return waits[word] }
 	conf.Generation = 1
 	o := parent.Options{
 		Config: conf, Spool: f.spool, Socket: f.socket, Empty: emptyDir,
@@ -106,8 +113,8 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 		}
 		return conf, keepQueueKey(&conf.Queue, &asked)
 	}
-	o.Renew = func(ctx context.Context, conf *config.Config) (*config.Config, error) {
-		return parser.Renew(ctx, po, conf)
+	o.Renew = func(ctx context.Context, conf *config.Config, files bool) (*config.Config, error) {
+		return parser.Renew(ctx, po, conf, files)
 	}
 	o.Sockets = givenSockets()
 	if o.Spool == "" {

@@ -26,6 +26,7 @@ type Config struct {
 	LocalAddrs []netip.Addr // addresses of this host, for `from local` and literals
 
 	Listeners []*Listener // network listeners, one per address and port
+	Pending   []*Pending  // network listeners whose interface or name has no address yet
 	Socket    *Listener   // the local socket (sendmail, notices); never nil
 	Tables    map[string]*Table
 	Actions   map[string]*Action

@@ -50,3 +50,10 @@ type Listener struct {
 	LogConversation bool     // the dialogue goes to the log, secrets masked
 	Without         []string // extensions left out, by their EHLO keyword in upper case
 }
+
+// Pending is a listener that waits for what it names to have an address.
+type Pending struct {
+	Listener *Listener // without Addr
+	Port     uint16
+	Family   string // "", "inet4" or "inet6"
+}

@@ -88,7 +88,9 @@ func (f *files) next(conf *config.Config, began time.Time) {
 
 // adopt makes the files of the configuration on its way the known ones.
 func (f *files) adopt() {
-	f.known, f.last, f.coming = f.coming, nil, nil
+	if f.coming != nil {
+		f.known, f.last, f.coming = f.coming, nil, nil
+	}
 }
 
 // forget gives up the configuration on its way.
@@ -141,22 +143,24 @@ func (p *parent) watch() {
 func (p *parent) renewFiles(changed []string) {
 	names := strings.Join(changed, ", ")
 	p.renew(&order{
-		read:   p.again,
+		read:   p.again(true),
 		done:   "info: certificates renewed: " + names,
 		failed: "warn: certificates not renewed, the old ones stay in force: ",
 	}, nil)
 }
 
-// again is the present configuration with what it took from the system read
-// anew.
-func (p *parent) again(ctx context.Context) (*config.Config, error) {
-	conf := p.shared.Load()
-	next, err := p.o.Renew(ctx, conf)
-	if err == nil && reflect.DeepEqual(next.PKI, conf.PKI) && reflect.DeepEqual(next.CA, conf.CA) &&
-		slices.Equal(next.LocalAddrs, conf.LocalAddrs) {
-		return conf, nil // nothing is new
+// again reads what the present configuration took from the system anew, with
+// the files or the addresses alone. When nothing is new it is the very same.
+func (p *parent) again(files bool) func(context.Context) (*config.Config, error) {
+	return func(ctx context.Context) (*config.Config, error) {
+		conf := p.shared.Load()
+		next, err := p.o.Renew(ctx, conf, files)
+		if err == nil && reflect.DeepEqual(next.PKI, conf.PKI) && reflect.DeepEqual(next.CA, conf.CA) &&
+			slices.Equal(next.LocalAddrs, conf.LocalAddrs) && len(next.Pending) == len(conf.Pending) {
+			return conf, nil
+		}
+		return next, err
 	}
-	return next, err
 }
 
 // maxTableFile bounds a table file. Ours, see package table.

@@ -30,6 +30,7 @@ type givenTCP struct {
 	addr netip.AddrPort
 	file *os.File
 	used bool
+	by   netip.AddrPort // the listener that it serves, or served
 }
 
 // inherit takes the sockets over.
@@ -88,7 +89,7 @@ func (in *inherited) take(l *config.Listener) (*net.TCPListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.used = true
+	g.used, g.by = true, l.Addr
 	return ln.(*net.TCPListener), nil // it was one when it came
 }
 
@@ -105,7 +106,7 @@ func (in *inherited) find(l *config.Listener) *givenTCP {
 		}
 	}
 	for i := range in.tcp {
-		if g := &in.tcp[i]; l.Tag != "" && g.name == l.Tag && !g.used {
+		if g := &in.tcp[i]; l.Tag != "" && g.name == l.Tag && (!g.used || g.by == l.Addr) {
 			return g
 		}
 	}

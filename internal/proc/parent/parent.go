@@ -34,8 +34,8 @@ type Options struct {
 	Parse func(context.Context) (*config.Config, error)
 	// Renew reads the certificates, keys and authorities that a configuration
 	// names and the addresses of this host again, and nothing else, and returns a
-	// copy with them.
-	Renew func(context.Context, *config.Config) (*config.Config, error)
+	// copy with them; without files the addresses alone.
+	Renew func(ctx context.Context, conf *config.Config, files bool) (*config.Config, error)
 
 	Sockets []GivenSocket // opened by the service manager
 
@@ -100,6 +100,8 @@ type parent struct {
 	procs      []procsOf                     // of the last configurations, the present one included
 	inline     inlineTables
 	files      files
+	said       string   // the last reason why an order failed
+	looks      int      // how often there has been time to look
 	looking    bool     // files are being looked at
 	orders     []*order // that wait
 	busy       bool     // with an order
@@ -173,6 +175,9 @@ func (p *parent) warnSockets() {
 	}
 	p.sockets.given.odd = nil
 	p.warnMissing(p.sockets.fresh)
+	for _, l := range p.conf.Pending {
+		p.log.Warn(fmt.Sprintf("warn: listen on %s: no such interface, or it has no address; waiting for it", l.Listener.Name))
+	}
 }
 
 // warnMissing says which addresses are waited for.
@@ -185,6 +190,10 @@ func (p *parent) warnMissing(addrs []netip.AddrPort) {
 // retrySockets opens the listeners whose address has come. The addresses of
 // this host count in rules as well, so that they are found out again.
 func (p *parent) retrySockets() {
+	if p.looks++; p.looks%pendingLooks == 0 && len(p.conf.Pending) > 0 && !p.busy && p.started && !p.stopping {
+		p.renewAddresses()
+		return
+	}
 	if len(p.sockets.missing) == 0 || p.busy || !p.started || p.stopping {
 		return
 	}
@@ -201,7 +210,14 @@ func (p *parent) retrySockets() {
 	if c := p.children[imsg.SMTP]; c != nil && c.running {
 		p.sockets.send(c, p.conf)
 	}
-	p.renew(&order{read: p.again, done: "info: the addresses of this host are known again",
+	p.renewAddresses()
+}
+
+// pendingLooks is at every how many looks interfaces are asked for again.
+const pendingLooks = 3
+
+func (p *parent) renewAddresses() {
+	p.renew(&order{read: p.again(false), quiet: true, done: "info: the addresses of this host are known again",
 		failed: "warn: the addresses of this host: "}, nil)
 }
 

@@ -25,6 +25,7 @@ type order struct {
 	read   func(context.Context) (*config.Config, error)
 	done   string // what the log says when it is in force
 	failed string // and what stands in front of each reason when it is not
+	quiet  bool   // reads no file; the service manager need not know
 	tell   []func(error)
 }
 
@@ -79,7 +80,9 @@ func (p *parent) nextOrder() {
 	}
 	o := p.orders[0]
 	p.orders, p.busy = p.orders[1:], true
-	p.o.Notify("RELOADING=1")
+	if !o.quiet {
+		p.o.Notify("RELOADING=1")
+	}
 	began := p.o.Now()
 	p.tasks.Go(func() {
 		conf, err := o.read(p.ctx)
@@ -92,8 +95,10 @@ func (p *parent) begin(o *order, conf *config.Config, err error, began time.Time
 	ch := &change{order: o, conf: conf, prepared: map[imsg.Role]*exec.Cmd{}, waiting: map[imsg.Role]*exec.Cmd{}}
 	if err == nil && conf == p.conf {
 		ch.order.done = ""
-		p.files.next(conf, began)
-		p.files.adopt()
+		if !o.quiet {
+			p.files.next(conf, began)
+			p.files.adopt()
+		}
 		p.finish(ch, nil)
 		return
 	}
@@ -110,7 +115,9 @@ func (p *parent) begin(o *order, conf *config.Config, err error, began time.Time
 	p.generation++ // never used twice, whatever becomes of this one
 	conf.Generation = p.generation
 	p.change = ch
-	p.files.next(conf, began)
+	if !o.quiet {
+		p.files.next(conf, began)
+	}
 	for _, role := range imsg.Children {
 		if c := p.children[role]; c != nil && c.running && c.ready {
 			ch.waiting[role] = c.cmd
@@ -196,6 +203,7 @@ func (p *parent) advance() {
 		case ch.step == len(applyOrder):
 			p.sockets.retire(p.conf)
 			p.warnMissing(p.sockets.fresh)
+			p.sayOpened(ch)
 			p.finish(ch, nil)
 		default:
 			if ch.step == 0 {
@@ -204,6 +212,18 @@ func (p *parent) advance() {
 			ch.step++
 			p.apply(ch, applyOrder[ch.step-1])
 			p.bound(applyLimit)
+		}
+	}
+}
+
+// sayOpened names the listeners that have come by themselves.
+func (p *parent) sayOpened(ch *change) {
+	if !ch.conf.Renewal {
+		return
+	}
+	for _, l := range ch.conf.Listeners {
+		if ch.opened.opened[l.Addr] != nil {
+			p.log.Info(fmt.Sprintf("info: listening on %s", l.Addr))
 		}
 	}
 }
@@ -260,12 +280,16 @@ func (p *parent) finish(ch *change, err error) {
 	switch {
 	case err == nil && ch.order.done != "":
 		p.log.Info(ch.order.done)
+	case err != nil && ch.order.quiet && err.Error() == p.said:
 	case err != nil:
+		p.said = err.Error()
 		for line := range strings.Lines(err.Error()) {
 			p.log.Warn(ch.order.failed + strings.TrimSuffix(line, "\n"))
 		}
 	}
-	p.o.Notify("READY=1")
+	if !ch.order.quiet {
+		p.o.Notify("READY=1")
+	}
 	for _, tell := range ch.order.tell {
 		tell(err)
 	}
