@@ -47,7 +47,8 @@ func TestRootSeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ran := 0
+	far := newFarNet(t)
+	ran, strangers := 0, 0
 	for _, f := range ar.Files {
 		text, err := os.ReadFile(filepath.Join(confDir, "seeds", f.Name+".conf"))
 		if err != nil {
@@ -63,13 +64,14 @@ func TestRootSeeds(t *testing.T) {
 			if strings.Contains(string(f.Data), "listen 127.0.0.1:25") {
 				askLocally(t, string(f.Data))
 			}
+			strangers += askFromAfar(t, far, string(f.Data))
 			if err := d.stop(); err != nil {
 				t.Error(err, d.log())
 			}
 		})
 	}
-	if ran < 20 {
-		t.Errorf("only %d ran", ran)
+	if ran < 20 || strangers < 10 {
+		t.Errorf("only %d ran, with %d clients of other hosts", ran, strangers)
 	}
 }
 
