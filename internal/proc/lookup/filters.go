@@ -3,6 +3,7 @@ package lookup
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -315,5 +316,6 @@ func showFilters(w *world) (lines []string) {
 			st.Restarts, st.Requests, st.Median.Round(time.Microsecond), st.Worst.Round(time.Microsecond),
 			strings.ReplaceAll(st.LastError, "|", "/")))
 	}
+	slices.Sort(lines)
 	return lines
 }
