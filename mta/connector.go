@@ -142,6 +142,10 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 	if !g.open() {
 		if g.flags&limitSource != 0 {
 			c.source.waiters.add(r)
+			r.crowded = true
+			if !now.Before(r.startup) {
+				e.spare(r)
+			}
 			e.makeRoom(func(s *session) bool { return s.connector.source == c.source })
 		}
 		if g.flags&limitGroup != 0 {

@@ -318,16 +318,26 @@ func (e *Engine) isSelf(a netip.Addr, port uint16) bool {
 // open begins one connection.
 func (e *Engine) open(r *relay, c *connector, rt *route, to candidate, now time.Time) {
 	s := newSession(e, r, c, rt, to)
+	r.crowded = false
 	for _, n := range s.counted() {
 		n.open(now)
 	}
 	e.nsessions++
 	e.gauge("mta.session", e.nsessions)
-	e.agenda.add(now.Add(slowConnect), func(time.Time) {
+	e.agenda.add(now.Add(slowSource), func(time.Time) {
 		if !s.isReady && !s.ended && e.nslow < maxSlow {
-			e.markSlow(s, 1)
-			e.drain(r)
+			s.uncounted = true
+			c.source.slow++
+			e.nslow++
 			e.wake(&c.source.conns)
+		}
+	})
+	e.agenda.add(now.Add(slowConnect), func(time.Time) {
+		if s.uncounted {
+			s.slow = true
+			r.slow++
+			e.spare(r)
+			e.drain(r)
 		}
 	})
 	e.wg.Go(s.run)
@@ -339,14 +349,18 @@ const noRoomPause = 3 * time.Second
 
 // maxSlow bounds the connections that take long to get ready and are not
 // counted against a limit. Ours: each costs a descriptor for a while.
-const maxSlow = 500
+const maxSlow = 2000
 
-// markSlow counts a session as one that takes long, or no longer.
-func (e *Engine) markSlow(s *session, n int) {
-	s.slow = n > 0
-	s.relay.slow += n
-	s.connector.source.slow += n
-	e.nslow += n
+// notSlow ends the exceptions for a session that takes long.
+func (e *Engine) notSlow(s *session) {
+	if s.slow {
+		s.relay.slow--
+	}
+	if s.uncounted {
+		s.connector.source.slow--
+		e.nslow--
+	}
+	s.slow, s.uncounted = false, false
 }
 
 // becameReady tells that a session can take tasks; it is idle from then on.
@@ -355,9 +369,7 @@ func (e *Engine) becameReady(s *session) {
 	defer e.mu.Unlock()
 	s.isReady = true
 	s.relay.ready++
-	if s.slow {
-		e.markSlow(s, -1)
-	}
+	e.notSlow(s)
 	rt := s.route
 	rt.ready++
 	rt.fresh, rt.errors = false, 0
@@ -388,9 +400,7 @@ func (e *Engine) ended(s *session, err error) {
 	for _, n := range s.counted() {
 		n.n--
 	}
-	if s.slow {
-		e.markSlow(s, -1)
-	}
+	e.notSlow(s)
 	if s.isReady {
 		r.ready--
 		rt.ready--

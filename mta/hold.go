@@ -14,7 +14,7 @@ const startup = 2 * time.Second
 // enough to do.
 func (e *Engine) enqueue(r *relay, tasks []*task) {
 	now := time.Now()
-	if hiwat := r.scaled(r.limits.TaskHiwat); hiwat > 0 && r.tasks.n >= hiwat && !now.Before(r.startup) {
+	if hiwat := r.hiwat(); hiwat > 0 && r.tasks.n >= hiwat && !now.Before(r.startup) {
 		e.giveBack(r, tasks)
 		return
 	}
@@ -31,13 +31,34 @@ func (e *Engine) enqueue(r *relay, tasks []*task) {
 
 // trim gives back, at the end of a relay's startup, what is beyond its limit.
 func (e *Engine) trim(r *relay) {
-	hiwat := r.scaled(r.limits.TaskHiwat)
-	if hiwat == 0 || r.tasks.n <= hiwat || e.stopping {
+	e.keep(r, r.hiwat())
+}
+
+// spare gives back all but one task of a relay whose hosts do not answer: what
+// waits for them must not fill the room that others' mail needs.
+func (e *Engine) spare(r *relay) {
+	if r.ready == 0 && r.limits.TaskHiwat > 0 {
+		e.keep(r, 1)
+	}
+}
+
+// keep gives back what is beyond n tasks; 0: no bound.
+func (e *Engine) keep(r *relay, n int) {
+	if n == 0 || r.tasks.n <= n || e.stopping {
 		return
 	}
-	tasks := r.tasks.cut(hiwat)
+	tasks := r.tasks.cut(n)
 	e.waiting(-len(tasks))
 	e.giveBack(r, tasks)
+}
+
+// hiwat is how many tasks a relay may have that is over its startup: one while
+// it waits for a host that does not answer, or for a place among those who do.
+func (r *relay) hiwat() int {
+	if r.ready == 0 && (r.slow > 0 || r.crowded) {
+		return min(r.limits.TaskHiwat, 1)
+	}
+	return r.scaled(r.limits.TaskHiwat)
 }
 
 // giveBack holds tasks that are not in the list of the relay.

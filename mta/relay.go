@@ -80,6 +80,8 @@ type relay struct {
 	idle  []*session
 	ready int // sessions that got ready
 	slow  int // sessions that take long to get ready
+	// crowded: there was no place at the source when it was last looked for.
+	crowded bool
 
 	preparing  bool
 	prepared   time.Time // zero: what follows is not known yet

@@ -533,6 +533,7 @@ func TestPenalty(t *testing.T) {
 // A route that was never ready gets one connection, however much there is to do.
 func TestProbe(t *testing.T) {
 	w := newWorld(t)
+	w.cfg.MTA.Default.TaskHiwat = 0 // nothing is given back
 	w.mx("d.test", "10 mx.d.test 192.0.2.1")
 	w.hosts["192.0.2.1:25"] = nil
 	w.run(func(e *Engine) {
@@ -636,12 +637,13 @@ func TestHold(t *testing.T) {
 	w.mx("d.test", "10 mx.d.test 192.0.2.1")
 	l := &w.cfg.MTA.Default
 	l.TaskHiwat, l.TaskLowat, l.TaskRelease = 10, 5, 3
-	h := &goodHost{}
+	l.MaxConnPerRoute = 1
 	gate := make(chan struct{})
+	h := &goodHost{mail: func(string) string { <-gate; return "250 ok" }}
 	w.run(func(e *Engine) {
 		gate = make(chan struct{})
-		w.hosts["192.0.2.1:25"] = func(p *peer) { <-gate; h.serve(p) }
-		w.many(e, &config.Relay{}, 25, "d.test")
+		w.hosts["192.0.2.1:25"] = h.serve
+		w.many(e, &config.Relay{}, 26, "d.test") // one of them is under way at once
 		if strings.Contains(w.text(), "hold") {
 			t.Error("given back before it was known to be slow")
 		}
@@ -654,14 +656,14 @@ func TestHold(t *testing.T) {
 			t.Errorf("%d envelopes given back, want 5", n)
 		}
 		close(gate)
-		w.wait(10)
+		w.wait(11)
 		synctest.Wait()
 	})
 	// At 5 left, three are wanted; at each three taken, three more; at the end all.
 	if got := w.count("^release 3$"); got < 2 {
 		t.Errorf("%d releases of 3:\n%s", got, w.text())
 	}
-	if len(w.reports) != 10 {
+	if len(w.reports) != 11 {
 		t.Errorf("%d reports", len(w.reports))
 	}
 }
@@ -801,5 +803,37 @@ func TestStop(t *testing.T) {
 	want := "u0@d.test 250 250 2.0.0 slow\nu0@e.test 451 Connection closed unexpectedly\n"
 	if got := w.results(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+// Of a relay whose host does not answer one task stays; the others are given back
+// and wanted again when it is clear what becomes of it.
+func TestSilentHostKeepsOne(t *testing.T) {
+	for name, silence := range map[string]time.Duration{"for ever": 0, "for 3 s": 3 * time.Second} {
+		w := newWorld(t)
+		w.mx("d.test", "10 mx.d.test 192.0.2.1")
+		h := &goodHost{ext: []string{"PIPELINING"}}
+		w.hosts["192.0.2.1:25"] = func(p *peer) {
+			if silence == 0 {
+				io.Copy(io.Discard, p.in)
+				return
+			}
+			w.pass(silence)
+			h.serve(p)
+		}
+		w.opt.Timeouts = DefaultTimeouts()
+		w.opt.Timeouts.Greeting = time.Minute
+		w.run(func(e *Engine) {
+			w.many(e, &config.Relay{}, 20, "d.test")
+			w.wait(1)
+			w.pass(2 * time.Second)
+			if e.envelopes(0); w.holds[e.lastRelay] != 19 {
+				t.Errorf("%s: %d held", name, w.holds[e.lastRelay])
+			}
+		})
+		want := map[string]int{"for ever": 451, "for 3 s": 250}[name]
+		if w.codes()[want] != 1 || w.count(`^release`) == 0 {
+			t.Errorf("%s: %s%s", name, w.results(), w.text())
+		}
 	}
 }

@@ -26,6 +26,9 @@ const (
 	// counted on, so that the next address gets its chance (RFC 8305 in spirit;
 	// ours).
 	slowConnect = time.Second
+	// slowSource is when it no longer counts against the limit of its source: a
+	// host that is silent takes nothing of what others need. Ours.
+	slowSource = 200 * time.Millisecond
 	// maxRejects ends a session after so many transactions without success.
 	maxRejects = 10
 )
@@ -44,7 +47,8 @@ type session struct {
 	group     *group
 
 	// Under the engine's lock.
-	isReady, slow, ended bool
+	isReady, ended  bool
+	slow, uncounted bool // see slowConnect and slowSource
 
 	conn    net.Conn
 	in      replyReader

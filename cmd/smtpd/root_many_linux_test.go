@@ -49,7 +49,7 @@ func TestRootMany(t *testing.T) {
 	defer zone.Close()
 	newZoo(t) // every other address is a server that takes all
 	d := startRoot(t, fmt.Sprintf("listen on 127.0.0.1 port 2525 hostname mx.test\nresolver %s\n"+
-		"smtp limit max-mails 1000\naction out relay\nmatch from any for any action out\n", zone.Addr()), "-P", "mta")
+		"smtp limit max-mails 100000\naction out relay\nmatch from any for any action out\n", zone.Addr()), "-P", "mta")
 	alive := func(i int) bool { return i%4 > 1 }
 	ok := regexp.MustCompile(`mta delivery .* result="Ok"`)
 	temp := regexp.MustCompile(`mta delivery .* result="TempFail"`)
