@@ -114,6 +114,10 @@ func startDaemon(ctx context.Context, dir, socket string, uid int, args ...strin
 	d.cmd = exec.CommandContext(ctx, filepath.Join(bins, "smtpd"), append([]string{"-d", "-s", socket}, args...)...)
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notifyPath)
 	d.cmd.Dir = dir
+	if f, err := os.Open(filepath.Join(dir, "stdin")); err == nil {
+		defer f.Close()
+		d.cmd.Stdin = f
+	}
 	if uid != 0 {
 		d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	}

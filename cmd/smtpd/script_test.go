@@ -37,7 +37,7 @@ func TestScript(t *testing.T) {
 		Setup: setupWorld,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start":     cmdStart,
-			"stop":      cmdStop,
+			"end":       cmdEnd,
 			"signal":    cmdSignal,
 			"smtp":      cmdSMTP,
 			"waitlog":   cmdWaitLog,
@@ -170,8 +170,9 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	w.d = d
 }
 
-// cmdStop is: stop. The daemon must end well.
-func cmdStop(ts *testscript.TestScript, _ bool, _ []string) {
+// cmdEnd is: end. The daemon must end well. (stop is a command of testscript: it
+// ends the script.)
+func cmdEnd(ts *testscript.TestScript, _ bool, _ []string) {
 	w := theWorld(ts)
 	d := w.d
 	if d == nil {
