@@ -480,8 +480,8 @@ func TestShow(t *testing.T) {
 		"relays": "[relay:127.0.0.1,port=1,smtp+notls,mx] refcount=1 ntask=0 nconn=0 lastconn=0s timeout=- wait=\n" +
 			"  connector [] refcount=0 nconn=0 lastconn=0s timeout=- flags=ERROR_ROUTE_NET\n",
 		"mta paused": "",
-		"tls x.test": "action mx: when offered, not verified: nothing asks for more\n  Domain does not exist\n" +
-			"action out: never: the relay URL says smtp+notls\n  0 127.0.0.1 127.0.0.1: certificate not verified\n",
+		"tls x.test": "action mx: when offered, not verified: nothing asks for more\n  with REQUIRETLS: required, verified, to hosts that offer it\n  Domain does not exist\n" +
+			"action out: never: the relay URL says smtp+notls\n  with REQUIRETLS: mail is put off: tls is asked for, but the relay URL says smtp+notls\n  0 127.0.0.1 127.0.0.1: in clear\n",
 	} {
 		if got := ask(what); got != want {
 			t.Errorf("show %s: got\n%swant\n%s", what, got, want)
