@@ -64,6 +64,8 @@ type state struct {
 type owned struct {
 	signer
 	id []byte
+
+	leaving bool // the configuration has it no more
 }
 
 // maxOld is how many keys an entry keeps. Ours: the present one, and the one
@@ -101,11 +103,20 @@ func (s *state) configure(c *config.Config) {
 			s.log.Warn(fmt.Sprintf("warn: keys: the key of a pki cannot be used: %v", err), slog.String("pki", name))
 			continue
 		}
-		ring[name] = append(ring[name], owned{k, privsep.KeyID(k.key.Public())})
+		ring[name] = append(ring[name], owned{signer: k, id: privsep.KeyID(k.key.Public())})
 		for _, old := range before[name] {
 			if len(ring[name]) < maxOld && !bytes.Equal(old.id, ring[name][0].id) {
 				ring[name] = append(ring[name], old)
 			}
+		}
+	}
+	// A session that began before its pki entry went may still ask for STARTTLS:
+	// such keys stay until the configuration changes once more.
+	for name, old := range before {
+		if c.PKI[name] == nil && !old[0].leaving {
+			last := old[0]
+			last.leaving = true
+			ring[name] = []owned{last}
 		}
 	}
 	s.ring.Store(&ring)

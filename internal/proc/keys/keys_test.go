@@ -417,3 +417,20 @@ func TestRenewal(t *testing.T) {
 		t.Error("the entry has gone")
 	}
 }
+
+// TestLeaving: the key of an entry that goes serves the sessions of before until
+// the configuration changes once more.
+func TestLeaving(t *testing.T) {
+	text := pairs()["ed25519"].pem["pkcs8"]
+	s := &state{log: log.Discard()}
+	ask := func() bool {
+		return len(s.sign(&imsg.Sign{PKI: "mx", PSSSalt: imsg.NoPSS, Digest: []byte("x")})) > 0
+	}
+	s.configure(keyring(map[string]string{"mx": text}))
+	for step, want := range []bool{true, false} {
+		s.configure(keyring(nil))
+		if got := ask(); got != want {
+			t.Errorf("change %d after it went: signs %v, want %v", step+1, got, want)
+		}
+	}
+}
