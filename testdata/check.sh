@@ -8,6 +8,7 @@ out=$(gofmt -l $(git ls-files '*.go')) && [ -z "$out" ] || fail "gofmt: $out"
 go vet ./... || fail "go vet"
 go tool staticcheck ./... || fail "staticcheck"
 for os in openbsd freebsd; do
+	GOOS=$os go vet ./... || fail "go vet for $os"
 	for arch in amd64 arm64; do GOOS=$os GOARCH=$arch go build -o /dev/null ./... || fail "build for $os/$arch"; done
 done
 GOARCH=arm64 go build -o /dev/null ./... || fail "build for linux/arm64"

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	gosmtp "github.com/emersion/go-smtp"
 )
 
 // spoolSize is that of the small disk.
@@ -114,23 +111,6 @@ func fillSpool(t *testing.T, l *ledger) int {
 		t.Logf("answered %d", code)
 	}
 	return refused
-}
-
-// one sends a mail on a connection of its own and gives the code of what was
-// refused; 0: it was accepted, or the connection broke.
-func (l *ledger) one(to string, size int) int {
-	conn, err := net.DialTimeout("tcp4", "127.0.0.1:25", waitLimit)
-	if err != nil {
-		return 0
-	}
-	c := gosmtp.NewClient(conn)
-	c.CommandTimeout, c.SubmissionTimeout = waitLimit, waitLimit
-	defer c.Close()
-	err = l.transaction(c, newLetter(to, size), to)
-	if e, ok := err.(*gosmtp.SMTPError); ok {
-		return e.Code
-	}
-	return 0
 }
 
 // oldEnvelope is how OpenSMTPD 7.8 keeps one.

@@ -293,3 +293,20 @@ func waitEmpty(t *testing.T, d *daemon, limit time.Duration) {
 	}
 	t.Fatalf("the queue is not empty after %s:\n%s\nlog:\n%s", limit, tail(out, 20), tail([]byte(d.log()), 30))
 }
+
+// one sends a mail on a connection of its own and gives the code of what was
+// refused; 0: it was accepted, or the connection broke.
+func (l *ledger) one(to string, size int) int {
+	conn, err := net.DialTimeout("tcp4", "127.0.0.1:25", waitLimit)
+	if err != nil {
+		return 0
+	}
+	c := gosmtp.NewClient(conn)
+	c.CommandTimeout, c.SubmissionTimeout = waitLimit, waitLimit
+	defer c.Close()
+	err = l.transaction(c, newLetter(to, size), to)
+	if e, ok := err.(*gosmtp.SMTPError); ok {
+		return e.Code
+	}
+	return 0
+}
