@@ -69,15 +69,6 @@ func TestRootDiskFull(t *testing.T) {
 	}
 }
 
-func smtpctl(t *testing.T, d *daemon, words ...string) string {
-	t.Helper()
-	out, err := exec.Command(filepath.Join(bins, "smtpctl"), append([]string{"-s", d.socket}, words...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("smtpctl %s: %v\n%s", strings.Join(words, " "), err, out)
-	}
-	return string(out)
-}
-
 // fillSpool sends from eight connections until each was refused, then 20 more
 // mails, and gives how many of those were told 452.
 func fillSpool(t *testing.T, l *ledger) int {

@@ -310,3 +310,13 @@ func (l *ledger) one(to string, size int) int {
 	}
 	return 0
 }
+
+// smtpctl runs a command that has to succeed and gives what it prints.
+func smtpctl(t *testing.T, d *daemon, words ...string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(bins, "smtpctl"), append([]string{"-s", d.socket}, words...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("smtpctl %s: %v\n%s", strings.Join(words, " "), err, out)
+	}
+	return string(out)
+}
