@@ -461,6 +461,7 @@ func (s *Bolt) Accept(ctx context.Context, m *Message) error {
 	if s.ids.coming(m.ID) {
 		return ErrExists
 	}
+	s.commits.crowd.Store(int64(m.Crowd))
 	a, err := s.accepted(m)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,7 +27,9 @@ const (
 	reserveEvery  = time.Minute     // ours: how often the reserve is tried to be filled
 	lookedAt      = 16 << 10        // ours: octets that a job or a reader maps, about
 	fillPercent   = 0.9             // of a page: ids grow, so pages fill from one side
-	maxUndo       = 4 * maxGroup    // ours: accepted messages of failed groups to take back
+	smallGroup    = 4               // ours: jobs in a group, of which fewer are no crowd
+	gatherTime    = 2 * time.Millisecond
+	maxUndo       = 4 * maxGroup // ours: accepted messages of failed groups to take back
 	fullText      = "Insufficient system storage"
 	failText      = "Temporary failure"
 )
@@ -71,10 +74,13 @@ type committer struct {
 	mu      sync.Mutex
 	waiting []*job
 	closed  bool
+	want    int           // jobs that end the gathering of a group
+	crowd   atomic.Int64  // as Message.Crowd said last
 	wake    chan struct{} // holds one
 	ended   chan struct{}
 
 	// Below: the loop's own.
+	last      int // jobs in the group before
 	undo      []mail.MessageID
 	fullUntil time.Time
 	reserveAt time.Time // when the reserve is tried to be filled again
@@ -104,7 +110,11 @@ func (s *Bolt) submit(j *job) bool {
 		return false
 	}
 	c.waiting = append(c.waiting, j)
+	due := len(c.waiting) >= c.want
 	c.mu.Unlock()
+	if !due {
+		return true
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -120,6 +130,7 @@ func (s *Bolt) commitLoop() {
 	defer close(c.ended)
 	debug.SetPanicOnFault(true) // a read error inside the map becomes a panic
 	for {
+		c.gather()
 		c.mu.Lock()
 		jobs, closed := c.waiting, c.closed
 		n := groupSize(jobs)
@@ -132,8 +143,43 @@ func (s *Bolt) commitLoop() {
 			s.idle()
 			continue
 		}
+		c.last = n
 		s.group(jobs[:n:n])
 	}
+}
+
+// gather waits until a crowd that is known to come is there, or gatherTime.
+func (c *committer) gather() {
+	c.mu.Lock()
+	c.want = gatherUntil(len(c.waiting), c.last, int(c.crowd.Load()))
+	wait := len(c.waiting) < c.want && !c.closed
+	if wait {
+		select {
+		case <-c.wake: // of those who are here already
+		default:
+		}
+	}
+	c.mu.Unlock()
+	if !wait {
+		return
+	}
+	t := time.NewTimer(gatherTime)
+	defer t.Stop()
+	select {
+	case <-c.wake:
+	case <-t.C:
+	}
+}
+
+// gatherUntil is how many jobs a group waits for when some have come: the commit
+// of a group costs as much as ten jobs in it. Half of the crowd works on while
+// the other half is committed; few, and those who come one by one, wait for
+// nobody.
+func gatherUntil(waiting, last, crowd int) int {
+	if waiting == 0 || last < smallGroup {
+		return 0
+	}
+	return min(2*last, crowd/2)
 }
 
 // idle waits for something to do, and trims the map when nothing comes.

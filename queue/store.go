@@ -53,6 +53,10 @@ type Message struct {
 	// Envelopes get the ids ID.Envelope(1), ID.Envelope(2), ... in order; what
 	// their ID fields hold does not matter. At least one.
 	Envelopes []mail.Envelope
+
+	// Crowd is how many others may come at the same time, as far as known. It is
+	// a hint: a store may let some of them gather.
+	Crowd int
 }
 
 // Info is what the store knows of a message besides body and envelopes.

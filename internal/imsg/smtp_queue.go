@@ -63,6 +63,7 @@ type Commit struct {
 	InFile    bool   // the body is in the file of BodyCreate
 	Envelopes []mail.Envelope
 	Total     int // envelopes of the message, those of CommitParts included; 0: not said
+	Sessions  int // that are open: how many may commit at the same time, at most
 }
 
 // Fields implements Msg.
@@ -73,6 +74,7 @@ func (m *Commit) Fields(c *Codec) {
 	c.Bool(&m.InFile)
 	envelopes(c, &m.Envelopes, &mail.Envelope{})
 	c.Count(&m.Total, 1<<20)
+	c.Count(&m.Sessions, 1<<20)
 }
 
 // Committed answers Commit: 250 once the message survives a power cut.

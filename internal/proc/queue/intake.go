@@ -122,7 +122,7 @@ func (s *state) commit(r *ipc.Request, m *imsg.Commit, envs []mail.Envelope, ok 
 			}
 		}
 		err = s.store.Accept(s.work, &queue.Message{ID: m.ID, Arrival: now, Body: m.Inline,
-			InFile: m.InFile, Size: m.Size, Envelopes: envs})
+			InFile: m.InFile, Size: m.Size, Envelopes: envs, Crowd: m.Sessions})
 	}
 	if err != nil {
 		s.commitFailed(r, m, err)

@@ -278,6 +278,7 @@ func (b *backend) Commit(ctx context.Context, m *engine.Message) error {
 	}
 	r, err := ask[*imsg.Committed](ctx, b.s.queue, &imsg.Commit{
 		ID: m.ID, Size: m.Size, Inline: m.Inline, InFile: m.InFile, Envelopes: rest, Total: len(m.Envelopes),
+		Sessions: b.s.open(),
 	})
 	switch {
 	case err != nil:

@@ -133,6 +133,13 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration, roo
 	return nil
 }
 
+// open is how many sessions there are.
+func (s *server) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
 // request passes a request on; files that nobody expects are closed.
 func (s *server) request(r *ipc.Request, h ipc.Handler) {
 	if r.File != nil {
