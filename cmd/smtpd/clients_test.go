@@ -46,6 +46,9 @@ func clientConf(t *testing.T, a *authority) string {
 			t.Fatal(err)
 		}
 		creds += fmt.Sprintf("\t%s = %q\n", user, hash)
+		if user == "sha256" {
+			creds += fmt.Sprintf("\tclient = %q\n", hash) // logs in by its certificate
+		}
 	}
 	return a.pki("mx.test", "alt.test") + "table creds {\n" + creds + "}\n" +
 		fmt.Sprintf("table scram { scram = %q }\n", scramEntry(t, secretOf["scram"])) +

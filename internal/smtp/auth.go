@@ -211,11 +211,22 @@ func (l *login) server(mech string) sasl.Server {
 				if l.user = name; identity != "" && identity != name {
 					return ErrCredentials
 				}
-				return nil
+				return l.known(name)
 			})}
 		}
 	}
 	return nil
+}
+
+// known asks whether a login exists, with errors as check has them.
+func (l *login) known(user string) error {
+	ctx, cancel := context.WithTimeout(l.s.ctx, lookupTimeout)
+	defer cancel()
+	err := l.s.c.Backend.KnowsLogin(ctx, user)
+	if err == nil || errors.Is(err, ErrCredentials) {
+		return err
+	}
+	return errBackend
 }
 
 // check asks the backend; its errors are ErrCredentials, errSASL and
@@ -270,9 +281,11 @@ func (t *loginServer) Next(response []byte) (challenge []byte, done bool, err er
 }
 
 // certificateUser is who a verified client certificate says it is: its first
-// mail address, else its common name; empty: there is none.
+// mail address, or its common name. Only an authority that the listener names
+// says so, and of logins in a table only: those that all the world trusts give a
+// certificate to anybody.
 func (s *Session) certificateUser() string {
-	if s.tls == nil || !s.tls.verified || s.tls.cert == nil {
+	if s.c.Listener.CA == "" || s.c.Listener.AuthTable == "" || s.tls == nil || !s.tls.verified || s.tls.cert == nil {
 		return ""
 	}
 	name := s.tls.cert.Subject.CommonName

@@ -96,6 +96,16 @@ func (f *fake) Verifier(_ context.Context, user string) (*auth.Verifier, error) 
 	return nil, ErrCredentials
 }
 
+func (f *fake) KnowsLogin(_ context.Context, user string) error {
+	switch {
+	case f.deaf:
+		return errors.New("deaf")
+	case user == "alice":
+		return nil
+	}
+	return ErrCredentials
+}
+
 func (f *fake) CheckSender(_ context.Context, user string, sender mail.Address) error {
 	if f.deaf {
 		return errors.New("deaf")
@@ -287,10 +297,14 @@ type client struct {
 }
 
 // dial runs a session and gives the other end of its connection.
-func (u *setup) dial(t testing.TB) *client {
+func (u *setup) dial(t testing.TB) *client { return u.dialAs(t, nil) }
+
+// dialAs is dial inside TLS, as far as the session knows.
+func (u *setup) dialAs(t testing.TB, facts *tlsFacts) *client {
 	t.Helper()
 	ours, theirs := buffered()
 	s := New(u.c, theirs, u.client, u.l.Addr)
+	s.tls = facts
 	c := &client{t: t, conn: ours, r: bufio.NewReader(ours), done: make(chan struct{}), s: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

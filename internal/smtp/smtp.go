@@ -68,6 +68,10 @@ type Backend interface {
 	// no such login, or it cannot be used that way.
 	Verifier(ctx context.Context, user string) (*auth.Verifier, error)
 
+	// KnowsLogin asks whether the listener's table has a login; nil: it has.
+	// ErrCredentials: it has not.
+	KnowsLogin(ctx context.Context, user string) error
+
 	// CheckSender asks whether a login may use a reverse-path; nil: it may.
 	CheckSender(ctx context.Context, user string, sender mail.Address) error
 

@@ -81,21 +81,36 @@ func (b *backend) Authenticate(ctx context.Context, user, password string) error
 
 // Verifier implements engine.Backend.
 func (b *backend) Verifier(ctx context.Context, user string) (*auth.Verifier, error) {
-	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
-		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user), Generation: b.generation})
-	switch {
-	case err != nil:
+	value, err := b.credentials(ctx, user)
+	if err != nil {
 		return nil, err
-	case a.Temporary:
-		return nil, mail.LocalError()
-	case !a.Found:
-		return nil, engine.ErrCredentials
 	}
-	v, ok := parseVerifier(a.Value)
+	v, ok := parseVerifier(value)
 	if !ok {
 		return nil, engine.ErrCredentials
 	}
 	return v, nil
+}
+
+// KnowsLogin implements engine.Backend.
+func (b *backend) KnowsLogin(ctx context.Context, user string) error {
+	_, err := b.credentials(ctx, user)
+	return err
+}
+
+// credentials is what the listener's table has of a login.
+func (b *backend) credentials(ctx context.Context, user string) (string, error) {
+	a, err := askAgain[*imsg.TableAnswer](ctx, b.s.lookup,
+		&imsg.TableQuery{Table: b.l.AuthTable, Service: "credentials", Key: strings.ToLower(user), Generation: b.generation})
+	switch {
+	case err != nil:
+		return "", err
+	case a.Temporary:
+		return "", mail.LocalError()
+	case !a.Found:
+		return "", engine.ErrCredentials
+	}
+	return a.Value, nil
 }
 
 // parseVerifier reads a verifier as an entry of a table holds it, with the user
