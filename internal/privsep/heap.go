@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
 const (
@@ -16,14 +17,21 @@ const (
 	goFloor = 4 << 20
 	// goPercent is Go's own rule: collect when the heap has doubled.
 	goPercent = 100
+	// heapQuiet is how long nothing is collected before a heap counts as idle,
+	// and heapSpare what makes it worth to give memory back then, in octets. Ours.
+	heapQuiet = time.Second
+	heapSpare = 4 << 20
 )
 
-// tuneHeap keeps the heap collected as Go does, but not below heapFloor. Call it
+// tuneHeap keeps the heap collected as Go does, but not below heapFloor, and
+// gives the memory of a burst back once it is over: eight processes that each
+// keep what they needed for a moment are more than the mail itself. Call it
 // once.
 func tuneHeap() {
 	// What Go's rule counts as living: stacks and globals as well.
 	t := &heapTuner{sample: []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
+	t.quiet = time.AfterFunc(heapQuiet, releaseHeap)
 	t.set(0)
 	t.arm()
 }
@@ -33,6 +41,7 @@ func tuneHeap() {
 type heapTuner struct {
 	sample  []metrics.Sample
 	percent int
+	quiet   *time.Timer // runs after the last collection
 }
 
 // cycle is garbage whose end tells of a collection. It holds a pointer, so that
@@ -49,6 +58,7 @@ func (t *heapTuner) arm() {
 			}
 		}
 		c.t.set(live)
+		c.t.quiet.Reset(heapQuiet)
 		c.t.arm()
 	})
 }
@@ -73,4 +83,16 @@ func heapPercent(live uint64) int {
 		return most
 	}
 	return int(min(most, (heapFloor-live)*goPercent/live))
+}
+
+// releaseHeap gives memory that is not used back to the system. That is a
+// collection of its own, after which nothing is left to give.
+func releaseHeap() {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(s)
+	live, held := s[0].Value.Uint64(), s[1].Value.Uint64()+s[2].Value.Uint64()
+	if held > live+max(heapSpare, live/4) {
+		debug.FreeOSMemory()
+	}
 }

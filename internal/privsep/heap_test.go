@@ -60,3 +60,22 @@ func TestTuneHeap(t *testing.T) {
 		}
 	}
 }
+
+// What a burst took is given back.
+func TestReleaseHeap(t *testing.T) {
+	held := func() uint64 {
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64() + s[1].Value.Uint64()
+	}
+	keep := make([][]byte, 64)
+	for i := range keep {
+		keep[i] = make([]byte, 1<<20)
+	}
+	before := held()
+	runtime.KeepAlive(keep)
+	releaseHeap()
+	if after := held(); after+48<<20 > before {
+		t.Errorf("%d octets before, %d after", before, after)
+	}
+}
