@@ -136,6 +136,7 @@ const (
 	kindEnvelope = 'e'
 	kindMessage  = 'm'
 	kindBody     = 'b'
+	kindNote     = 'n' // in meta, by name
 )
 
 func itemSum(kind byte, key, item []byte) uint32 {

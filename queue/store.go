@@ -148,6 +148,13 @@ type Store interface {
 	// Body reads a message's body, checked: ErrNotFound, ErrCorrupt.
 	Body(id mail.MessageID) (*Body, error)
 
+	// Note keeps a few octets under a name, for who runs the queue; none: they are
+	// forgotten.
+	Note(ctx context.Context, name string, value []byte) error
+	// Noted reads what Note keeps: nil when there is nothing, ErrCorrupt when it
+	// cannot be read.
+	Noted(name string) ([]byte, error)
+
 	// Lease gives owner those of ids that exist and that nobody holds, until a
 	// time, and returns them as stored.
 	Lease(ctx context.Context, owner string, until time.Time, ids []mail.EnvelopeID) ([]mail.Envelope, error)

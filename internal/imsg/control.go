@@ -93,7 +93,7 @@ const (
 	OpPause
 	OpResume
 	OpDiscover
-	OpRelease // lets mail for Domain leave that its action holds; Count is how many domains are released
+	OpRelease // lets mail for Domain leave that its action holds; Count is 1 once that is durable, 0: it is not kept
 )
 
 // SchedCommand applies an operation to one envelope, one message, a list of

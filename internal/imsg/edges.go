@@ -43,8 +43,8 @@ var allowed = map[edge][]Type{
 	{Lookup, MDA}:  {TypeStoreCheck},
 	{Lookup, Keys}: {TypeSign},
 
-	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry},
-	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed},
+	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry, TypeReleases},
+	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed, TypeReleases},
 
 	{Control, Keys}:      {TypeStatsGet},
 	{Control, Lookup}:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow, TypeExplain},

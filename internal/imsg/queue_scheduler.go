@@ -125,3 +125,30 @@ type Released struct {
 
 // Fields implements Msg.
 func (m *Released) Fields(c *Codec) { Uint(c, &m.Key); c.Count(&m.Count, 1<<31-1) }
+
+// MaxReleases bounds the domains that are released for a time. Ours.
+const MaxReleases = 1000
+
+// DomainRelease is a pattern of domains whose mail an operator lets leave for a
+// time although its action holds it.
+type DomainRelease struct {
+	Domain string
+	Until  time.Time
+}
+
+// Releases are all domains that are released. scheduler -> queue: keep them;
+// the same comes back when they are durable. queue -> scheduler without a
+// Number: what is kept, if anything, before the envelopes that LoadAll asks for.
+type Releases struct {
+	Number uint64
+	List   []DomainRelease
+}
+
+// Fields implements Msg.
+func (m *Releases) Fields(c *Codec) {
+	Uint(c, &m.Number)
+	List(c, &m.List, MaxReleases, func(c *Codec, r *DomainRelease) {
+		String(c, &r.Domain, mail.MaxDomain)
+		c.Time(&r.Until)
+	})
+}

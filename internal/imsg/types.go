@@ -105,6 +105,7 @@ const (
 	TypeGenerations    Type = 115
 	TypeStoreCheck     Type = 150
 	TypeStoreAnswer    Type = 151
+	TypeReleases       Type = 920
 )
 
 // kinds makes an empty imsg of each type.
@@ -209,6 +210,7 @@ var kinds = [...]func() Msg{
 	TypeGenerations:    func() Msg { return &Generations{} },
 	TypeStoreCheck:     func() Msg { return &StoreCheck{} },
 	TypeStoreAnswer:    func() Msg { return &StoreAnswer{} },
+	TypeReleases:       func() Msg { return &Releases{} },
 }
 
 func (t Type) make() Msg {
@@ -517,3 +519,6 @@ func (*StoreCheck) Type() Type { return TypeStoreCheck }
 
 // Type implements Msg.
 func (*StoreAnswer) Type() Type { return TypeStoreAnswer }
+
+// Type implements Msg.
+func (*Releases) Type() Type { return TypeReleases }

@@ -33,6 +33,7 @@ type Memory struct {
 	msgs   map[mail.MessageID]*message
 	envs   map[mail.EnvelopeID]mail.Envelope
 	files  map[mail.MessageID]string
+	notes  map[string][]byte
 }
 
 type message struct {
@@ -49,7 +50,7 @@ var _ queue.Store = (*Memory)(nil)
 // its leases.
 func NewMemory(dir string, now func() time.Time) *Memory {
 	return &Memory{dir: dir, now: now, next: 0x10000000, msgs: map[mail.MessageID]*message{},
-		envs: map[mail.EnvelopeID]mail.Envelope{}, files: map[mail.MessageID]string{}}
+		envs: map[mail.EnvelopeID]mail.Envelope{}, files: map[mail.MessageID]string{}, notes: map[string][]byte{}}
 }
 
 // Fail makes every change fail with err until it is called with nil.
@@ -293,6 +294,26 @@ func (m *Memory) Body(id mail.MessageID) (*queue.Body, error) {
 	var err error
 	b.File, err = os.Open(name)
 	return b, err
+}
+
+// Note implements queue.Store.
+func (m *Memory) Note(ctx context.Context, name string, value []byte) error {
+	if err := m.change(ctx); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	m.notes[name] = bytes.Clone(value)
+	return nil
+}
+
+// Noted implements queue.Store.
+func (m *Memory) Noted(name string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.notes[name]; len(v) > 0 {
+		return bytes.Clone(v), nil
+	}
+	return nil, nil
 }
 
 // Lease implements queue.Store.

@@ -131,7 +131,7 @@ func TestStore(t *testing.T, open func(t *testing.T) queue.Store) {
 	for name, test := range map[string]func(*testing.T, queue.Store){
 		"accept": testAccept, "twice": testTwice, "refused": testRefused, "files": testFiles,
 		"reserve": testReserve, "apply": testApply, "stale": testStale, "add": testAdd, "last": testLast,
-		"alone": testAlone, "list": testList, "lease": testLease, "many": testMany, "close": testClose,
+		"alone": testAlone, "list": testList, "lease": testLease, "many": testMany, "note": testNote, "close": testClose,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -529,6 +529,20 @@ func testMany(t *testing.T, s queue.Store) {
 	}
 }
 
+func testNote(t *testing.T, s queue.Store) {
+	for _, want := range []string{"", "one", strings.Repeat("a longer one\n", 20000), "two", ""} {
+		if err := s.Note(t.Context(), "n", []byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Noted("n"); string(got) != want || err != nil {
+			t.Errorf("%d octets of %d, %v", len(got), len(want), err)
+		}
+		if got, err := s.Noted("other"); got != nil || err != nil {
+			t.Errorf("another: %q, %v", got, err)
+		}
+	}
+}
+
 func testClose(t *testing.T, s queue.Store) {
 	id := put(t, s, "x", 1)
 	next, err := s.Reserve(t.Context(), 1)
@@ -556,6 +570,9 @@ func TestReopen(t *testing.T, open func(t *testing.T) queue.Store) {
 		t.Fatal(err)
 	}
 	apply1(t, s, queue.Change{ID: small.Envelope(1), Edit: remove})
+	if err := s.Note(t.Context(), "n", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
 	begun, _ := s.Reserve(t.Context(), 1)
 	if f, err := s.NewBody(begun); err != nil {
 		t.Fatal(err)
@@ -576,6 +593,9 @@ func TestReopen(t *testing.T, open func(t *testing.T) queue.Store) {
 		if got, err := Read(s, id); !bytes.Equal([]byte(got), []byte(want)) || err != nil {
 			t.Errorf("%s: %d octets, %v", id, len(got), err)
 		}
+	}
+	if got, err := s.Noted("n"); string(got) != "kept" || err != nil {
+		t.Errorf("noted %q, %v", got, err)
 	}
 	if next, err := s.Reserve(t.Context(), 1); err != nil || next <= begun {
 		t.Errorf("id %s again, after %s, %v", next, begun, err)

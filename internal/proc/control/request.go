@@ -276,8 +276,12 @@ func (r *request) release() (string, error) {
 		return "", &ctl.Failure{Reason: "invalid domain or time"}
 	}
 	m := &imsg.SchedCommand{Op: imsg.OpRelease, Domain: domain, Time: time.Duration(sec) * time.Second}
-	if _, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, m); err != nil {
+	kept, err := ask[*imsg.Count](r, r.peers.Scheduler, callTimeout, m)
+	if err != nil {
 		return "", err
+	}
+	if kept.N == 0 {
+		return "", &ctl.Failure{Reason: "the queue could not keep the release, or has too many"}
 	}
 	var ids []mail.EnvelopeID
 	err = r.each(0, func(e *ctl.Entry) error {

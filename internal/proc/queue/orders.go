@@ -101,14 +101,17 @@ func (s *state) order(m imsg.Msg) {
 	case *imsg.Remove:
 		s.begin(func() { s.remove(m.IDs) })
 	case *imsg.Delayed:
-		s.begin(func() { s.delayed(m) })
+		s.delays.add(m)
+	case *imsg.Releases:
+		s.releases.add(m)
 	}
 }
 
 // loadAll tells a scheduler of every envelope there is.
 func (s *state) loadAll(gen int) {
 	var after mail.EnvelopeID
-	paused := s.pauses.wanted()
+	paused := pausedBy(s.pauses)
+	s.tellReleases()
 	for end := false; !end; {
 		ok := s.out.load(gen, func() ([]imsg.Sched, bool) {
 			l, last, err := s.store.List(after, outboxPart)
@@ -296,24 +299,5 @@ func (s *state) added(o *queue.Outcome) {
 	if o.Added != nil {
 		s.stat.Add("queue.bounce", 1)
 		s.out.scheduled(schedOf(o.Added, false))
-	}
-}
-
-// delayed stores a notice that an envelope is late, once for each interval.
-func (s *state) delayed(m *imsg.Delayed) {
-	now := s.now()
-	out := s.apply([]mail.EnvelopeID{m.ID}, func(e *mail.Envelope) queue.Verdict {
-		if e.DelayNotices >= m.Number {
-			return queue.Verdict{} // told already
-		}
-		e.DelayNotices = m.Number
-		n := notice(e, mail.NoticeDelayed, now)
-		if n != nil {
-			n.NoticeDelay = m.Interval
-		}
-		return queue.Verdict{Add: n}
-	})
-	for i := range out {
-		s.added(&out[i])
 	}
 }

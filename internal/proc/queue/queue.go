@@ -122,13 +122,15 @@ type state struct {
 	dir    string // of the spool
 	store  queue.Store
 
-	out     *outbox
-	agents  map[mail.Kind]*agent // mta and mda
-	notices *noticer
-	intake  intake
-	orders  orders
-	pauses  *pauses
-	tasks   tasks
+	out      *outbox
+	agents   map[mail.Kind]*agent // mta and mda
+	notices  *noticer
+	intake   intake
+	orders   orders
+	pauses   *backlog[*imsg.Suspend]
+	delays   *backlog[*imsg.Delayed]
+	releases *backlog[*imsg.Releases]
+	tasks    tasks
 
 	mu         sync.Mutex
 	wg         sync.WaitGroup
@@ -145,7 +147,7 @@ func newState(ctx context.Context, env *privsep.Env, p Peers, c *config.Config) 
 		mail.KindMDA: newAgent(s, "mda", mail.KindMDA, p.MDA),
 	}
 	s.notices = newNoticer(s)
-	s.pauses = &pauses{wake: make(chan struct{}, 1)}
+	s.pauses, s.delays, s.releases = newBacklog[*imsg.Suspend](), newBacklog[*imsg.Delayed](), newBacklog[*imsg.Releases]()
 	return s
 }
 
@@ -190,7 +192,9 @@ func (s *state) serve() {
 	s.peers.SMTP.Serve(s.fromSMTP, nil, func(error) { s.smtpLost() })
 	s.peers.Control.Serve(s.fromControl, nil, nil)
 	s.begin(s.orderLoop)
-	s.begin(s.pauseLoop)
+	s.begin(func() { s.pauses.run(s.ctx, 1, s.pause) })
+	s.begin(func() { s.delays.run(s.ctx, outboxPart, s.delayed) })
+	s.begin(func() { s.releases.run(s.ctx, imsg.MaxReleases, s.keepReleases) })
 }
 
 // begin runs f on a goroutine that stop waits for. It reports whether there was

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -564,6 +565,58 @@ func TestSuspendOnFullDisk(t *testing.T) {
 			t.Fatal("the pause was lost")
 		}
 	}
+}
+
+// A delay notice that the disk refuses at first is written once it does not, and
+// once only.
+func TestDelayedOnFullDisk(t *testing.T) {
+	h := build(t)
+	m := h.store.(*queuetest.Memory)
+	id := h.commit(body, envelope(mail.KindMTA, "a@example.net"))[0].ID
+	m.Fail(mail.NewStatus(452, [3]uint8{4, 3, 1}, "full"))
+	d := &imsg.Delayed{ID: id, Interval: 4 * time.Hour, Number: 1}
+	h.sched.send(d)
+	h.sched.send(&imsg.Attempt{IDs: []mail.EnvelopeID{0x77}}) // behind it
+	h.gone(0x77, mail.GoneRemoved)
+	m.Fail(nil)
+	h.sched.send(d)
+	n := h.heard(1)[0]
+	if e, err := h.store.Load(n.ID); err != nil || e.Notice != mail.NoticeDelayed {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if all, err := queuetest.All(h.store, 10); err != nil || len(all) != 2 {
+		t.Errorf("%d envelopes, %v", len(all), err)
+	}
+}
+
+// Released domains are kept, and the next scheduler hears of them before any
+// envelope.
+func TestReleases(t *testing.T) {
+	h := build(t)
+	m := h.store.(*queuetest.Memory)
+	h.commit(body, envelope(mail.KindMTA, "a@example.net"))
+	until := time.Unix(1795216993, 7)
+	want := &imsg.Releases{Number: 9, List: []imsg.DomainRelease{{Domain: "*.test", Until: until}, {Domain: "b.example", Until: until}}}
+	m.Fail(mail.NewStatus(452, [3]uint8{4, 3, 1}, "full"))
+	h.sched.send(&imsg.Releases{Number: 8})
+	h.sched.send(want)
+	h.sched.send(&imsg.Attempt{IDs: []mail.EnvelopeID{0x77}}) // behind it
+	h.gone(0x77, mail.GoneRemoved)
+	m.Fail(nil)
+	got, _ := next[*imsg.Releases](h.sched)
+	if got.Number == 8 {
+		got, _ = next[*imsg.Releases](h.sched)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("kept %+v", got)
+	}
+	h.sched.link.Close()
+	h.sched = connect(t, h.peers.Scheduler, imsg.Scheduler)
+	h.sched.send(&imsg.LoadAll{})
+	if got, _ := next[*imsg.Releases](h.sched); got.Number != 0 || !reflect.DeepEqual(got.List, want.List) {
+		t.Errorf("told %+v", got)
+	}
+	next[*imsg.Scheduled](h.sched)
 }
 
 func TestRefused(t *testing.T) {

@@ -55,7 +55,8 @@ func (s *state) command(m *imsg.SchedCommand, reply func(imsg.Msg)) {
 	case imsg.OpPause, imsg.OpResume:
 		n = s.suspend(now, m)
 	case imsg.OpRelease:
-		n = s.release(now, m.Domain, m.Time)
+		s.release(now, m, reply)
+		return
 	case imsg.OpDiscover:
 		s.discover(m, reply)
 		return

@@ -600,7 +600,7 @@ func TestHold(t *testing.T) {
 		time.Sleep(time.Hour)
 		b.expect("")
 
-		b.do(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "*.test", Time: 30 * time.Minute})
+		b.release(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "*.test", Time: 30 * time.Minute})
 		b.hear(scheduled(held(4, "c.test"), held(5, "c.example")))
 		b.expect("Attempt 4.1; ")
 		e = held(4, "c.test")
@@ -616,6 +616,58 @@ func TestHold(t *testing.T) {
 		c.Actions["dial"] = &config.Action{Name: "dial", Method: config.MethodRelay, Relay: &config.Relay{}}
 		b.configs <- c
 		b.expect("Attempt 2.1; Attempt 1.1; Attempt 5.1; Attempt 6.1; ")
+	})
+}
+
+// release gives a release command that is answered only once the queue has kept
+// it, and gives what that was.
+func (b *bench) release(m *imsg.SchedCommand) *imsg.Releases {
+	b.t.Helper()
+	n := int64(-1)
+	b.fromControl(m, func(r imsg.Msg) { n = r.(*imsg.Count).N })
+	synctest.Wait()
+	told := b.q.take()
+	if len(told) != 1 || n != -1 {
+		b.t.Fatalf("%+v: told %s, answered %d", *m, show(told), n)
+	}
+	kept := told[0].(*imsg.Releases)
+	b.hear(kept)
+	if n != 1 {
+		b.t.Fatalf("%+v: answered %d once it was kept", *m, n)
+	}
+	return kept
+}
+
+// Released domains outlive the scheduler, and count only once they are durable.
+func TestReleasesAreKept(t *testing.T) {
+	withCore(t, func(b *bench) {
+		b.configs <- holding(t)
+		b.expect("")
+		one := &imsg.SchedCommand{Op: imsg.OpRelease, Domain: "a.test", Time: time.Hour}
+		b.release(one)
+		kept := b.release(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "b.test", Time: time.Hour})
+		if len(kept.List) != 2 {
+			t.Errorf("kept %+v", kept.List)
+		}
+		// A queue that goes before it has said that it kept one.
+		n := int64(-1)
+		b.fromControl(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "c.test", Time: time.Hour}, func(r imsg.Msg) { n = r.(*imsg.Count).N })
+		b.expect("Releases; ")
+		b.attached()
+		if n != 0 {
+			t.Errorf("not kept: answered %d", n)
+		}
+		b.expect("LoadAll; ")
+		b.count(one, 0) // not before it has told what it kept
+		b.hear(&imsg.Releases{List: kept.List})
+		b.hear(scheduled(held(1, "a.test"), held(2, "c.test"), held(3, "b.test")))
+		b.hear(&imsg.Scheduled{Loaded: true})
+		b.expect("Attempt 1.1; Attempt 3.1; ")
+		if kept := b.release(&imsg.SchedCommand{Op: imsg.OpRelease, Domain: "a.test"}); len(kept.List) != 1 || kept.List[0].Domain != "b.test" {
+			t.Errorf("kept %+v", kept.List)
+		}
+		b.hear(scheduled(held(4, "a.test"), held(5, "b.test")))
+		b.expect("Attempt 5.1; ")
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"smtpd/internal/config"
+	"smtpd/internal/imsg"
 	"smtpd/internal/mail"
 )
 
@@ -19,28 +20,68 @@ func holdOf(c *config.Config, action string, now time.Time) (held bool, until ti
 	return !open, until
 }
 
-// maxReleases bounds the domains that are released for a time. Ours.
-const maxReleases = 1000
-
-// release is a domain whose mail an operator lets leave for a time.
+// release is a command to release a domain for a time, or no longer, that
+// counts once the queue has made it durable.
 type release struct {
-	domain string // a pattern
-	until  time.Time
+	imsg.Releases
+	reply func(imsg.Msg)
 }
 
-// release lets the mail of domains leave for a time, or no longer, and says how
-// many patterns that are let. What waits already is scheduled by who asks.
-func (s *state) release(now time.Time, domain string, d time.Duration) int64 {
-	s.releases = slices.DeleteFunc(s.releases, func(r release) bool { return r.domain == domain || !r.until.After(now) })
-	if d > 0 && len(s.releases) < maxReleases {
-		s.releases = append(s.releases, release{domain, now.Add(d)})
+// release has the queue keep that mail of a domain may leave for a time, or no
+// longer. What waits already is scheduled by who asks.
+func (s *state) release(now time.Time, m *imsg.SchedCommand, reply func(imsg.Msg)) {
+	list := s.releases
+	if n := len(s.releasing); n > 0 {
+		list = s.releasing[n-1].List
 	}
-	return int64(len(s.releases))
+	list = slices.DeleteFunc(slices.Clone(list), func(r imsg.DomainRelease) bool { return r.Domain == m.Domain || !r.Until.After(now) })
+	if m.Time > 0 {
+		list = append(list, imsg.DomainRelease{Domain: m.Domain, Until: now.Add(m.Time)})
+	}
+	if !s.toldReleases || len(list) > imsg.MaxReleases {
+		reply(&imsg.Count{})
+		return
+	}
+	if len(list) == 0 && len(s.releases) == 0 && len(s.releasing) == 0 {
+		reply(&imsg.Count{N: 1}) // nothing was kept, and nothing is to be
+		return
+	}
+	// The number tells answers to us from those to who was here before.
+	s.lastRelease = max(s.lastRelease+1, uint64(now.UnixNano()))
+	r := release{imsg.Releases{Number: s.lastRelease, List: list}, reply}
+	s.releasing = append(s.releasing, r)
+	s.out = append(s.out, &r.Releases)
+}
+
+// releasesKept takes what the queue has kept: from before, when it is new to us
+// or we to it, and what we had it keep.
+func (s *state) releasesKept(m *imsg.Releases) {
+	if m.Number == 0 && !s.toldReleases {
+		s.releases = m.List
+	}
+	for i, r := range s.releasing {
+		if r.Number == m.Number {
+			s.releases = m.List
+			for _, r := range s.releasing[:i+1] { // it holds those before
+				r.reply(&imsg.Count{N: 1})
+			}
+			s.releasing = slices.Delete(s.releasing, 0, i+1)
+			return
+		}
+	}
+}
+
+// abandonReleases answers those who wait that theirs is not known to be kept.
+func (s *state) abandonReleases() {
+	for _, r := range s.releasing {
+		r.reply(&imsg.Count{})
+	}
+	s.releasing, s.releases, s.toldReleases = nil, nil, false
 }
 
 // isReleased reports whether mail for a domain may leave for now.
 func (s *state) isReleased(now time.Time, domain string) bool {
-	return slices.ContainsFunc(s.releases, func(r release) bool {
-		return now.Before(r.until) && mail.MatchPattern(r.domain, domain)
+	return slices.ContainsFunc(s.releases, func(r imsg.DomainRelease) bool {
+		return now.Before(r.Until) && mail.MatchPattern(r.Domain, domain)
 	})
 }

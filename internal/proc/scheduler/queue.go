@@ -15,6 +15,7 @@ func (s *state) attached() {
 	s.mu.Lock()
 	s.abandonDiscoveries()
 	s.abandonRemovals()
+	s.abandonReleases()
 	s.runq.Reset()
 	s.out = []imsg.Msg{&imsg.LoadAll{}}
 	s.loads = 1
@@ -30,6 +31,7 @@ func (s *state) lost(error) {
 	if !s.queue.Up() {
 		s.abandonDiscoveries()
 		s.abandonRemovals()
+		s.abandonReleases()
 	}
 }
 
@@ -49,6 +51,8 @@ func (s *state) hear(m imsg.Msg) {
 		s.released(m)
 	case *imsg.Retry:
 		s.retry(m)
+	case *imsg.Releases:
+		s.releasesKept(m)
 	}
 	s.mu.Unlock()
 	s.notify()
@@ -56,6 +60,7 @@ func (s *state) hear(m imsg.Msg) {
 
 func (s *state) scheduled(m *imsg.Scheduled) {
 	now := s.now()
+	s.toldReleases = true
 	for i := range m.Envelopes {
 		e := &m.Envelopes[i]
 		for _, d := range s.discovers {

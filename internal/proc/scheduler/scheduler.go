@@ -78,8 +78,12 @@ type state struct {
 	out       []imsg.Msg    // to be sent before anything that runq wants
 	discovers []*discovery
 	removals  []*removal
-	seen      bool      // there was an envelope ever
-	releases  []release // of domains whose mail is not held back
+	seen      bool // there was an envelope ever
+
+	releases     []imsg.DomainRelease // of domains whose mail is not held back
+	toldReleases bool                 // the queue has told of those that it kept, if any
+	releasing    []release            // that are not durable yet
+	lastRelease  uint64               // its number
 }
 
 func newState(q queueLink, now func() time.Time, st *stat.Set, l *log.Logger) *state {
