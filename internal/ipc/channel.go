@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 
 	"smtpd/internal/imsg"
@@ -260,6 +261,12 @@ func (ch *channel) writer() {
 		for len(ch.out) == 0 && !ch.ended {
 			ch.wcond.Wait()
 		}
+		// Whoever could run by now goes first: what they have to say goes with
+		// this, in one write that wakes the peer once. Who is alone waits for
+		// nobody.
+		ch.wmu.Unlock()
+		runtime.Gosched()
+		ch.wmu.Lock()
 		if ch.ended {
 			ch.wmu.Unlock()
 			return
