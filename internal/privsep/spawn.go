@@ -53,7 +53,12 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 				Groups: append([]uint32{as.GID}, as.Extra...)}
 		}
 	}
-	if err := cmd.Start(); err != nil {
+	if role == imsg.Deliver {
+		err = cmd.Start() // what it starts is the user's, and keeps exact time
+	} else {
+		err = withSlack(cmd.Start)
+	}
+	if err != nil {
 		near.Close()
 		return nil, nil, fmt.Errorf("start %s: %w", role, err)
 	}
