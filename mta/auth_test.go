@@ -26,6 +26,7 @@ func TestAuth(t *testing.T) {
 		"PLAIN":              {ehlo + "LOGIN PLAIN\n" + plain + "S: 235 ok" + took, "user:pass", config.Relay{}, ok},
 		"colon in password":  {ehlo + "PLAIN\nC: AUTH PLAIN " + b64("\x00user\x00p:s") + "\nS: 235 ok" + took, "user:p:s", config.Relay{}, ok},
 		"label is the user":  {ehlo + "PLAIN\nC: AUTH PLAIN " + b64("\x00lbl\x00pass") + "\nS: 235 ok" + took, "pass", config.Relay{}, ok},
+		"by label@host":      {ehlo + "PLAIN\nC: AUTH PLAIN " + b64("\x00lbl\x00pass") + "\nS: 235 ok" + took, "lbl@mx.d.test:pass", config.Relay{}, ok},
 		"LOGIN":              {ehlo + "LOGIN\nC: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: dXNlcg==\nS: 334 UGFzc3dvcmQ6\nC: cGFzcw==\nS: 235 ok" + took, "user:pass", config.Relay{}, ok},
 		"lower case":         {ehlo + "plain\n" + plain + "S: 235 ok" + took, "user:pass", config.Relay{}, ok},
 		"refused":            {ehlo + "PLAIN\n" + plain + "S: 535 5.7.8 bad", "user:pass", config.Relay{}, "u@d.test 451 AUTH rejected: 535 5.7.8 bad\n"},
@@ -45,7 +46,11 @@ func TestAuth(t *testing.T) {
 			w.trace = true
 			w.roots = a.pool()
 			w.lists["<h>"] = []string{"smtp+tls://lbl@mx.d.test"}
-			w.tables["<secrets>"] = map[string]string{"lbl": tt.value}
+			key := "lbl"
+			if user, _, _ := strings.Cut(tt.value, ":"); strings.Contains(user, "@") {
+				key = user // as a table says of a line without a colon
+			}
+			w.tables["<secrets>"] = map[string]string{key: tt.value}
 			w.addr("mx.d.test", "192.0.2.1")
 			tt.relay.Host, tt.relay.Auth = "<h>", "<secrets>"
 			w.hosts["192.0.2.1:25"] = func(p *peer) {

@@ -350,8 +350,11 @@ func (e *Engine) credentials(ctx context.Context, r *relay) (secret, *failure) {
 			continue
 		}
 		user, password, ok := strings.Cut(value, ":")
-		if !ok {
+		switch {
+		case !ok:
 			user, password = r.authLabel, value
+		case user == key: // what a table says of a value without a colon
+			user = r.authLabel
 		}
 		if user == "" || password == "" {
 			return secret{}, &failCredentials

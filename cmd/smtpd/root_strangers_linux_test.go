@@ -5,10 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	osuser "os/user"
-	"regexp"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +13,7 @@ import (
 )
 
 // farWorld is a network beyond this one: $1 is a process in it. Whoever is to
-// be a client gets an address there, and a way back.
+// be a client or a host gets an address there, and a way back.
 const farWorld = `set -e
 ip link add far0 type veth peer name far1
 ip link set far1 netns "$1"
@@ -27,10 +24,10 @@ nsenter -t "$1" -n ip link set far1 up
 nsenter -t "$1" -n ip route add default dev far1
 `
 
-// farNet is that network, with the clients it has so far.
+// farNet is that network, with the addresses it has so far.
 type farNet struct {
-	pid     string
-	clients map[string]bool
+	pid   string
+	addrs map[string]bool
 }
 
 func newFarNet(t *testing.T) *farNet {
@@ -59,25 +56,27 @@ func newFarNet(t *testing.T) *farNet {
 	if out, err := exec.Command("sh", "-c", farWorld, "sh", pid).CombinedOutput(); err != nil {
 		t.Skipf("no second network here: %v\n%s", err, out)
 	}
-	return &farNet{pid: pid, clients: map[string]bool{}}
+	return &farNet{pid: pid, addrs: map[string]bool{}}
 }
 
-// dial connects from an address of that network.
-func (f *farNet) dial(t *testing.T, client, server string) net.Conn {
+// add gives that network an address, and this one a way there.
+func (f *farNet) add(t *testing.T, addr string) {
 	t.Helper()
-	if !f.clients[client] {
-		f.clients[client] = true
-		out, err := exec.Command("sh", "-c", `set -e; ip route add "$2/32" dev far0; nsenter -t "$1" -n ip addr add "$2/32" dev far1`,
-			"sh", f.pid, client).CombinedOutput()
-		if err != nil {
-			t.Fatalf("client %s: %v\n%s", client, err, out)
-		}
+	if f.addrs[addr] {
+		return
 	}
-	type answer struct {
-		conn net.Conn
-		err  error
+	f.addrs[addr] = true
+	out, err := exec.Command("sh", "-c", `set -e; ip route add "$2/32" dev far0; nsenter -t "$1" -n ip addr add "$2/32" dev far1`,
+		"sh", f.pid, addr).CombinedOutput()
+	if err != nil {
+		t.Fatalf("address %s: %v\n%s", addr, err, out)
 	}
-	got := make(chan answer)
+}
+
+// there runs do with that network as its own.
+func (f *farNet) there(t *testing.T, do func() error) {
+	t.Helper()
+	ended := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with it, as it is elsewhere
 		ns, err := os.Open("/proc/" + f.pid + "/ns/net")
@@ -85,67 +84,35 @@ func (f *farNet) dial(t *testing.T, client, server string) net.Conn {
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 			ns.Close()
 		}
-		if err != nil {
-			got <- answer{err: err}
-			return
+		if err == nil {
+			err = do()
 		}
-		d := net.Dialer{Timeout: waitLimit, LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
-		conn, err := d.Dial("tcp4", server)
-		got <- answer{conn, err}
+		ended <- err
 	}()
-	a := <-got
-	if a.err != nil {
-		t.Fatal(a.err)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
-	return a.conn
 }
 
-// plainListener is a line of decisions.txtar about a listener that strangers
-// reach and may use without a login.
-var plainListener = regexp.MustCompile(`(?m)^listen (\d+\.\d+\.\d+\.\d+:\d+)(?: hostname \S+| tls pki \S+| filter \S+)*$`)
-
-// askFromAfar plays the lines of decisions.txtar about clients of other hosts.
-func askFromAfar(t *testing.T, f *farNet, decisions string) (asked int) {
+// dial connects from an address of that network.
+func (f *farNet) dial(t *testing.T, client, server string) (conn net.Conn) {
 	t.Helper()
-	server := ""
-	for _, m := range plainListener.FindAllStringSubmatch(decisions, -1) {
-		if !strings.HasPrefix(m[1], "127.") {
-			server = strings.Replace(m[1], "0.0.0.0", "192.0.2.1", 1)
-		}
-	}
-	if server == "" {
-		return 0
-	}
-	for line := range strings.Lines(decisions) {
-		facts, outcome, ok := strings.Cut(strings.TrimSpace(line), " -> ")
-		words := strings.Fields(facts)
-		if !ok || len(words) != 2 || !strings.HasPrefix(words[0], "client=") || words[0] == "client=local" {
-			continue
-		}
-		rcpt, plain := strings.CutPrefix(words[1], "rcpt=")
-		if i := strings.LastIndex(outcome, " as "); plain && i >= 0 {
-			if _, err := osuser.Lookup(outcome[i+4:]); err != nil {
-				t.Logf("%s is no user here: %s", outcome[i+4:], line)
-				continue
-			}
-		}
-		if !plain {
-			continue
-		}
-		want := "250 "
-		if strings.HasPrefix(outcome, "refused") {
-			want = "550 "
-		}
-		conn := f.dial(t, strings.TrimPrefix(words[0], "client="), server)
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(waitLimit)); err != nil {
-			t.Fatal(err)
-		}
-		out, err := dialogue(conn, "S: 220 \nC: HELO client.test\nS: 250\nC: MAIL FROM:<>\nS: 250\nC: RCPT TO:<"+rcpt+">\nS: "+want+"\nC: QUIT\nS: 221")
-		if err != nil {
-			t.Errorf("%s: %v\n%s", line, err, out)
-		}
-		asked++
-	}
-	return asked
+	f.add(t, client)
+	f.there(t, func() (err error) {
+		d := net.Dialer{Timeout: waitLimit, LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
+		conn, err = d.Dial("tcp4", server)
+		return err
+	})
+	return conn
+}
+
+// listen opens a port of that network.
+func (f *farNet) listen(t *testing.T, host, port string) (ln net.Listener) {
+	t.Helper()
+	f.add(t, host)
+	f.there(t, func() (err error) {
+		ln, err = net.Listen("tcp4", net.JoinHostPort(host, port))
+		return err
+	})
+	return ln
 }

@@ -45,13 +45,16 @@ type zone struct {
 //	!drop NAME       do not answer questions for NAME
 //	!truncate NAME   cut answers over UDP, so that TCP must be used
 //	!ad              say that answers were validated
-func Start(text string) (*Server, error) {
+func Start(text string) (*Server, error) { return StartAt("127.0.0.1:0", text) }
+
+// StartAt is Start on an address, for a test that has a network to itself.
+func StartAt(addr, text string) (*Server, error) {
 	z, err := parse(text)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{zone: z, counts: map[dns.Question]int{}}
-	l, pc, err := listen()
+	l, pc, err := listen(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +72,9 @@ func Start(text string) (*Server, error) {
 
 // listen binds one port for both protocols. A port that is free for TCP may be
 // taken for UDP, so it tries again.
-func listen() (net.Listener, net.PacketConn, error) {
+func listen(addr string) (net.Listener, net.PacketConn, error) {
 	for try := 0; ; try++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return nil, nil, fmt.Errorf("dnstest: %w", err)
 		}
