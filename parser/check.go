@@ -165,6 +165,11 @@ func (c *checker) noSuch(kind string, name *token, format string, known []string
 		c.diags.errors++
 		return
 	}
+	for other := range c.unknown { // those whose declaration could not be read
+		if n, ok := strings.CutPrefix(other, kind+" "); ok && n != "" && len(known) < maxNear {
+			known = append(known, n)
+		}
+	}
 	line := c.declaredBelow(kind, name.text)
 	hint := c.diags.suggestion(name.text, known)
 	switch {
@@ -174,6 +179,11 @@ func (c *checker) noSuch(kind string, name *token, format string, known []string
 		hint = fmt.Sprintf("; declare it above: table %[1]s file:/etc/mail/%[1]s", name.text)
 	}
 	c.errorf(name.pos, format+"%s", name.text, hint)
+}
+
+// notKnown warns of a user or group that the system has not.
+func (c *checker) notKnown(kind string, name *token, known func() []string) {
+	c.warnf(name.pos, "%s %q is not known to this system%s", kind, name.text, c.diags.suggestion(name.text, known()))
 }
 
 // declaredBelow is the line of a declaration that comes too late; 0: none.

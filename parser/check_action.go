@@ -103,7 +103,7 @@ func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 		}
 		a.User = o.arg.text
 		if !c.o.System.HasUser(a.User) {
-			c.warnf(o.arg.pos, "user %q is not known to this system", a.User)
+			c.notKnown("user", o.arg, c.o.System.Users)
 		}
 	case "alias", "virtual":
 		if seen.has("alias") && seen.has("virtual") {

@@ -34,12 +34,12 @@ func (c *checker) proc(at pos, name, command *token, opts []*option) bool {
 		case "user":
 			p.User = v
 			if !c.o.System.HasUser(v) {
-				c.warnf(o.arg.pos, "user %q is not known to this system", v)
+				c.notKnown("user", o.arg, c.o.System.Users)
 			}
 		case "group":
 			p.Group = v
 			if !c.o.System.HasGroup(v) {
-				c.warnf(o.arg.pos, "group %q is not known to this system", v)
+				c.notKnown("group", o.arg, c.o.System.Groups)
 			}
 		case "chroot":
 			p.Chroot = v

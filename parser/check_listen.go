@@ -351,8 +351,10 @@ func (c *checker) resolve(ctx context.Context, on *token, family string) []netip
 		return out
 	}
 	var names []string
+	words := []string{"egress", "all", "lo0", "localhost", "socket"}
 	for _, in := range c.ifs {
 		names = append(names, in.Name)
+		words = append(append(words, in.Name), in.Groups...)
 	}
 	why := ""
 	switch {
@@ -363,7 +365,7 @@ func (c *checker) resolve(ctx context.Context, on *token, family string) []netip
 	case on.text == "egress":
 		why = ", no interface holds a default route"
 	default:
-		why = suggestion(on.text, names)
+		why = suggestion(on.text, words)
 	}
 	if c.mayWait(on.text) {
 		c.warnf(on.pos, "invalid virtual ip or interface: %s%s; waiting for it", on.text, why)

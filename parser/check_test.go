@@ -26,7 +26,7 @@ func TestErrors(t *testing.T) {
 		"older option":          {"match sender x for any reject", `did you mean "mail-from"?`},
 		"found, expected":       {"match for domain alias reject", `1: syntax error: found "alias", expected a domain or <table>`},
 		"two statements":        {"listen on lo listen on lo", `1: syntax error: found "listen", expected`},
-		"number as a name":      {"action 1 relay", "1: syntax error: found the number 1, expected an action"},
+		"number as a name":      {"action 1 relay", "1: syntax error: found the number 1, expected a name"},
 		"unclosed brace":        {"table t {\na\naction b relay\n", `3: syntax error`},
 		"brace closed later":    {"table t { a = b\nc\nd = e\n}\nfoo", `2: syntax error`},
 		"unclosed table":        {"match for domain <t action x", `1: syntax error: found "action", expected ">"`},
@@ -74,6 +74,9 @@ func TestErrors(t *testing.T) {
 		"wrong family":          {"listen on 127.0.0.1 inet6", "1: invalid virtual ip or interface: 127.0.0.1, it has no inet6 address"},
 		"interface no address":  {"listen on dead0", "1: invalid virtual ip or interface: dead0, the interface has no address"},
 		"near interface":        {"listen on vlan2", `1: invalid virtual ip or interface: vlan2, did you mean "vlan1"?`},
+		"near egress":           {"listen on egres", `1: invalid virtual ip or interface: egres, did you mean "egress"?`},
+		"near localhost":        {"listen on localhots", `1: invalid virtual ip or interface: localhots, did you mean "localhost"?`},
+		"near group":            {"listen on wirelss", `1: invalid virtual ip or interface: wirelss, did you mean "wireless"?`},
 		"protocols":             {"listen on lo protocols \"tlsv1.9\"", `1: invalid protocol: "tlsv1.9"`},
 		"near service":          {"listen on lo port submision", `1: invalid port: submision is no service that is known here, did you mean "submission"?`},
 		"verify after tls":      {"listen on lo tls verify", `1: syntax error: `},
@@ -164,6 +167,7 @@ func TestWarnings(t *testing.T) {
 		"ends soon":          {"pki a cert " + cert + "soon.crt\" key " + cert + "soon.key\"", "ends on 2026-11-25, in 5 days"},
 		"ended":              {"pki a cert " + cert + "old.crt\" key " + cert + "old.key\"", "ended on 2026-11-19"},
 		"user":               {"action o maildir user nobody9\nmatch action o", `user "nobody9" is not known to this system`},
+		"near user":          {"action o maildir user alcie\nmatch action o", `user "alcie" is not known to this system, did you mean "alice"?`},
 		"five intervals":     {"bounce warn-interval 1h, 2h, 3h, 4h, 5h", "only 4 warn-intervals are used"},
 		"bad line of file":   {"table s file:/nets\nmatch from src <s> reject", `x:2: warning: table "s": /nets:2: invalid address or network: "nonsense"`},
 		"password form":      {"pki a cert " + cert + "rl0.crt\" key " + cert + "rl0.key\"\nlisten on lo tls pki a auth { a = b }", "password of \"a\" is not in an encrypted form"},
@@ -186,6 +190,17 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", text, tt.want)
 			}
 		})
+	}
+}
+
+// TestFollowing: a name whose declaration could not be read is no second mistake,
+// and is suggested to whoever misspells it.
+func TestFollowing(t *testing.T) {
+	_, diags := Parse(t.Context(), newFake(t).options("action send realy\nmatch for domain a action send\nmatch for any action sned"+end))
+	want := "x:1: syntax error: unknown option \"realy\", did you mean \"relay\"?\n" +
+		"x:3: no such dispatcher: sned, did you mean \"send\"?\n"
+	if got := report(diags, ""); !strings.HasPrefix(got, want) || strings.Contains(got, "x:2:") {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 

@@ -52,6 +52,7 @@ func listenerFacts(l *config.Listener) string {
 	fact(l.Hostname != "", "hostname %s", l.Hostname)
 	fact(l.Hostnames != "", "hostnames <%s>", l.Hostnames)
 	fact(l.Senders != "", "senders <%s>", l.Senders)
+	fact(l.Masquerade, "masquerade")
 	fact(len(l.Filter) > 0, "filter %s", strings.Join(l.Filter, ","))
 	fact(l.MaskSource, "mask-src")
 	fact(l.ReceivedAuth, "received-auth")

@@ -211,6 +211,9 @@ var nouns = map[string]string{
 func nounAfter(before []token) string {
 	for i := len(before) - 1; i >= 0; i-- {
 		if before[i].kind == tokWord {
+			if i == 0 && before[i].text == "action" {
+				return "a name"
+			}
 			if n := nouns[before[i].text]; n != "" {
 				return n
 			}

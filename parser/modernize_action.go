@@ -78,7 +78,8 @@ func (t *translator) local(p *oldParts, a *actionStmt, alias, virtual *tableExpr
 				}
 			}
 			if o.key == "user" && !t.o.System.HasUser(o.arg.text) {
-				return t.errorf(o.arg.pos, "user '%s' does not exist", o.arg.text)
+				return t.errorf(o.arg.pos, "user '%s' does not exist%s", o.arg.text,
+					t.diags.suggestion(o.arg.text, t.o.System.Users()))
 			}
 			a.opts = append(a.opts, &same)
 		}

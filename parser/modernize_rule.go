@@ -207,7 +207,8 @@ func (t *translator) condition(p *oldParts, c *option) (targets []*option, virtu
 	case "domain":
 		return target("domain", c.table), nil, true
 	case "bare":
-		t.diags.warnf(at, "the word domain is missing: for %s is read as for domain %s", c.arg.text, c.arg.text)
+		t.diags.warnf(at, "the word domain is missing: for %s is read as for domain %s%s", c.arg.text, c.arg.text,
+			t.diags.suggestion(c.arg.text, []string{"local", "domain", "virtual"}))
 		return target("domain", &tableExpr{pos: at, one: c.arg}), nil, true
 	case "network":
 		return nil, nil, t.errorf(at, "for network is not supported: it matched no mail that smtpd could deliver")

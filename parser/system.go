@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"smtpd/internal/accounts"
 )
 
 // System is what a configuration is checked against: files, interfaces, users
@@ -35,6 +37,9 @@ type System interface {
 	// HasUser and HasGroup report whether the system knows a name.
 	HasUser(name string) bool
 	HasGroup(name string) bool
+	// Users and Groups are names that a misspelt one may have meant.
+	Users() []string
+	Groups() []string
 	// Home is the home folder of a user; empty: there is no such user.
 	Home(name string) string
 	// CurrentUser is the name of the user that asks.
@@ -178,22 +183,36 @@ func hostsName(short string) string {
 	return short
 }
 
+// HasUser is true where others than passwd(5) may know the user: to ask them is
+// not for a check.
 func (host) HasUser(name string) bool {
-	_, err := user.Lookup(name)
-	return err == nil
+	u, err := accounts.Local(name)
+	return err == nil && u.Found || accounts.New(time.Now).Elsewhere()
 }
 
 func (host) HasGroup(name string) bool {
 	_, err := user.LookupGroup(name)
-	return err == nil
+	return err == nil || accounts.New(time.Now).Elsewhere()
+}
+
+func (host) Users() []string { return firstFields("/etc/passwd") }
+
+func (host) Groups() []string { return firstFields("/etc/group") }
+
+// firstFields are the names of passwd(5) and group(5).
+func firstFields(file string) (names []string) {
+	data, _ := (host{}).ReadFile(file, 1<<20) // unreadable or too large: there is nothing to suggest
+	for line := range strings.Lines(string(data)) {
+		if name, _, ok := strings.Cut(line, ":"); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (host) Home(name string) string {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return ""
-	}
-	return u.HomeDir
+	u, _ := accounts.Local(name) // an error: there is no home that is known
+	return u.Home
 }
 
 func (host) CurrentUser() string {

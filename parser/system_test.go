@@ -74,6 +74,8 @@ func (f *fake) LookupHost(_ context.Context, name string) ([]netip.Addr, error) 
 
 func (f *fake) Hostname(context.Context) (string, error) { return "host.example.org", nil }
 func (f *fake) HasUser(name string) bool                 { return slices.Contains(f.users, name) }
+func (f *fake) Users() []string                          { return f.users }
+func (f *fake) Groups() []string                         { return f.users }
 func (f *fake) HasGroup(name string) bool                { return slices.Contains(f.users, name) }
 func (f *fake) CurrentUser() string                      { return f.myself }
 
@@ -126,7 +128,7 @@ func newFake(t testing.TB) *fake {
 		ifs: []Interface{
 			{Name: "lo", Loopback: true, Addrs: addrs("127.0.0.1", "::1")},
 			{Name: "rl0", Addrs: addrs("172.20.0.12", "172.16.81.241", "fe80::1%rl0")},
-			{Name: "rl1", Addrs: addrs("10.0.3.1", "fe80::2%rl1")},
+			{Name: "rl1", Groups: []string{"wireless"}, Addrs: addrs("10.0.3.1", "fe80::2%rl1")},
 			{Name: "vlan1", Addrs: addrs("10.0.1.1")},
 			{Name: "em0", Egress: true, Addrs: addrs("192.168.5.55", "2001:db8::55")},
 			{Name: "dead0"},

@@ -240,6 +240,12 @@ func (w *confWorld) Hostname(context.Context) (string, error) { return "host.exa
 // HasUser implements parser.System.
 func (w *confWorld) HasUser(name string) bool { return slices.Contains(confUsers, name) }
 
+// Users implements parser.System.
+func (w *confWorld) Users() []string { return confUsers }
+
+// Groups implements parser.System.
+func (w *confWorld) Groups() []string { return confUsers }
+
 // HasGroup implements parser.System.
 func (w *confWorld) HasGroup(name string) bool { return w.HasUser(name) }
 

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	osuser "os/user"
-	"strconv"
 	"time"
 
+	"smtpd/internal/accounts"
 	"smtpd/internal/config"
 	"smtpd/internal/ctl"
 	"smtpd/internal/expand"
@@ -54,66 +52,63 @@ type decider struct {
 }
 
 func newDecider(conf *config.Config) (*decider, error) {
-	tables, err := table.OpenSet(conf.Tables, table.Options{Delim: conf.SMTP.SubAddrDelim, Accounts: systemAccount})
+	host := newHostSystem()
+	tables, err := table.OpenSet(conf.Tables, table.Options{Delim: conf.SMTP.SubAddrDelim, Accounts: host.account})
 	if err != nil {
 		return nil, err
 	}
 	d := &decider{conf: conf, tables: tables}
 	// The daemon is meant, whoever asks.
 	daemon := expand.User{Name: ctl.DaemonUser}
-	if u, err := (hostSystem{}).User(context.Background(), ctl.DaemonUser); err == nil {
+	if u, err := host.User(context.Background(), ctl.DaemonUser); err == nil {
 		daemon = u
 	}
-	d.x = &expand.Expander{Config: conf, Tables: tables, System: hostSystem{}, Now: time.Now, Daemon: daemon}
+	d.x = &expand.Expander{Config: conf, Tables: tables, System: host, Now: time.Now, Daemon: daemon}
 	return d, nil
 }
 
 func (d *decider) close() { _ = d.tables.Close() }
 
 // hostSystem answers expansion from this host, with the rights of who asks.
-type hostSystem struct{}
-
-// User implements expand.System.
-func (hostSystem) User(_ context.Context, name string) (expand.User, error) {
-	u, err := osuser.Lookup(name)
-	if _, unknown := errors.AsType[osuser.UnknownUserError](err); unknown {
-		return expand.User{}, table.ErrNotFound
-	}
-	if err != nil {
-		return expand.User{}, err
-	}
-	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-	return expand.User{Name: u.Username, UID: uint32(uid), GID: uint32(gid), Home: u.HomeDir}, errors.Join(err1, err2)
+type hostSystem struct {
+	accounts *accounts.Accounts
+	daemon   *accounts.User // whose rights include files are read with; nil: the caller's
 }
 
-// maxForward is the size of a .forward file that the daemon still reads.
-const maxForward = 4095
-
-// Forward implements expand.System. The daemon checks owner and mode as well;
-// here the file is read when it can be.
-func (hostSystem) Forward(_ context.Context, u expand.User) (expand.Forward, error) {
-	b, err := os.ReadFile(u.Home + "/.forward")
-	if err != nil || len(b) > maxForward {
-		return expand.Forward{}, nil
+func newHostSystem() hostSystem {
+	h := hostSystem{accounts: accounts.New(time.Now)}
+	if u, err := accounts.Local(ctl.DaemonUser); err == nil && u.Found && os.Geteuid() == 0 {
+		h.daemon = &u
 	}
-	return expand.Forward{Present: true, Data: b}, nil
+	return h
+}
+
+// User implements expand.System.
+func (h hostSystem) User(ctx context.Context, name string) (expand.User, error) {
+	u, err := h.accounts.User(ctx, name)
+	if err == nil && !u.Found {
+		err = table.ErrNotFound
+	}
+	return expand.User{Name: u.Name, UID: u.UID, GID: u.GID, Home: u.Home}, err
+}
+
+// Forward implements expand.System: by the checks of the daemon. What only root
+// may look at counts as not there for anybody else.
+func (hostSystem) Forward(_ context.Context, u expand.User) (expand.Forward, error) {
+	f := accounts.ReadForward(u.Name, u.UID, u.Home)
+	if f.Denied && os.Geteuid() != 0 {
+		return expand.Forward{Reason: f.Reason}, nil
+	}
+	return expand.Forward{Present: f.Present, Data: f.Data, Refuse: f.Refuse, Reason: f.Reason}, nil
 }
 
 // Include implements expand.System.
-func (hostSystem) Include(_ context.Context, path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if len(b) > expand.MaxInclude {
-		b = b[:expand.MaxInclude]
-	}
-	return string(b), err
+func (h hostSystem) Include(_ context.Context, path string) (string, error) {
+	return accounts.ReadInclude(path, expand.MaxInclude, h.daemon)
 }
 
-// systemAccount answers getpwnam tables.
-func systemAccount(ctx context.Context, name string) (table.Account, error) {
-	u, err := hostSystem{}.User(ctx, name)
-	if err != nil {
-		return table.Account{}, err
-	}
-	return table.Account{UID: u.UID, GID: u.GID, Home: u.Home}, nil
+// account answers getpwnam tables.
+func (h hostSystem) account(ctx context.Context, name string) (table.Account, error) {
+	u, err := h.User(ctx, name)
+	return table.Account{UID: u.UID, GID: u.GID, Home: u.Home}, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func TestRootForward(t *testing.T) {
 		"printf 'carol:x:64300:64300::/home/carol:/bin/sh\\nsystem:x:500:500::/home/system:/bin/sh\\n' >>/etc/passwd\n"+
 		"install -d -m 0700 /home/root; sed 's|^root:.*|root:x:0:0:root:/home/root:/bin/sh|' /etc/passwd >/run/passwd; cat /run/passwd >/etc/passwd\n"+
 		"printf '"+planted+":x:1::::::\\n' >/home/shadow; chmod 600 /home/shadow")
-	d := startRoot(t, `listen on 127.0.0.1 port 25 hostname mx.test
+	const text = `listen on 127.0.0.1 port 25 hostname mx.test
 action "box" maildir
 action "as bob" maildir user bob
 action "forward" forward-only
@@ -33,7 +34,10 @@ match from any for domain "bob.test" action "as bob"
 match from any for domain "forward.test" action "forward"
 match from any for domain "expand.test" action "expand"
 match from any for domain "refused.test" reject
-`)
+`
+	d := startRoot(t, text)
+	conf := filepath.Join(t.TempDir(), "smtpd.conf")
+	writeFile(t, conf, text)
 	for _, tt := range forwardTests() {
 		t.Run(tt.name, func(t *testing.T) {
 			shell(t, "F=/home/carol/.forward; rm -rf $F /home/*/.forward; [ ! -d /home/away ] || mv /home/away /home/carol; chmod 755 /home/carol\n"+tt.script)
@@ -41,6 +45,12 @@ match from any for domain "refused.test" reject
 			got := rcptCode(t, "127.0.0.1:25", tt.rcpt)
 			if took := time.Since(start); !strings.Contains(tt.want, got) || took > 5*time.Second {
 				t.Errorf("got %s after %v, want %s", got, took, tt.want)
+			}
+			// Without the daemon it is the same.
+			out, _ := exec.Command(filepath.Join(bins, "smtpd"), "-n", "--explain", "-f", conf, "client=127.0.0.1", "rcpt="+tt.rcpt).Output()
+			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+			if last := lines[len(lines)-1]; !strings.HasPrefix(last, got) || strings.Contains(string(out), planted+":") {
+				t.Errorf("the daemon says %s, --explain\n%s", got, out)
 			}
 		})
 	}

@@ -14,7 +14,7 @@ type layer int
 const (
 	unknown    layer = iota
 	words            // mail: the standard library only
-	base             // log, stat, rfc5322, auth
+	base             // log, stat, rfc5322, auth, accounts
 	plain            // config, resolver
 	vocabulary       // imsg
 	engine           // parser and ipc as well
@@ -30,7 +30,7 @@ var engines = []string{"queue", "mta", "mda", "table", "table/query", "internal/
 // low are the packages with a place of their own.
 var low = map[string]layer{
 	"internal/mail": words,
-	"internal/log":  base, "internal/stat": base, "internal/rfc5322": base, "internal/auth": base,
+	"internal/log":  base, "internal/stat": base, "internal/rfc5322": base, "internal/auth": base, "internal/accounts": base,
 	"internal/config": plain, "internal/resolver": plain,
 	"internal/imsg": vocabulary,
 	"internal/ipc":  engine, "parser": engine,

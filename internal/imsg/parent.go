@@ -3,6 +3,7 @@ package imsg
 import (
 	"time"
 
+	"smtpd/internal/accounts"
 	"smtpd/internal/mail"
 )
 
@@ -190,9 +191,8 @@ type ForwardFile struct {
 	Reason  string // for the log, when Status is set
 }
 
-// MaxForward is the size of a .forward file that is still read, in octets
-// (OpenSMTPD refuses 4096 and more).
-const MaxForward = 4095
+// MaxForward is the size of a .forward file, in octets.
+const MaxForward = accounts.MaxForward
 
 // Fields implements Msg.
 func (m *ForwardFile) Fields(c *Codec) {

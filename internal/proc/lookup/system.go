@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
+	"smtpd/internal/accounts"
 	"smtpd/internal/expand"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -96,29 +94,8 @@ func (s *system) Forward(ctx context.Context, u expand.User) (expand.Forward, er
 	return f, nil
 }
 
-var (
-	errPlainFile = errors.New("not a regular file")
-	errTooLarge  = errors.New("larger than 4 MB")
-)
-
 // Include implements expand.System: the file is opened with the rights of this
 // process, which are nobody's.
 func (s *system) Include(_ context.Context, path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s: %w", path, errPlainFile)
-	}
-	if err != nil {
-		return "", err
-	}
-	text, err := io.ReadAll(io.LimitReader(f, expand.MaxInclude+1))
-	if err == nil && len(text) > expand.MaxInclude {
-		err = fmt.Errorf("%s: %w", path, errTooLarge)
-	}
-	return string(text), err
+	return accounts.ReadInclude(path, expand.MaxInclude, nil)
 }

@@ -13,10 +13,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"smtpd/internal/accounts"
 	"smtpd/internal/auth"
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
@@ -87,7 +89,8 @@ type parent struct {
 	traceEnds map[string]*time.Timer // by topic, those that end by themselves
 	workers   *workers
 	programs  *programs
-	accounts  *accounts
+	accounts  *accounts.Accounts
+	classes   *bsdAuth // who checks passwords by login class; nil: hashes are compared
 	actions   chan func()
 	quit      chan struct{}  // closed when run has ended
 	tasks     sync.WaitGroup // answers that take time
@@ -128,7 +131,10 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	p.files.adopt()
 	p.workers = newWorkers(p)
 	p.workers.allow(p.conf.MDA.Workers())
-	p.accounts = newAccounts(o.Now)
+	p.accounts = accounts.New(o.Now)
+	if runtime.GOOS == "openbsd" {
+		p.classes = newBSDAuth()
+	}
 	p.programs = &programs{p: p, running: map[programKey]*exec.Cmd{}}
 	var err error
 	if err := checkSpool(o); err != nil {

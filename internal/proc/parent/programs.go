@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"smtpd/internal/accounts"
 	"smtpd/internal/config"
 	"smtpd/internal/filter"
 	"smtpd/internal/imsg"
@@ -108,7 +109,7 @@ func (g *programs) run(key programKey, cmd *exec.Cmd) error {
 func (g *programs) credential(c *config.Proc) (*syscall.Credential, error) {
 	uid, gid := uint32(g.p.o.Daemon.UID), uint32(g.p.o.Daemon.GID)
 	if c.User != "" {
-		u, err := lookupUser(c.User)
+		u, err := accounts.Local(c.User)
 		if err != nil {
 			return nil, err
 		}

@@ -40,7 +40,7 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 	case *imsg.StatusGet:
 		p.do(func() { s := p.switches; r.Reply(&s, nil) })
 	case *imsg.UserQuery:
-		p.tasks.Go(func() { r.Reply(p.accounts.user(p.ctx, m.Name), nil) })
+		p.tasks.Go(func() { r.Reply(p.user(m.Name), nil) })
 	case *imsg.ForwardOpen:
 		p.tasks.Go(func() { r.Reply(forward(m), nil) })
 	case *imsg.SystemAuth:

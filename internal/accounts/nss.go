@@ -1,4 +1,4 @@
-package parent
+package accounts
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"smtpd/internal/imsg"
 )
 
 // Bounds of questions to the name service switch.
@@ -79,16 +77,16 @@ func (n *nameService) asked() bool {
 }
 
 // user finds an account.
-func (n *nameService) user(ctx context.Context, name string) (*imsg.UserInfo, error) {
+func (n *nameService) user(ctx context.Context, name string) (User, error) {
 	line, err := n.entry(ctx, "passwd", name)
 	if err != nil || line == "" {
-		return &imsg.UserInfo{Name: name}, err
+		return User{Name: name}, err
 	}
 	f := strings.Split(line, ":")
 	if len(f) < 7 {
-		return nil, fmt.Errorf("user %s: %w", name, errNameService)
+		return User{}, fmt.Errorf("user %s: %w", name, errNameService)
 	}
-	return userInfo(f[0], f[2], f[3], f[4], f[5])
+	return newUser(f[0], f[2], f[3], f[4], f[5])
 }
 
 // entry is the line of a database for a name; empty: it has none. That is not
