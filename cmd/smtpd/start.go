@@ -19,6 +19,7 @@ import (
 	"smtpd/internal/config"
 	"smtpd/internal/ctl"
 	"smtpd/internal/imsg"
+	"smtpd/internal/privsep"
 	"smtpd/internal/proc/parent"
 	"smtpd/parser"
 )
@@ -71,6 +72,7 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 	defer stop()
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
+	privsep.UseCores()
 	if err := parent.Run(ctx, o, reload); err != nil {
 		line := "smtpd: " + err.Error()
 		if background {

@@ -21,20 +21,16 @@ type wire interface {
 
 // socket is one end of a socketpair. One goroutine reads.
 type socket struct {
+	*quick
 	conn *net.UnixConn
 	oob  []byte
 }
 
 func newSocket(conn *net.UnixConn) *socket {
-	return &socket{conn: conn, oob: make([]byte, unix.CmsgSpace(8*4))}
+	return &socket{quick: newQuick(conn), conn: conn, oob: make([]byte, unix.CmsgSpace(8*4))}
 }
 
 func (s *socket) close() { s.conn.Close() }
-
-func (s *socket) write(b []byte) error {
-	_, err := s.conn.Write(b)
-	return err
-}
 
 // writeFile keeps clear of f.Fd, which would make the description blocking for
 // everyone who shares it.
@@ -50,7 +46,7 @@ func (s *socket) writeFile(b []byte, f *os.File) error {
 }
 
 func (s *socket) read(b []byte) (int, []*os.File, error) {
-	n, on, flags, _, err := s.conn.ReadMsgUnix(b, s.oob)
+	n, on, flags, err := s.quick.read(b, s.oob)
 	if on == 0 {
 		return n, nil, err
 	}

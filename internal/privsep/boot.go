@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"smtpd/internal/imsg"
@@ -57,12 +58,15 @@ func ReadBoot() (Boot, error) {
 	return b, nil
 }
 
-func (b Boot) environ() ([]string, error) {
+func (b Boot) environ(role imsg.Role) ([]string, error) {
 	text, err := json.Marshal(b)
 	if err != nil {
 		return nil, err
 	}
 	env := []string{bootVar + "=" + string(text)}
+	if n := cores(role); n > 0 {
+		env = append(env, "GOMAXPROCS="+strconv.Itoa(n))
+	}
 	for _, name := range []string{"TZ", "GOTRACEBACK", "GOCOVERDIR"} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)

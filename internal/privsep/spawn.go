@@ -28,7 +28,7 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 	if err != nil {
 		return nil, nil, err
 	}
-	env, err := b.environ()
+	env, err := b.environ(role)
 	if err != nil {
 		return nil, nil, err
 	}
