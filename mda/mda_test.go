@@ -365,20 +365,25 @@ func TestMaildirTidy(t *testing.T) {
 func TestMaildirTogether(t *testing.T) {
 	d, v := newDeliverer(t, nil), example(t, Maildir)
 	var mu sync.Mutex
-	syncs, all := 0, make(chan struct{})
+	var joined sync.WaitGroup
+	syncs := 0
 	d.fault = func(step string) error {
-		if step == "dirsync" {
+		switch step {
+		case "join":
+			joined.Done()
+		case "dirsync":
 			mu.Lock()
 			syncs++
 			first := syncs == 1
 			mu.Unlock()
 			if first {
-				<-all // the others pile up
+				joined.Wait() // the others pile up
 			}
 		}
 		return nil
 	}
 	const n = 40
+	joined.Add(n)
 	var wg sync.WaitGroup
 	big := bytes.Repeat([]byte("0123456789abcde\n"), 20000)
 	for i := range n {
@@ -393,18 +398,6 @@ func TestMaildirTogether(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, func() bool {
-		d.folders.mu.Lock()
-		defer d.folders.mu.Unlock()
-		f := d.folders.open[v.Home+"/Maildir"]
-		if f == nil {
-			return false
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return len(f.waiting) == n-1
-	})
-	close(all)
 	wg.Wait()
 	if syncs != 1+(n-1+maxBatch-1)/maxBatch {
 		t.Errorf("%d syncs for %d deliveries", syncs, n)
@@ -467,17 +460,6 @@ func TestMaildirManyFolders(t *testing.T) {
 	}
 	if n := len(d.folders.open); n > maxFolders {
 		t.Errorf("%d folders open", n)
-	}
-}
-
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	end := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			t.Fatal("waited too long")
-		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -92,7 +92,7 @@ func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 	case "rcpt-to":
 		a.RcptTo = true
 	case "verify-rcpt":
-		a.VerifyRcpt = true // the grammar takes it as a name for other methods
+		a.VerifyRcpt = true
 	case "x-original-to":
 		a.OriginalTo = true
 	case "user":

@@ -55,6 +55,8 @@ func TestErrors(t *testing.T) {
 		"auth before host":      {"table s { a = \"b:c\" }\naction x relay auth <s> host smtps://a@b", "2: auth may not be specified without host"},
 		"forward-only user":     {"action x forward-only user vmail", "1: user may not be specified for forward-only"},
 		"lmtp":                  {"action x lmtp \"localhost\"", "1: invalid lmtp destination: localhost"},
+		"lmtp rcpt-to twice":    {"action x lmtp \"/s\" rcpt-to user nobody rcpt-to", "1: rcpt-to already specified for this dispatcher"},
+		"verify-rcpt of mbox":   {"action x mbox verify-rcpt", "1: syntax error: found \"verify-rcpt\""},
 		"mail-from":             {"action x relay mail-from \"@\"", "1: mail-from"},
 		"modifier":              {"action x maildir \"%{rcpt:lowercas}\"", `1: unknown modifier "lowercas" in %{rcpt:lowercas}, did you mean "lowercase"?`},
 		"range":                 {"action x maildir \"%{rcpt[a]}\"", "1: invalid range"},
@@ -472,5 +474,18 @@ func TestRelayFilter(t *testing.T) {
 				t.Errorf("got %s", got)
 			}
 		})
+	}
+}
+
+// TestStoreOptions writes the options of an lmtp action in each order.
+func TestStoreOptions(t *testing.T) {
+	for _, opts := range []string{"rcpt-to verify-rcpt x-original-to", "verify-rcpt rcpt-to x-original-to", "x-original-to verify-rcpt rcpt-to ttl 1h"} {
+		cfg, diags := Parse(t.Context(), newFake(t).options("action a lmtp \"/s\" "+opts+"\nmatch for any action a\n"))
+		if cfg == nil {
+			t.Fatalf("%s: %v", opts, diags)
+		}
+		if a := cfg.Actions["a"]; !a.RcptTo || !a.VerifyRcpt || !a.OriginalTo || a.Dest != "/s" {
+			t.Errorf("%s: %+v", opts, a)
+		}
 	}
 }

@@ -287,149 +287,144 @@ var modernExca = [...]int8{
 
 const modernPrivate = 57344
 
-const modernLast = 576
+const modernLast = 513
 
 var modernAct = [...]int16{
-	275, 122, 273, 366, 294, 220, 319, 106, 31, 171,
-	124, 76, 113, 136, 104, 190, 223, 107, 73, 73,
-	183, 258, 73, 253, 276, 73, 248, 188, 178, 157,
-	249, 390, 63, 293, 291, 29, 73, 320, 255, 379,
-	187, 41, 73, 194, 72, 299, 67, 92, 245, 246,
-	254, 181, 411, 181, 411, 307, 173, 306, 181, 411,
-	172, 277, 252, 54, 237, 57, 348, 296, 256, 32,
-	49, 44, 121, 284, 95, 344, 318, 225, 70, 247,
-	42, 80, 81, 250, 125, 376, 127, 128, 130, 103,
-	138, 234, 77, 66, 129, 418, 416, 89, 434, 357,
-	184, 40, 355, 177, 251, 259, 90, 71, 170, 45,
-	257, 137, 222, 274, 142, 143, 423, 46, 55, 39,
-	414, 260, 382, 43, 127, 128, 169, 374, 83, 84,
-	231, 261, 139, 87, 86, 107, 32, 185, 74, 74,
-	75, 75, 74, 232, 75, 74, 343, 75, 239, 240,
-	241, 196, 233, 235, 236, 238, 74, 321, 75, 283,
-	243, 244, 74, 94, 75, 300, 133, 93, 263, 282,
-	222, 224, 227, 436, 226, 435, 228, 278, 279, 280,
-	412, 290, 292, 295, 229, 230, 264, 30, 231, 48,
-	37, 126, 168, 194, 341, 150, 181, 427, 297, 173,
-	340, 38, 401, 172, 181, 367, 339, 47, 338, 262,
-	312, 313, 316, 317, 191, 302, 305, 336, 147, 329,
-	148, 327, 151, 399, 192, 51, 324, 325, 326, 403,
-	181, 408, 181, 406, 323, 265, 152, 181, 372, 330,
-	328, 332, 333, 404, 335, 267, 269, 337, 331, 181,
-	370, 334, 342, 50, 322, 345, 346, 347, 193, 349,
-	315, 153, 110, 314, 52, 181, 182, 311, 405, 400,
-	351, 350, 354, 356, 115, 360, 394, 361, 27, 362,
-	363, 364, 154, 117, 149, 402, 266, 272, 396, 352,
-	353, 365, 369, 371, 310, 373, 358, 359, 309, 308,
-	303, 53, 375, 304, 116, 101, 298, 393, 289, 100,
-	288, 287, 111, 270, 286, 108, 109, 285, 186, 176,
-	162, 175, 174, 378, 98, 377, 156, 97, 268, 271,
-	166, 155, 159, 165, 96, 99, 146, 380, 161, 145,
-	381, 141, 140, 395, 132, 398, 397, 160, 120, 131,
-	123, 119, 118, 383, 384, 112, 385, 102, 386, 387,
-	388, 163, 91, 88, 85, 82, 78, 69, 389, 68,
-	64, 62, 61, 60, 58, 56, 36, 407, 35, 409,
-	34, 33, 410, 28, 1, 180, 164, 179, 65, 144,
-	134, 135, 413, 59, 281, 368, 114, 167, 242, 221,
-	189, 195, 105, 415, 417, 79, 301, 392, 391, 207,
-	208, 425, 426, 424, 206, 158, 6, 428, 203, 429,
-	430, 431, 432, 433, 7, 10, 9, 419, 420, 421,
-	422, 194, 8, 2, 0, 0, 0, 0, 0, 210,
-	211, 0, 197, 198, 0, 0, 0, 0, 0, 0,
-	0, 0, 213, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 215, 0, 0, 0, 4, 205, 199, 24,
-	14, 204, 216, 0, 0, 0, 15, 214, 13, 0,
-	0, 0, 0, 0, 0, 0, 212, 0, 0, 0,
-	200, 0, 0, 0, 0, 26, 209, 0, 201, 202,
-	0, 0, 0, 0, 0, 3, 0, 218, 0, 0,
-	217, 23, 0, 219, 0, 0, 0, 0, 25, 0,
-	0, 0, 0, 16, 17, 0, 0, 0, 0, 0,
-	0, 12, 0, 11, 0, 0, 0, 18, 0, 0,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 19,
-	0, 20, 0, 0, 0, 0, 0, 21, 0, 22,
-	0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 5,
+	273, 122, 271, 366, 292, 220, 317, 106, 31, 171,
+	124, 221, 136, 76, 113, 223, 73, 190, 104, 107,
+	256, 183, 251, 188, 274, 246, 318, 297, 178, 247,
+	157, 389, 63, 291, 289, 73, 92, 253, 29, 379,
+	187, 73, 194, 305, 72, 73, 67, 243, 244, 252,
+	73, 181, 410, 294, 73, 41, 173, 32, 181, 410,
+	172, 250, 39, 304, 181, 410, 54, 254, 275, 57,
+	121, 348, 44, 344, 316, 194, 282, 95, 245, 80,
+	81, 42, 248, 376, 49, 233, 138, 129, 130, 66,
+	225, 77, 184, 103, 87, 86, 191, 225, 127, 128,
+	177, 261, 71, 249, 257, 433, 192, 422, 45, 255,
+	137, 222, 417, 142, 143, 40, 46, 89, 415, 262,
+	258, 55, 357, 170, 43, 413, 90, 355, 139, 230,
+	259, 272, 381, 37, 300, 303, 74, 185, 75, 107,
+	193, 169, 260, 231, 38, 374, 319, 298, 237, 238,
+	239, 232, 234, 196, 236, 74, 93, 75, 333, 281,
+	242, 74, 241, 75, 133, 74, 94, 75, 263, 293,
+	74, 280, 75, 435, 74, 30, 75, 276, 277, 278,
+	434, 288, 290, 222, 224, 227, 411, 226, 48, 228,
+	222, 224, 227, 115, 226, 125, 228, 334, 229, 32,
+	295, 230, 117, 343, 27, 229, 47, 168, 230, 341,
+	310, 311, 314, 315, 173, 340, 70, 339, 172, 301,
+	51, 338, 302, 116, 181, 426, 322, 323, 324, 181,
+	367, 181, 407, 150, 336, 127, 128, 1, 328, 326,
+	330, 331, 335, 265, 267, 337, 329, 332, 50, 393,
+	342, 181, 405, 345, 346, 347, 147, 349, 148, 52,
+	151, 395, 181, 372, 327, 400, 83, 84, 351, 350,
+	354, 356, 325, 360, 152, 361, 321, 362, 363, 364,
+	392, 181, 370, 110, 264, 270, 398, 352, 353, 365,
+	369, 371, 402, 373, 358, 359, 53, 181, 182, 153,
+	375, 320, 126, 313, 312, 4, 403, 309, 24, 14,
+	308, 268, 307, 306, 296, 15, 394, 13, 397, 396,
+	154, 378, 149, 377, 287, 286, 266, 269, 162, 285,
+	284, 404, 399, 111, 26, 380, 108, 109, 166, 283,
+	159, 165, 186, 176, 3, 101, 161, 175, 401, 100,
+	23, 174, 156, 382, 383, 160, 384, 25, 385, 386,
+	387, 155, 16, 17, 98, 146, 145, 97, 388, 163,
+	12, 141, 11, 140, 96, 99, 18, 406, 132, 408,
+	120, 131, 409, 123, 119, 118, 112, 91, 19, 88,
+	20, 412, 85, 82, 164, 78, 21, 102, 22, 69,
+	68, 180, 414, 416, 64, 62, 61, 60, 207, 208,
+	424, 425, 423, 206, 5, 58, 427, 203, 428, 429,
+	430, 431, 432, 56, 36, 35, 418, 419, 420, 421,
+	194, 34, 33, 28, 179, 65, 144, 235, 210, 211,
+	134, 197, 198, 135, 59, 279, 368, 114, 167, 240,
+	189, 213, 195, 105, 79, 299, 391, 390, 158, 6,
+	7, 215, 10, 9, 8, 2, 205, 199, 0, 0,
+	204, 216, 0, 0, 0, 0, 214, 0, 0, 0,
+	0, 0, 0, 0, 0, 212, 0, 0, 0, 200,
+	0, 0, 0, 0, 0, 209, 0, 201, 202, 0,
+	0, 0, 0, 0, 0, 0, 218, 0, 0, 217,
+	0, 0, 219,
 }
 
 var modernPact = [...]int16{
-	461, -32768, 274, 378, -88, 64, -32768, -32768, -32768, -32768,
-	-32768, 376, 375, 373, 371, 82, -8, 22, 86, 21,
-	204, 15, 370, -3, 369, -32768, 368, -32768, -32768, 367,
-	366, -92, -32768, 365, -32768, 75, -32768, 131, -32768, 364,
-	362, -32768, 101, 37, 57, -32768, 361, 19, 360, -32768,
-	-32768, 359, 128, 358, 92, 357, 42, 69, 273, 6,
-	243, -32768, -32768, 350, -32768, 256, 347, -92, -32768, 346,
-	343, -32768, -32768, -32768, -32768, 345, 79, 65, -32768, 344,
-	-32768, -32768, -32768, 343, 343, -32768, -32768, -32768, -32768, -32768,
-	339, -32768, -32768, -32768, -32768, -32768, -32768, 85, 337, 336,
-	-32768, -32768, -32768, 334, 331, -32768, 183, -32768, 326, 321,
-	-96, 308, -32768, 88, -32768, 317, 316, 314, -32768, -32768,
-	97, -98, 261, -108, -32768, 94, 41, -32768, -32768, 313,
-	-92, -80, -32768, -99, 159, 397, 67, 67, 44, -32768,
-	-14, -32768, 67, 67, 9, -32768, -32768, 157, 234, -32768,
-	31, -21, -21, -21, -21, -32768, -32768, -32768, 16, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 312, 309,
-	306, -32768, 305, 303, -32768, -32768, -32768, -32768, -32768, -90,
-	-91, -32768, 60, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, 301, 40, -32768, -32768, -32768, -32768, 210,
-	-49, -32768, -51, 294, 293, 289, 262, 37, 37, 258,
-	255, 37, 37, -32768, -32768, -32768, 39, -32768, -32768, 32,
-	-32768, -32768, 249, -32768, 229, 37, 37, 37, 216, -32768,
-	-32768, 214, -32768, 67, -32768, 67, 67, -32768, 67, -32768,
-	-32768, -32768, -32768, -32768, -32768, 212, 37, 203, 201, 195,
-	189, 37, 141, 11, 37, 37, 37, 0, 37, -32768,
-	41, 131, -32768, -32768, -21, -21, -32768, -32768, -32768, 20,
-	17, -21, -21, -32768, 37, -32768, 37, -32768, 37, 37,
-	37, -55, 88, 200, -112, -32768, -32768, -32768, -32768, -32768,
-	245, -32768, 233, -32768, 122, -32768, -32768, 79, -32768, -32768,
+	300, -32768, 200, 428, -85, 52, -32768, -32768, -32768, -32768,
+	-32768, 427, 426, 420, 419, 25, 6, 23, 85, 35,
+	199, 18, 418, 1, 410, -32768, 402, -32768, -32768, 401,
+	400, -92, -32768, 399, -32768, 71, -32768, 194, -32768, 395,
+	394, -32768, 96, 11, 56, -32768, 390, 17, 388, -32768,
+	-32768, 387, 89, 384, 112, 382, 31, 72, 313, 10,
+	264, -32768, -32768, 381, -32768, 175, 380, -92, -32768, 379,
+	375, -32768, -32768, -32768, -32768, 378, 190, 58, -32768, 376,
+	-32768, -32768, -32768, 375, 375, -32768, -32768, -32768, -32768, -32768,
+	373, -32768, -32768, -32768, -32768, -32768, -32768, 81, 368, 366,
+	-32768, -32768, -32768, 361, 360, -32768, 221, -32768, 356, 347,
+	-95, 316, -32768, 103, -32768, 346, 342, 338, -32768, -32768,
+	94, -98, 293, -107, -32768, 86, 53, -32768, -32768, 337,
+	-92, -80, -32768, -103, 41, 396, 87, 87, 38, -32768,
+	-32768, -32768, 87, 87, 8, -32768, -32768, 90, 232, -32768,
+	49, -14, -14, -14, -14, -32768, -32768, -32768, 19, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 334, 325,
+	324, -32768, 320, 319, -32768, -32768, -32768, -32768, -32768, -90,
+	-91, -32768, 46, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, 309, 22, -32768, -32768, -32768, -32768, 129,
+	-43, -32768, -63, 308, 307, 305, 302, 11, 11, 299,
+	298, 11, 11, -32768, -32768, -32768, 37, -32768, -32768, 21,
+	-32768, -32768, 296, -32768, 271, 11, 11, 11, 267, -32768,
+	259, -32768, 87, -32768, 87, 80, 87, -32768, -32768, -32768,
+	-32768, -32768, -32768, 229, 11, 216, 212, 210, 204, 11,
+	198, 9, 11, 11, 11, 5, 11, -32768, 53, 194,
+	-32768, -32768, -14, -14, -32768, -32768, -32768, 45, 40, -14,
+	-14, -32768, 11, -32768, 11, -32768, 11, 11, 11, -55,
+	103, 225, -110, -32768, -32768, -32768, -32768, -32768, 277, -32768,
+	258, -32768, 140, -32768, -32768, 190, -32768, -32768, -32768, -32768,
 	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, 29, 32, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -92, -81,
-	-32768, 67, -32768, -32768, 67, -32768, -32768, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, 117, -32768, -32768, -32768, -32768, -32768,
-	-32768, -92, 37, 37, -32768, 37, -32768, 37, 37, 37,
-	-32768, -32768, -32768, -32768, -32768, -32768, -93, -32768, 260, 190,
-	-32768, 228, 60, 226, -32768, 200, -32768, -32768, 200, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 54,
-	-32768, -32768, 115, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
-	14, 13, -21, -21, -21, -21, -32768, 111, 60, -93,
-	-93, -32768, -32768, 192, -32768, -32768, 37, -32768, 37, 37,
-	37, 37, 37, -32768, 93, 49, 47, -32768, -32768, -32768,
-	-32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, 27, 21, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -92, -81, -32768, 87,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, 127, -32768, -32768, -32768, -32768, -32768,
+	-32768, -92, 11, 11, -32768, 11, -32768, 11, 11, 11,
+	-32768, -32768, -32768, -32768, -32768, -32768, -93, -32768, 233, 253,
+	-32768, 247, 46, 227, -32768, 225, -32768, -32768, 225, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 60, -32768,
+	-32768, 120, -32768, -32768, -32768, -32768, -32768, -32768, -32768, 36,
+	30, -14, -14, -14, -14, -32768, 102, 46, -93, -93,
+	-32768, -32768, 220, -32768, -32768, 11, -32768, 11, 11, 11,
+	11, 11, -32768, 100, 54, 47, -32768, -32768, -32768, -32768,
+	-32768, -32768, -32768, -32768, -32768, -32768,
 }
 
 var modernPgo = [...]int16{
-	0, 433, 432, 426, 425, 424, 416, 5, 415, 408,
-	407, 406, 10, 405, 8, 3, 11, 78, 6, 9,
-	402, 401, 400, 15, 399, 398, 397, 396, 395, 16,
-	394, 393, 391, 390, 13, 389, 12, 388, 0, 2,
-	72, 387, 385, 7, 24, 384, 1, 4,
+	0, 465, 464, 463, 462, 460, 459, 5, 458, 457,
+	456, 455, 10, 454, 8, 3, 13, 216, 6, 9,
+	453, 452, 450, 17, 11, 449, 448, 447, 446, 15,
+	445, 444, 443, 440, 12, 437, 436, 14, 435, 0,
+	2, 70, 434, 401, 7, 24, 237, 1, 4,
 }
 
 var modernR1 = [...]int8{
-	0, 45, 1, 1, 1, 1, 1, 1, 1, 1,
+	0, 46, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 14,
 	14, 13, 13, 29, 29, 16, 16, 16, 16, 12,
-	12, 17, 17, 36, 36, 26, 26, 26, 26, 19,
-	19, 30, 30, 37, 37, 27, 27, 27, 6, 6,
-	40, 40, 41, 41, 41, 42, 42, 42, 47, 47,
-	46, 46, 38, 38, 38, 39, 39, 15, 15, 15,
+	12, 17, 17, 37, 37, 26, 26, 26, 26, 19,
+	19, 30, 30, 38, 38, 27, 27, 27, 6, 6,
+	41, 41, 42, 42, 42, 43, 43, 43, 48, 48,
+	47, 47, 39, 39, 39, 40, 40, 15, 15, 15,
 	23, 23, 18, 18, 5, 5, 33, 33, 22, 22,
 	22, 22, 32, 32, 21, 21, 21, 21, 21, 21,
 	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
 	21, 21, 21, 21, 21, 21, 21, 21, 21, 21,
 	21, 21, 11, 11, 11, 11, 2, 2, 2, 2,
-	2, 2, 2, 2, 2, 2, 2, 7, 7, 34,
-	34, 24, 24, 24, 24, 24, 24, 24, 24, 35,
-	35, 25, 25, 25, 25, 25, 25, 25, 25, 25,
+	2, 2, 2, 2, 2, 2, 7, 7, 34, 34,
+	24, 24, 24, 24, 24, 24, 24, 35, 35, 35,
+	35, 36, 36, 25, 25, 25, 25, 25, 25, 25,
 	25, 25, 25, 25, 25, 25, 25, 25, 25, 25,
-	25, 25, 25, 3, 3, 3, 31, 31, 43, 43,
-	44, 44, 20, 20, 20, 20, 20, 20, 20, 20,
+	25, 25, 25, 25, 25, 3, 3, 3, 31, 31,
+	44, 44, 45, 45, 20, 20, 20, 20, 20, 20,
 	20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
-	20, 20, 4, 4, 4, 4, 4, 8, 8, 8,
-	8, 8, 8, 8, 8, 9, 9, 10, 10, 10,
-	10, 28, 28, 28, 28, 28, 28, 28, 28, 28,
+	20, 20, 20, 20, 4, 4, 4, 4, 4, 8,
+	8, 8, 8, 8, 8, 8, 8, 9, 9, 10,
+	10, 10, 10, 28, 28, 28, 28, 28, 28, 28,
+	28, 28,
 }
 
 var modernR2 = [...]int8{
@@ -447,110 +442,111 @@ var modernR2 = [...]int8{
 	1, 1, 2, 2, 2, 2, 2, 2, 2, 2,
 	2, 2, 2, 3, 1, 1, 1, 1, 3, 1,
 	1, 2, 1, 1, 1, 1, 5, 5, 6, 6,
-	7, 6, 7, 6, 5, 5, 5, 0, 2, 0,
-	2, 1, 2, 2, 2, 2, 2, 1, 1, 0,
-	2, 1, 1, 2, 2, 2, 2, 2, 2, 2,
-	2, 1, 3, 2, 2, 2, 1, 2, 2, 1,
-	2, 1, 2, 3, 4, 4, 0, 2, 0, 1,
-	0, 1, 3, 3, 5, 5, 3, 3, 3, 4,
-	5, 4, 5, 5, 5, 2, 3, 4, 4, 4,
-	4, 4, 5, 5, 8, 7, 8, 1, 1, 1,
+	7, 6, 6, 5, 5, 5, 0, 2, 0, 2,
+	1, 2, 2, 2, 2, 2, 1, 0, 2, 2,
+	2, 0, 2, 1, 1, 2, 2, 2, 2, 2,
+	2, 2, 2, 1, 3, 2, 2, 2, 1, 2,
+	2, 1, 2, 1, 2, 3, 4, 4, 0, 2,
+	0, 1, 0, 1, 3, 3, 5, 5, 3, 3,
+	3, 4, 5, 4, 5, 5, 5, 2, 3, 4,
+	4, 4, 4, 4, 5, 5, 8, 7, 8, 1,
 	1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-	1, 2, 3, 4, 3, 4, 4, 4, 4, 4,
+	1, 1, 1, 2, 3, 4, 3, 4, 4, 4,
+	4, 4,
 }
 
 var modernChk = [...]int16{
-	-32768, -45, -1, 44, 5, 114, -6, -5, -2, -3,
+	-32768, -46, -1, 44, 5, 114, -6, -5, -2, -3,
 	-4, 72, 70, 17, 9, 15, 62, 63, 76, 88,
 	90, 96, 98, 50, 8, 57, 34, 4, 5, 123,
 	123, -14, 5, 5, 5, 5, 5, 108, 119, 37,
 	109, 49, 58, 101, 49, 23, 31, 121, 103, 49,
 	49, 21, 60, 97, 48, 103, 5, 68, 5, -31,
-	5, 5, 5, 124, 5, -37, 18, -14, 5, 5,
-	-17, 6, -38, 5, 125, 127, -16, 35, 5, -13,
+	5, 5, 5, 124, 5, -38, 18, -14, 5, 5,
+	-17, 6, -39, 5, 125, 127, -16, 35, 5, -13,
 	62, 63, 5, -17, -17, 5, 6, 5, 5, 5,
 	14, 5, 5, 125, 94, 5, 61, 54, 51, 62,
-	36, 32, 84, 83, 8, -20, -43, 129, 72, 73,
-	19, 69, 5, -36, -27, 18, 48, 27, 5, 5,
-	5, -40, -46, 5, -12, 5, 112, 45, 46, 29,
-	-14, 5, 5, -40, -33, -32, -34, -34, 5, 47,
-	5, 5, -34, -34, -35, 5, 5, 35, 37, 101,
+	36, 32, 84, 83, 8, -20, -44, 129, 72, 73,
+	19, 69, 5, -37, -27, 18, 48, 27, 5, 5,
+	5, -41, -47, 5, -12, 5, 112, 45, 46, 29,
+	-14, 5, 5, -41, -33, -32, -34, -34, 5, 47,
+	5, 5, -34, -34, -36, 5, 5, 35, 37, 101,
 	12, 39, 53, 78, 99, 5, 5, 125, -8, 24,
 	39, 30, 12, 53, 78, 25, 22, -26, 104, 38,
-	20, -19, 115, 111, 5, 5, 5, 6, 126, -41,
-	-42, 4, 5, 128, 6, -12, 5, 120, 126, -22,
+	20, -19, 115, 111, 5, 5, 5, 6, 126, -42,
+	-43, 4, 5, 128, 6, -12, 5, 120, 126, -22,
 	-23, 55, 65, 99, 34, -21, -23, 45, 46, 71,
 	93, 101, 102, 21, 74, 70, 17, 12, 13, 99,
 	42, 43, 89, 55, 80, 65, 75, 113, 110, 116,
-	-7, -24, 103, -29, 104, 10, 107, 105, 109, 117,
-	118, 121, -7, -34, 47, -34, -34, 78, -34, -7,
-	-7, -7, -25, -23, -29, 39, 40, 70, 17, 21,
-	74, 95, 53, 14, 41, 29, 59, 101, 12, 96,
-	112, 122, 52, 11, 29, 78, 52, 11, 94, 12,
-	79, 95, 53, -39, 82, -38, -44, 82, -44, -44,
-	-44, -30, -36, -46, 57, 5, 5, 5, 5, 5,
-	-46, 124, -46, 124, -47, 123, 7, -16, 5, 5,
-	125, -11, 5, 90, 93, 6, 106, 106, 5, 5,
-	5, 5, -39, -39, 5, 5, -38, -38, 37, -18,
-	5, 125, 5, 5, -38, -38, -38, 5, -14, 5,
-	-7, -34, -7, -7, -34, -7, 5, -38, 5, 5,
-	5, 5, -38, 5, 64, -38, -38, -38, 66, -38,
-	-12, -14, -44, -44, -39, 82, -39, 82, -44, -44,
-	-38, -38, -38, -38, -38, -19, -15, 5, -28, -43,
-	5, -46, 5, -46, 5, -46, 56, -18, -46, 120,
-	-7, -7, 5, -38, -38, -38, -38, -38, -38, -46,
-	124, -9, -10, 47, 16, 83, 28, 86, 85, 33,
-	79, 12, 95, 39, 53, 78, 5, -47, 5, -15,
-	-15, 5, 126, -46, 5, -39, 82, -39, 82, -44,
-	-44, -44, -44, 5, -47, -46, -46, 5, -38, -38,
-	-38, -38, -38, -38, 5, 126, 126,
+	-7, -24, 103, -29, 104, 10, 107, 105, 109, 118,
+	121, -7, -34, 47, -34, -35, -34, -7, -7, -7,
+	-25, -23, -29, 39, 40, 70, 17, 21, 74, 95,
+	53, 14, 41, 29, 59, 101, 12, 96, 112, 122,
+	52, 11, 29, 78, 52, 11, 94, 12, 79, 95,
+	53, -40, 82, -39, -45, 82, -45, -45, -45, -30,
+	-37, -47, 57, 5, 5, 5, 5, 5, -47, 124,
+	-47, 124, -48, 123, 7, -16, 5, 5, 125, -11,
+	5, 90, 93, 6, 106, 106, 5, 5, 5, 5,
+	-40, -40, 5, 5, -39, -39, 37, -18, 5, 125,
+	5, 5, -39, -39, -39, 5, -14, 5, -7, -34,
+	-7, -7, -24, 78, 117, -7, 5, -39, 5, 5,
+	5, 5, -39, 5, 64, -39, -39, -39, 66, -39,
+	-12, -14, -45, -45, -40, 82, -40, 82, -45, -45,
+	-39, -39, -39, -39, -39, -19, -15, 5, -28, -44,
+	5, -47, 5, -47, 5, -47, 56, -18, -47, 120,
+	-7, 5, -39, -39, -39, -39, -39, -39, -47, 124,
+	-9, -10, 47, 16, 83, 28, 86, 85, 33, 79,
+	12, 95, 39, 53, 78, 5, -48, 5, -15, -15,
+	5, 126, -47, 5, -40, 82, -40, 82, -45, -45,
+	-45, -45, 5, -48, -47, -47, 5, -39, -39, -39,
+	-39, -39, -39, 5, 126, 126,
 }
 
 var modernDef = [...]int16{
 	0, -2, 0, 0, 0, 0, 5, 6, 7, 8,
 	9, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-	0, 0, 0, 0, 0, 186, 0, 1, 2, 0,
+	0, 0, 0, 0, 0, 188, 0, 1, 2, 0,
 	0, 23, 39, 0, 63, 0, 13, 0, 15, 0,
 	0, 51, 0, 0, 45, 24, 25, 0, 0, 51,
-	51, 0, 0, 0, 0, 0, 0, 0, 0, 188,
+	51, 0, 0, 0, 0, 0, 0, 0, 0, 190,
 	0, 3, 4, 0, 53, 11, 0, 14, 16, 0,
 	18, 19, 20, 82, 80, 0, 21, 0, 26, 0,
 	41, 42, 29, 30, 31, 32, 33, 34, 35, 36,
-	0, 38, 68, 80, 96, 102, 149, 149, 0, 0,
-	149, 149, 159, 183, 0, 187, 0, 189, 0, 0,
+	0, 38, 68, 80, 96, 102, 148, 148, 0, 0,
+	148, 148, 161, 185, 0, 189, 0, 191, 0, 0,
 	0, 0, 40, 10, 64, 0, 0, 0, 12, 17,
 	0, 0, 0, 0, 46, 0, 0, 49, 50, 0,
-	27, 39, 37, 0, 94, 95, 147, 147, 149, 149,
-	149, 149, 147, 147, 147, 184, 185, 0, 0, 205,
-	85, 190, 190, 190, 190, 61, 53, 80, 0, 217,
-	218, 219, 220, 221, 222, 223, 224, 54, 0, 0,
+	27, 39, 37, 0, 94, 95, 146, 146, 148, 148,
+	157, 148, 146, 146, 146, 186, 187, 0, 0, 207,
+	85, 192, 192, 192, 192, 61, 53, 80, 0, 219,
+	220, 221, 222, 223, 224, 225, 226, 54, 0, 0,
 	0, 58, 0, 0, 65, 66, 67, 52, 83, 80,
 	80, 81, 72, 84, 47, 48, 45, 28, 69, 97,
 	98, 99, 100, 0, 0, 103, 104, 105, 106, 0,
 	108, 110, 111, 0, 0, 0, 0, 85, 85, 0,
 	0, 0, 0, 124, 125, 126, 127, 129, 130, 0,
-	136, 150, 0, 151, 0, 0, 0, 0, 0, 157,
-	158, 0, 137, 147, 149, 147, 147, 149, 147, 144,
-	145, 146, 160, 161, 162, 0, 0, 0, 0, 0,
-	0, 0, 0, 171, 0, 0, 0, 176, 0, 179,
-	0, 181, 192, 193, 190, 190, 196, 197, 198, 85,
-	85, 190, 190, 206, 0, 86, 0, 191, 0, 0,
-	0, 212, 213, 0, 188, 55, 56, 57, 59, 60,
-	70, 80, 71, 80, 0, 78, 79, 22, 101, 90,
-	80, 107, 132, 133, 134, 135, 109, 112, 113, 114,
-	115, 116, 117, 118, 119, 120, 121, 122, 0, 131,
-	92, 80, 148, 152, 153, 154, 155, 156, 43, 39,
-	138, 147, 139, 141, 147, 143, 163, 164, 165, 166,
-	167, 168, 169, 170, 0, 173, 174, 175, 177, 178,
-	180, 182, 0, 0, 199, 0, 201, 0, 0, 0,
-	207, 208, 209, 210, 211, 62, 80, 87, 0, 0,
+	136, 149, 0, 150, 0, 0, 0, 0, 0, 156,
+	0, 137, 146, 148, 146, 146, 146, 143, 144, 145,
+	162, 163, 164, 0, 0, 0, 0, 0, 0, 0,
+	0, 173, 0, 0, 0, 178, 0, 181, 0, 183,
+	194, 195, 192, 192, 198, 199, 200, 85, 85, 192,
+	192, 208, 0, 86, 0, 193, 0, 0, 0, 214,
+	215, 0, 190, 55, 56, 57, 59, 60, 70, 80,
+	71, 80, 0, 78, 79, 22, 101, 90, 80, 107,
+	132, 133, 134, 135, 109, 112, 113, 114, 115, 116,
+	117, 118, 119, 120, 121, 122, 0, 131, 92, 80,
+	147, 151, 152, 153, 154, 155, 43, 39, 138, 146,
+	139, 141, 158, 159, 160, 142, 165, 166, 167, 168,
+	169, 170, 171, 172, 0, 175, 176, 177, 179, 180,
+	182, 184, 0, 0, 201, 0, 203, 0, 0, 0,
+	209, 210, 211, 212, 213, 62, 80, 87, 0, 0,
 	73, 0, 0, 0, 75, 0, 123, 128, 0, 44,
-	140, 142, 172, 194, 195, 200, 202, 203, 204, 0,
-	80, 215, 0, 225, 226, 227, 228, 229, 230, 231,
-	85, 85, 190, 190, 190, 190, 74, 0, 0, 80,
-	80, 88, 214, 0, 216, 232, 0, 234, 0, 0,
-	0, 0, 0, 76, 0, 0, 0, 89, 233, 235,
-	236, 237, 238, 239, 77, 91, 93,
+	140, 174, 196, 197, 202, 204, 205, 206, 0, 80,
+	217, 0, 227, 228, 229, 230, 231, 232, 233, 85,
+	85, 192, 192, 192, 192, 74, 0, 0, 80, 80,
+	88, 216, 0, 218, 234, 0, 236, 0, 0, 0,
+	0, 0, 76, 0, 0, 0, 89, 235, 237, 238,
+	239, 240, 241, 77, 91, 93,
 }
 
 var modernTok1 = [...]uint8{
@@ -1648,489 +1644,501 @@ moderndefault:
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
 	case 142:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
-//line modern.y:275
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, before(opt(modernDollar[5].tok, nil), modernDollar[6].opts), modernDollar[7].tok)
-		}
-	case 143:
 		modernDollar = modernS[modernpt-6 : modernpt+1]
-//line modern.y:276
+//line modern.y:274
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].tok, modernDollar[5].opts, modernDollar[6].tok)
 		}
+	case 143:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:275
+		{
+			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
+		}
 	case 144:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:277
+//line modern.y:276
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 145:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:278
+//line modern.y:277
 		{
 			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
 		}
 	case 146:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:279
-		{
-			modernVAL.node = newAction(modernDollar[2].tok, modernDollar[3].tok, nil, modernDollar[4].opts, modernDollar[5].tok)
-		}
-	case 147:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:283
+//line modern.y:281
 		{
 			modernVAL.tok = nil
 		}
-	case 148:
+	case 147:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:284
+//line modern.y:282
 		{
 			modernVAL.tok = modernDollar[2].tok
 		}
-	case 149:
+	case 148:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:288
+//line modern.y:286
 		{
 			modernVAL.opts = nil
 		}
-	case 150:
+	case 149:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:289
+//line modern.y:287
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 152:
+	case 151:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:294
+//line modern.y:292
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
+	case 152:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:293
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
 	case 153:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:295
+//line modern.y:294
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 154:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:296
+//line modern.y:295
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 155:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:297
-		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
-		}
-	case 156:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:298
+//line modern.y:296
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
+	case 156:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:297
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
 	case 157:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:299
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 158:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:300
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 159:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:304
+//line modern.y:301
 		{
 			modernVAL.opts = nil
 		}
-	case 160:
+	case 158:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:305
+//line modern.y:302
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 163:
+	case 159:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:311
+//line modern.y:303
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opts = append(modernDollar[1].opts, opt(modernDollar[2].tok, nil))
 		}
-	case 164:
+	case 160:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:312
+//line modern.y:304
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opts = append(modernDollar[1].opts, opt(modernDollar[2].tok, nil))
+		}
+	case 161:
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:308
+		{
+			modernVAL.opts = nil
+		}
+	case 162:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:309
+		{
+			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
 	case 165:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:313
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 166:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:314
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:315
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 168:
+	case 166:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:316
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 169:
+	case 167:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:317
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 170:
+	case 168:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:318
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 171:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 169:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:319
 		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 172:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
+	case 170:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:320
 		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-			modernVAL.opt.arg = modernDollar[3].tok
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
 		}
-	case 173:
+	case 171:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:321
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 174:
+	case 172:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:322
 		{
-			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+			modernVAL.opt = opt(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 173:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:323
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 174:
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:324
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+			modernVAL.opt.arg = modernDollar[3].tok
 		}
 	case 175:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:323
+//line modern.y:325
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
 	case 176:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:324
-		{
-			modernVAL.opt = opt(modernDollar[1].tok, nil)
-		}
-	case 177:
-		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:325
-		{
-			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
-		}
-	case 178:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:326
 		{
 			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
 		}
-	case 179:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
+	case 177:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
 //line modern.y:327
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
+	case 178:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:328
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
-	case 180:
+	case 179:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:328
+//line modern.y:329
 		{
 			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
 		}
+	case 180:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:330
+		{
+			modernVAL.opt = optTable(modernDollar[1].tok, modernDollar[2].tab)
+		}
 	case 181:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:329
+//line modern.y:331
 		{
 			modernVAL.opt = opt(modernDollar[1].tok, nil)
 		}
 	case 182:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:330
+//line modern.y:332
+		{
+			modernVAL.opt = optSub(modernDollar[1].tok, modernDollar[2].tok)
+		}
+	case 183:
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:333
+		{
+			modernVAL.opt = opt(modernDollar[1].tok, nil)
+		}
+	case 184:
+		modernDollar = modernS[modernpt-2 : modernpt+1]
+//line modern.y:334
 		{
 			modernVAL.opt = optWords(modernDollar[1].tok, "", modernDollar[2].toks)
 		}
-	case 183:
+	case 185:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:334
+//line modern.y:338
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true}
 		}
-	case 184:
+	case 186:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:335
+//line modern.y:339
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, reject: true, text: modernDollar[4].tok}
 		}
-	case 185:
+	case 187:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:336
+//line modern.y:340
 		{
 			modernVAL.node = &matchStmt{opts: modernDollar[2].opts, action: modernDollar[4].tok}
 		}
-	case 186:
+	case 188:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:340
+//line modern.y:344
 		{
 			modernVAL.opts = nil
 		}
-	case 187:
+	case 189:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:341
+//line modern.y:345
 		{
 			modernVAL.opts = append(modernDollar[1].opts, modernDollar[2].opt)
 		}
-	case 188:
-		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:345
-		{
-			modernVAL.flag = false
-		}
-	case 189:
-		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:346
-		{
-			modernVAL.flag = true
-		}
 	case 190:
 		modernDollar = modernS[modernpt-0 : modernpt+1]
-//line modern.y:350
+//line modern.y:349
 		{
 			modernVAL.flag = false
 		}
 	case 191:
 		modernDollar = modernS[modernpt-1 : modernpt+1]
-//line modern.y:351
+//line modern.y:350
 		{
 			modernVAL.flag = true
 		}
 	case 192:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:355
+		modernDollar = modernS[modernpt-0 : modernpt+1]
+//line modern.y:354
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = false
 		}
 	case 193:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:356
+		modernDollar = modernS[modernpt-1 : modernpt+1]
+//line modern.y:355
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
+			modernVAL.flag = true
 		}
 	case 194:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:357
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 195:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:358
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
-		}
-	case 196:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:359
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
-	case 197:
+	case 195:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
 //line modern.y:360
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
+	case 196:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:361
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 197:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:362
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
 	case 198:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:361
+//line modern.y:363
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 199:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:362
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:364
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 200:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:363
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:365
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, nil)
 		}
 	case 201:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:364
+//line modern.y:366
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 202:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:365
+//line modern.y:367
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
 		}
 	case 203:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:366
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:368
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, false, modernDollar[4].tab)
 		}
 	case 204:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:367
+//line modern.y:369
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, true, modernDollar[5].tab)
+		}
+	case 205:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:370
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
 		}
-	case 205:
+	case 206:
+		modernDollar = modernS[modernpt-5 : modernpt+1]
+//line modern.y:371
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, modernDollar[3].tok, modernDollar[4].flag, modernDollar[5].tab)
+		}
+	case 207:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:368
+//line modern.y:372
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 206:
+	case 208:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:369
+//line modern.y:373
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
-	case 207:
+	case 209:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:370
+//line modern.y:374
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
-	case 208:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:371
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
-	case 209:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:372
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
-		}
 	case 210:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:373
+//line modern.y:375
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 211:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:374
+//line modern.y:376
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 212:
-		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:379
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:377
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 213:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:378
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 214:
 		modernDollar = modernS[modernpt-5 : modernpt+1]
-//line modern.y:381
+//line modern.y:383
 		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
-	case 214:
-		modernDollar = modernS[modernpt-8 : modernpt+1]
-//line modern.y:383
-		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
-		}
 	case 215:
-		modernDollar = modernS[modernpt-7 : modernpt+1]
+		modernDollar = modernS[modernpt-5 : modernpt+1]
 //line modern.y:385
 		{
-			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, opts: modernDollar[5].opts}
 		}
 	case 216:
 		modernDollar = modernS[modernpt-8 : modernpt+1]
 //line modern.y:387
 		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, chain: modernDollar[6].toks}
+		}
+	case 217:
+		modernDollar = modernS[modernpt-7 : modernpt+1]
+//line modern.y:389
+		{
+			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok}
+		}
+	case 218:
+		modernDollar = modernS[modernpt-8 : modernpt+1]
+//line modern.y:391
+		{
 			modernVAL.node = &filterStmt{name: modernDollar[2].tok, kind: modernDollar[3].tok.text, arg: modernDollar[4].tok, cond: modernDollar[6].opt, decision: modernDollar[7].tok, text: modernDollar[8].tok}
 		}
-	case 231:
+	case 233:
 		modernDollar = modernS[modernpt-2 : modernpt+1]
-//line modern.y:398
+//line modern.y:402
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, nil)
 		}
-	case 232:
-		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:399
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
-		}
-	case 233:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:400
-		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
-		}
 	case 234:
 		modernDollar = modernS[modernpt-3 : modernpt+1]
-//line modern.y:401
+//line modern.y:403
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 235:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:402
+//line modern.y:404
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 236:
-		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:403
+		modernDollar = modernS[modernpt-3 : modernpt+1]
+//line modern.y:405
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, false, modernDollar[3].tab)
 		}
 	case 237:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:404
+//line modern.y:406
 		{
-			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, true, modernDollar[4].tab)
 		}
 	case 238:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:405
+//line modern.y:407
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}
 	case 239:
 		modernDollar = modernS[modernpt-4 : modernpt+1]
-//line modern.y:406
+//line modern.y:408
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 240:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:409
+		{
+			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
+		}
+	case 241:
+		modernDollar = modernS[modernpt-4 : modernpt+1]
+//line modern.y:410
 		{
 			modernVAL.opt = optMatch(modernDollar[1].flag, modernDollar[2].tok, nil, modernDollar[3].flag, modernDollar[4].tab)
 		}

@@ -37,7 +37,7 @@ package parser
 %type <tok>  ttl phase silent telling port one_of_limit kind
 %type <toks> delays names limits numbers words
 %type <opt>  filterpatience mopt ifopt sockopt filteropt lopt ropt procopt pkiopt cond retry
-%type <opts> patience mopts ifopts sockopts lopts ropts procopts pkiopts
+%type <opts> patience mopts ifopts sockopts lopts storeopts ropts procopts pkiopts
 %type <tab>  tables opt_tables
 %type <vals> values strings pairs
 %type <flag> not regex
@@ -270,9 +270,7 @@ action:
 	                                { $$ = newAction($2, $3, nil, before(opt($4, nil), $5), $6) }
 	| mACTION mSTRING mMAILDIR mSTRING mJUNK lopts ttl
 	                                { $$ = newAction($2, $3, $4, before(opt($5, nil), $6), $7) }
-	| mACTION mSTRING mLMTP mSTRING lopts ttl { $$ = newAction($2, $3, $4, $5, $6) }
-	| mACTION mSTRING mLMTP mSTRING mRCPTTO lopts ttl
-	                                { $$ = newAction($2, $3, $4, before(opt($5, nil), $6), $7) }
+	| mACTION mSTRING mLMTP mSTRING storeopts ttl { $$ = newAction($2, $3, $4, $5, $6) }
 	| mACTION mSTRING mMDA mSTRING lopts ttl { $$ = newAction($2, $3, $4, $5, $6) }
 	| mACTION mSTRING mFORWARDONLY lopts ttl { $$ = newAction($2, $3, nil, $4, $5) }
 	| mACTION mSTRING mEXPANDONLY lopts ttl { $$ = newAction($2, $3, nil, $4, $5) }
@@ -296,8 +294,14 @@ lopt:
 	| mVIRTUAL tables               { $$ = optTable($1, $2) }
 	| mUSERBASE tables              { $$ = optTable($1, $2) }
 	| mWRAPPER mSTRING              { $$ = opt($1, $2) }
-	| mVERIFYRCPT                   { $$ = opt($1, nil) }
 	| mXORIGINALTO                  { $$ = opt($1, nil) }
+	;
+
+storeopts:
+	/* none */                      { $$ = nil }
+	| storeopts lopt                { $$ = append($1, $2) }
+	| storeopts mRCPTTO             { $$ = append($1, opt($2, nil)) }
+	| storeopts mVERIFYRCPT         { $$ = append($1, opt($2, nil)) }
 	;
 
 ropts:

@@ -220,6 +220,17 @@ func (d *daemon) waitLog(re *regexp.Regexp, count int) error {
 // workers are left out.
 func (d *daemon) children() map[string]int {
 	roles := map[string]int{}
+	for pid, role := range d.below() {
+		if role != "deliver" {
+			roles[role] = pid
+		}
+	}
+	return roles
+}
+
+// below maps pid -> role of the living processes that the daemon started.
+func (d *daemon) below() map[int]string {
+	found := map[int]string{}
 	procs, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, p := range procs {
 		b, err := os.ReadFile(p)
@@ -233,12 +244,12 @@ func (d *daemon) children() map[string]int {
 		}
 		dir := filepath.Dir(p)
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if role, ok := strings.CutPrefix(strings.TrimRight(string(cmdline), "\x00"), "smtpd: "); ok && role != "deliver" {
+		if role, ok := strings.CutPrefix(strings.TrimRight(string(cmdline), "\x00"), "smtpd: "); ok {
 			pid, _ := strconv.Atoi(filepath.Base(dir))
-			roles[role] = pid
+			found[pid] = role
 		}
 	}
-	return roles
+	return found
 }
 
 // stop ends the daemon in order and says what went wrong with that.

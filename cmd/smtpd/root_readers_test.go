@@ -50,8 +50,12 @@ type imap struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	n   int // messages there are, as the server says
+	n   int               // messages there are, as the server says
+	was map[string]string // UID -> mail that was taken
 }
+
+// part is a text that the server gives, and of which mail, when it was asked.
+type part struct{ uid, text string }
 
 func startIMAP(cmd *exec.Cmd) (*imap, error) {
 	in, err := cmd.StdinPipe()
@@ -62,7 +66,7 @@ func startIMAP(cmd *exec.Cmd) (*imap, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &imap{cmd: cmd, in: in, out: bufio.NewReaderSize(out, 1<<16)}
+	c := &imap{cmd: cmd, in: in, out: bufio.NewReaderSize(out, 1<<16), was: map[string]string{}}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -76,11 +80,11 @@ func startIMAP(cmd *exec.Cmd) (*imap, error) {
 var (
 	existsLine  = regexp.MustCompile(`^\* (\d+) EXISTS`)
 	expungeLine = regexp.MustCompile(`^\* \d+ EXPUNGE`)
-	literal     = regexp.MustCompile(`\{(\d+)\}\r\n$`)
+	literal     = regexp.MustCompile(`(?:UID (\d+) )?[A-Z\[\]]* \{(\d+)\}\r\n$`)
 )
 
 // do gives a command and returns the literals of the answer.
-func (c *imap) do(cmd string) (texts []string, err error) {
+func (c *imap) do(cmd string) (parts []part, err error) {
 	if _, err := io.WriteString(c.in, "x "+cmd+"\r\n"); err != nil {
 		return nil, err
 	}
@@ -96,38 +100,52 @@ func (c *imap) do(cmd string) (texts []string, err error) {
 			c.n--
 		}
 		if m := literal.FindStringSubmatch(line); m != nil {
-			n, _ := strconv.Atoi(m[1])
+			n, _ := strconv.Atoi(m[2])
 			b := make([]byte, n)
 			if _, err := io.ReadFull(c.out, b); err != nil {
 				return nil, err
 			}
-			texts = append(texts, string(b))
+			parts = append(parts, part{m[1], string(b)})
 		}
 		if strings.HasPrefix(line, "x ") {
 			if !strings.HasPrefix(line, "x OK") {
-				return texts, fmt.Errorf("%s: %s", cmd, strings.TrimSpace(line))
+				return parts, fmt.Errorf("%s: %s", cmd, strings.TrimSpace(line))
 			}
-			return texts, nil
+			return parts, nil
 		}
 	}
 }
 
-// take reads all that is there, and deletes it.
+// take reads all that is there, and deletes it. A mail is known by its UID, as
+// RFC 3501 section 2.3.1.1 has it: when mbox files grow while Dovecot stores a
+// flag, it may read the file again, tell that the flag is not set after all
+// (`* 1 FETCH (FLAGS (\Recent))`), and expunge the mail only when it is stored
+// once more.
 func (c *imap) take(b *basket) (int, error) {
 	if _, err := c.do("NOOP"); err != nil || c.n == 0 {
 		return 0, err
 	}
 	set := "1:" + strconv.Itoa(c.n)
-	texts, err := c.do("FETCH " + set + " (UID BODY.PEEK[])")
+	parts, err := c.do("FETCH " + set + " (UID BODY.PEEK[])")
 	if err != nil {
 		return 0, err
 	}
-	b.add(texts...)
+	for _, p := range parts {
+		text, again := c.was[p.uid]
+		switch c.was[p.uid] = p.text; {
+		case p.uid == "":
+			return 0, fmt.Errorf("a mail without UID: %q", p.text)
+		case !again:
+			b.add(p.text)
+		case text != p.text:
+			return 0, fmt.Errorf("UID %s was %q, is %q", p.uid, text, p.text)
+		}
+	}
 	if _, err := c.do("STORE " + set + ` +FLAGS.SILENT (\Deleted)`); err != nil {
 		return 0, err
 	}
 	_, err = c.do("EXPUNGE")
-	return len(texts), err
+	return len(parts), err
 }
 
 // basket is the mail that readers have read.
@@ -361,7 +379,11 @@ func otherReaders(t *testing.T, conf string) map[string][]string {
 	if p := reader(t, "/usr/bin/imapd"); p != "" { // courier's
 		c, err := startIMAP(asUser(t, "alice", p, "Maildir"))
 		if err == nil {
-			found["courier, Maildir"], err = c.do("FETCH 1:* (BODY.PEEK[])")
+			var parts []part
+			parts, err = c.do("FETCH 1:* (BODY.PEEK[])")
+			for _, p := range parts {
+				found["courier, Maildir"] = append(found["courier, Maildir"], p.text)
+			}
 			c.in.Close()
 			_ = c.cmd.Wait()
 		}

@@ -34,7 +34,7 @@ var low = map[string]layer{
 	"internal/config": plain, "internal/resolver": plain,
 	"internal/imsg": vocabulary,
 	"internal/ipc":  engine, "parser": engine,
-	"internal/privsep": confined,
+	"internal/privsep": confined, "internal/lease": confined,
 }
 
 // sideways are the imports between equals, each with its reason.

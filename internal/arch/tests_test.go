@@ -9,19 +9,12 @@ import (
 	"strings"
 )
 
-// patient are the test files that look again and again, with a bound, with the
-// reason why there is no event to wait for.
-var patient = map[string]string{
-	"mda/mda_test.go":               "what a command or another process did to a file",
-	"internal/proc/mda/mda_test.go": "the state of a queue that is a model",
-}
-
 // sleeping refuses time.Sleep in tests: they wait for events. In the bubble of
 // testing/synctest no time passes, so a file that uses it may.
 func sleeping(t *tree) []string {
 	var found []string
 	for _, f := range t.files {
-		if !f.test || patient[f.path] != "" || slices.ContainsFunc(f.ast.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` }) {
+		if !f.test || slices.ContainsFunc(f.ast.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"testing/synctest"` }) {
 			continue
 		}
 		ast.Inspect(f.ast, func(n ast.Node) bool {

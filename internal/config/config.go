@@ -110,12 +110,6 @@ type MDA struct {
 	TaskHiwat, TaskLowat, TaskRelease int
 }
 
-// Workers is how many delivery processes there may be. MaxSession of them work
-// at a time; the others have just worked and are kept for a few seconds, because
-// the next mail for the same user then costs no start. Ours: an idle one takes
-// about 2 MB.
-func (m MDA) Workers() int { return 3 * max(m.MaxSession, 1) }
-
 // Scheduler holds `scheduler limit`.
 type Scheduler struct {
 	MaxInflight, MaxEvpBatchSize, MaxMsgBatchSize, MaxSchedule int

@@ -9,14 +9,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
+	"smtpd/internal/lease"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
 	"smtpd/internal/privsep"
@@ -33,7 +36,7 @@ const finishTime = 4 * time.Second
 type state struct {
 	env     *privsep.Env
 	peers   Peers
-	results *results
+	results *lease.Results
 	pool    *pool
 	uid     int // ours: the only one to deliver as when unprivileged
 
@@ -67,7 +70,7 @@ func (s *state) serve(ctx context.Context) error {
 		if t, ok := r.Msg.(*imsg.Transfer); ok {
 			s.transfer(lookups, t, &tasks)
 		}
-	}, s.queueAttached, func(error) { s.results.setOpen(false) })
+	}, s.results.Attached, nil)
 	s.peers.Lookup.Serve(func(r *ipc.Request) {
 		if m, ok := r.Msg.(*imsg.StoreCheck); ok {
 			s.storeCheck(lookups, r, m, &tasks)
@@ -81,7 +84,7 @@ func (s *state) serve(ctx context.Context) error {
 
 	flush, stopResults := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { s.results.run(flush) })
+	wg.Go(func() { s.results.Run(flush) })
 	s.env.Ready()
 	s.follow(ctx)
 
@@ -99,7 +102,7 @@ func (s *state) serve(ctx context.Context) error {
 func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
 		envelopes: env.Stat.Counter("mda.envelope")}
-	s.results = newResults(p.Queue, s.settled)
+	s.results = lease.New(p.Queue, s.holding, s.settled)
 	s.pool = newPool(env)
 	s.pool.finished, s.pool.hold, s.pool.release = s.finished, s.hold, s.release
 	s.pool.setLimits(conf.MDA)
@@ -197,26 +200,11 @@ func (s *state) identified(j *job) {
 	}
 }
 
-// queueAttached tells a queue, before anything else, what we hold of it.
-func (s *state) queueAttached() {
+// holding lists the envelopes that are ours.
+func (s *state) holding() []mail.EnvelopeID {
 	s.mu.Lock()
-	ids := make([]mail.EnvelopeID, 0, len(s.held))
-	for id := range s.held {
-		ids = append(ids, id)
-	}
-	s.mu.Unlock()
-	for {
-		n := min(len(ids), imsg.MaxItems)
-		last := n == len(ids)
-		if err := s.peers.Queue.Send(&imsg.Inflight{IDs: ids[:n], Last: last}, nil); err != nil {
-			return // the next queue is told again
-		}
-		if last {
-			s.results.setOpen(true)
-			return
-		}
-		ids = ids[n:]
-	}
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.held))
 }
 
 // settled is told which results queue has.
@@ -245,7 +233,7 @@ func (s *state) finished(j *job, r *imsg.DeliverResult) {
 		if !r.Status.OK() {
 			res.Line = r.Line
 		}
-		s.results.add(res)
+		s.results.Add(res)
 	}
 }
 

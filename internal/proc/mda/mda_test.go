@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -40,6 +42,8 @@ type house struct {
 	unprivileged bool
 
 	mu       sync.Mutex
+	changed  *sync.Cond // what follows has
+	refused  int
 	inflight []imsg.Inflight
 	held     []mail.EnvelopeID
 	key      uint64
@@ -55,15 +59,97 @@ type house struct {
 	starter  func(*imsg.DeliverStart) string
 }
 
+// buffer is a log that can be waited for.
 type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu      sync.Mutex
+	changed *sync.Cond
+	b       bytes.Buffer
+}
+
+func newBuffer() *buffer {
+	b := &buffer{}
+	b.changed = sync.NewCond(&b.mu)
+	return b
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.changed.Broadcast()
 	return b.b.Write(p)
+}
+
+// wait waits until the log holds text.
+func (b *buffer) wait(t testing.TB, text string) {
+	t.Helper()
+	await(t, b.changed, "a line of the log: "+text, func() bool { return bytes.Contains(b.b.Bytes(), []byte(text)) })
+}
+
+// await waits until ok, which is asked with the lock of changed held.
+func await(t testing.TB, changed *sync.Cond, what string, ok func() bool) {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(waitLimit, func() {
+		changed.L.Lock()
+		defer changed.L.Unlock()
+		late = true
+		changed.Broadcast()
+	})
+	defer timer.Stop()
+	changed.L.Lock()
+	defer changed.L.Unlock()
+	for !ok() {
+		if late {
+			t.Fatalf("waited too long for %s", what)
+		}
+		changed.Wait()
+	}
+}
+
+// waitLimit bounds the wait for one event.
+const waitLimit = 20 * time.Second
+
+// pipe is a named pipe that a command and the test meet at.
+type pipe struct {
+	t testing.TB
+	f *os.File
+}
+
+func newPipe(t testing.TB, path string) *pipe {
+	t.Helper()
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // both ends: nobody waits to open it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &pipe{t, f}
+}
+
+// heard waits for so many lines of commands.
+func (p *pipe) heard(lines int) {
+	p.t.Helper()
+	if err := p.f.SetReadDeadline(time.Now().Add(waitLimit)); err != nil {
+		p.t.Fatal(err)
+	}
+	for b := make([]byte, 1); lines > 0; {
+		if _, err := p.f.Read(b); err != nil {
+			p.t.Fatalf("waiting for a command: %v", err)
+		}
+		if b[0] == '\n' {
+			lines--
+		}
+	}
+}
+
+// say lets a command go on that reads a line.
+func (p *pipe) say() {
+	p.t.Helper()
+	if _, err := p.f.WriteString("go\n"); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func (b *buffer) String() string {
@@ -74,8 +160,9 @@ func (b *buffer) String() string {
 
 func newHouse(t testing.TB, change func(*config.Config, *house)) *house {
 	t.Helper()
-	h := &house{t: t, confs: make(chan *config.Config, 1), log: &buffer{}, results: map[mail.EnvelopeID]imsg.Result{},
+	h := &house{t: t, confs: make(chan *config.Config, 1), log: newBuffer(), results: map[mail.EnvelopeID]imsg.Result{},
 		users: map[string]imsg.UserInfo{}, bodies: map[mail.MessageID][]byte{}}
+	h.changed = sync.NewCond(&h.mu)
 	conf := config.Defaults()
 	conf.ServerName = "mx.example.org"
 	conf.Actions["md"] = &config.Action{Name: "md", Method: config.MethodMaildir}
@@ -88,12 +175,11 @@ func newHouse(t testing.TB, change func(*config.Config, *house)) *house {
 	h.env = &privsep.Env{Role: imsg.MDA, Log: log.New(h.log, log.FormPlain), Stat: &stat.Set{}, Now: now,
 		Config: h.confs, Switches: make(chan *imsg.Switches), Parent: parent, Ready: func() {},
 		Unprivileged: h.unprivileged}
-	h.queue = ipc.NewLink(imsg.Queue, imsg.MDA)
+	h.queue = h.newQueue()
 	lookup, control := ipc.NewLink(imsg.Lookup, imsg.MDA), ipc.NewLink(imsg.Control, imsg.MDA)
 	far := ipc.NewLink(imsg.Parent, imsg.MDA)
 	h.peers = Peers{Queue: ipc.NewLink(imsg.MDA, imsg.Queue), Lookup: ipc.NewLink(imsg.MDA, imsg.Lookup), Control: ipc.NewLink(imsg.MDA, imsg.Control)}
 	parent.Serve(func(*ipc.Request) {}, nil, nil)
-	h.queue.Serve(h.asQueue, nil, nil)
 	lookup.Serve(h.asLookup, nil, nil)
 	control.Serve(func(*ipc.Request) {}, nil, nil)
 	far.Serve(h.asParent, nil, nil)
@@ -122,9 +208,21 @@ func newHouse(t testing.TB, change func(*config.Config, *house)) *house {
 	return h
 }
 
+// newQueue is our end of the channel to queue; what an earlier one hears is lost.
+func (h *house) newQueue() *ipc.Link {
+	link := ipc.NewLink(imsg.Queue, imsg.MDA)
+	link.Serve(func(r *ipc.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if link == h.queue {
+			h.asQueue(r)
+			h.changed.Broadcast()
+		}
+	}, nil, nil)
+	return link
+}
+
 func (h *house) asQueue(r *ipc.Request) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	switch m := r.Msg.(type) {
 	case *imsg.Inflight:
 		h.inflight = append(h.inflight, *m)
@@ -133,6 +231,7 @@ func (h *house) asQueue(r *ipc.Request) {
 			h.t.Error("results before Inflight")
 		}
 		if h.refuse != nil && h.refuse(m) {
+			h.refused++
 			r.Reply(&imsg.Done{}, nil)
 			return
 		}
@@ -209,19 +308,10 @@ func (h *house) asParent(r *ipc.Request) {
 	r.Reply(&imsg.DeliverStarted{}, near)
 }
 
+// wait waits for what queue hears.
 func (h *house) wait(what string, ok func() bool) {
 	h.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		h.mu.Lock()
-		done := ok()
-		h.mu.Unlock()
-		if done {
-			return
-		}
-		if time.Now().After(end) {
-			h.t.Fatalf("waited too long for %s\n%s", what, h.log)
-		}
-	}
+	await(h.t, h.changed, what, ok)
 }
 
 const text = "Subject: x\n\nhello\n"
@@ -455,8 +545,9 @@ func TestWorkerDies(t *testing.T) {
 	h := newHouse(t, nil)
 	e := envelope(0x100000001, "md", "alice")
 	e.Exec = "|echo x >started; sleep 60"
+	started := newPipe(t, h.users["alice"].Home+"/started")
 	h.transfer(e)
-	h.wait("the command", func() bool { return len(h.files("alice", "started")) == 1 || exists(h.users["alice"].Home+"/started") })
+	started.heard(1)
 	h.workers[0].Close()
 	if r := h.result(e.ID); r.Status.Code != 451 || r.Line != "the delivery process died" {
 		t.Errorf("got %+v", r)
@@ -469,12 +560,9 @@ func TestWorkerDies(t *testing.T) {
 		t.Errorf("got %+v, %d workers", r, len(h.started))
 	}
 	// One that left while it had nothing to do is no reason to fail.
+	h.env.Log.SetVerbose(true)
 	h.workers[1].Close()
-	h.wait("its end", func() bool {
-		h.state.pool.mu.Lock()
-		defer h.state.pool.mu.Unlock()
-		return h.state.pool.live == 0
-	})
+	h.log.wait(t, "debug: mda: the delivery process of uid "+fmt.Sprint(h.users["alice"].UID)+" has ended")
 	h.transfer(envelope(0x300000001, "md", "alice"))
 	if r := h.result(0x300000001); !r.Status.OK() {
 		t.Errorf("got %+v", r)
@@ -491,23 +579,16 @@ func TestQueueRestarts(t *testing.T) {
 	h.refuse = func(*imsg.Results) bool { return true }
 	h.mu.Unlock()
 	h.transfer(envelope(0x100000001, "md", "alice"))
-	h.wait("the file", func() bool { return len(h.files("alice", "Maildir/new")) == 1 })
+	h.wait("the result", func() bool { return h.refused > 0 })
 	e := envelope(0x200000001, "md", "alice")
-	e.Exec = "|cat >/dev/null; until test -e go; do sleep 0.01; done"
+	e.Exec = "|cat >/dev/null; read line <go"
+	command := newPipe(t, h.users["alice"].Home+"/go")
 	h.transfer(e)
-	h.queue.Close()
+	old, fresh := h.queue, h.newQueue()
 	h.mu.Lock()
-	h.inflight, h.refuse = nil, nil
+	h.queue, h.inflight, h.refuse = fresh, nil, nil
 	h.mu.Unlock()
-	h.wait("the end of the old queue", func() bool { return !h.peers.Queue.Up() })
-	h.wait("that to be known", func() bool {
-		h.state.results.mu.Lock()
-		defer h.state.results.mu.Unlock()
-		return h.state.results.open.Err() != nil
-	})
-	fresh := ipc.NewLink(imsg.Queue, imsg.MDA)
-	fresh.Serve(h.asQueue, nil, nil)
-	h.queue = fresh
+	old.Close()
 	if err := ipc.Connect(fresh, h.peers.Queue); err != nil {
 		t.Fatal(err)
 	}
@@ -517,9 +598,7 @@ func TestQueueRestarts(t *testing.T) {
 	}
 	// The same envelope again is not delivered again.
 	h.transfer(envelope(0x100000001, "md", "alice"))
-	if err := os.WriteFile(h.users["alice"].Home+"/go", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	command.say()
 	if r := h.result(0x100000001); !r.Status.OK() {
 		t.Errorf("got %+v", r)
 	}
@@ -535,24 +614,25 @@ func TestQueueRestarts(t *testing.T) {
 
 func TestCommandsAtATime(t *testing.T) {
 	h := newHouse(t, func(c *config.Config, _ *house) { c.MDA.MaxSessionPerUser = 2 })
+	home := h.users["alice"].Home
+	started := newPipe(t, home+"/started")
 	var ids []mail.EnvelopeID
+	var goOn []*pipe
 	for i := range 6 {
 		e := envelope(mail.EnvelopeID(0x100000001+i<<32), "md", "alice")
-		e.Exec = fmt.Sprintf("|echo >run.%d; ls run.* | wc -l >>most; until test -e go.%d; do sleep 0.01; done; rm run.%d", i, i, i)
+		e.Exec = fmt.Sprintf("|echo >run.%d; ls run.* | wc -l >>most; echo >started; read line <go.%d; rm run.%d", i, i, i)
+		goOn = append(goOn, newPipe(t, fmt.Sprint(home, "/go.", i)))
 		h.transfer(e)
 		ids = append(ids, e.ID)
 	}
-	home := h.users["alice"].Home
 	h.transfer(envelope(0x900000001, "md", "alice")) // is not held up
 	h.result(0x900000001)
-	h.wait("two commands", func() bool { return exists(home+"/run.0") && exists(home+"/run.1") })
-	if exists(home + "/run.2") {
-		t.Error("a third runs")
+	started.heard(2)
+	if !exists(home+"/run.0") || !exists(home+"/run.1") || exists(home+"/run.2") {
+		t.Error("not the first two run, but others")
 	}
-	for i := range 6 {
-		if err := os.WriteFile(fmt.Sprintf("%s/go.%d", home, i), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	for _, p := range goOn {
+		p.say()
 	}
 	for _, id := range ids {
 		if r := h.result(id); !r.Status.OK() {
@@ -574,10 +654,11 @@ func TestHold(t *testing.T) {
 		c.MDA = config.MDA{MaxSession: 10, MaxSessionPerUser: 1, TaskHiwat: 5, TaskLowat: 3, TaskRelease: 2}
 	})
 	first := envelope(0x100000000, "md", "alice")
-	first.Exec = "|echo >started; until test -e go; do sleep 0.01; done"
-	h.transfer(first)
+	first.Exec = "|echo >started; read line <go"
 	home := h.users["alice"].Home
-	h.wait("the command", func() bool { return exists(home + "/started") })
+	started, command := newPipe(t, home+"/started"), newPipe(t, home+"/go")
+	h.transfer(first)
+	started.heard(1)
 	for i := 1; i <= 10; i++ {
 		e := envelope(mail.EnvelopeID(0x100000000+i<<32), "md", "alice")
 		e.Exec = fmt.Sprintf("|echo %d >>done", i)
@@ -587,9 +668,7 @@ func TestHold(t *testing.T) {
 	if h.held[0] != 0x700000000 || h.key>>63 != 1 || len(h.releases) != 0 {
 		t.Errorf("held %v under %x, released %v", h.held, h.key, h.releases)
 	}
-	if err := os.WriteFile(home+"/go", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	command.say()
 	h.wait("all to be wanted", func() bool {
 		n := 0
 		for _, r := range h.releases {
@@ -621,18 +700,26 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// TestMoreUsersThanPlaces gives 20 users three workers.
+// TestMoreUsersThanPlaces gives 20 users three workers: there are never more, and
+// everybody's turn comes.
 func TestMoreUsersThanPlaces(t *testing.T) {
+	most := 0
 	h := newHouse(t, func(c *config.Config, h *house) {
 		c.MDA.MaxSession = 3
+		h.starter = func(*imsg.DeliverStart) string {
+			h.state.pool.mu.Lock()
+			defer h.state.pool.mu.Unlock()
+			most = max(most, h.state.pool.live)
+			return ""
+		}
 		for i := range 20 {
 			h.users[fmt.Sprint("u", i)] = imsg.UserInfo{Found: true, Name: fmt.Sprint("u", i), UID: uint32(5000 + i), Home: t.TempDir()}
 		}
 	})
 	id := mail.EnvelopeID(0x100000001)
-	for range 3 {
+	for round := range 3 {
 		for u := range 20 {
-			h.transfer(envelope(id, "md", fmt.Sprint("u", u)))
+			h.transfer(envelope(id, []string{"md", "run"}[round&1], fmt.Sprint("u", u)))
 			id += 1 << 32
 		}
 	}
@@ -642,20 +729,21 @@ func TestMoreUsersThanPlaces(t *testing.T) {
 		}
 	}
 	h.stop()
+	if most != 3 {
+		t.Errorf("%d workers at a time; want 3", most)
+	}
 	for u := range 20 {
-		if n := len(h.files(fmt.Sprint("u", u), "Maildir/new")); n != 3 {
+		if n := len(h.files(fmt.Sprint("u", u), "Maildir/new")); n != 2 {
 			t.Errorf("u%d has %d", u, n)
 		}
 	}
 }
 
-// TestIdleWorkers gives six users three rounds of mail with two that may work at
-// a time: one worker each is enough, and no third works.
+// TestIdleWorkers gives six users three rounds of mail and as many places: one
+// worker each is enough.
 func TestIdleWorkers(t *testing.T) {
-	dir := t.TempDir()
 	h := newHouse(t, func(c *config.Config, h *house) {
-		c.MDA.MaxSession = 2
-		c.Actions["run"].Command = "echo >" + dir + "/%{user.username}; ls " + dir + " | grep -c ^u >>" + dir + "/most; rm " + dir + "/%{user.username}"
+		c.MDA.MaxSession = 6
 		for i := range 6 {
 			h.users[fmt.Sprint("u", i)] = imsg.UserInfo{Found: true, Name: fmt.Sprint("u", i), UID: uint32(5000 + i), Home: t.TempDir()}
 		}
@@ -676,12 +764,6 @@ func TestIdleWorkers(t *testing.T) {
 	defer h.mu.Unlock()
 	if len(h.started) != 6 {
 		t.Errorf("%d workers started for 6 users", len(h.started))
-	}
-	most, _ := os.ReadFile(dir + "/most")
-	for _, n := range strings.Fields(string(most)) {
-		if n > "2" {
-			t.Errorf("worked at a time: %q", most)
-		}
 	}
 }
 
@@ -709,12 +791,10 @@ func TestReload(t *testing.T) {
 	h.result(0x100000001)
 	conf := config.Defaults()
 	conf.Actions["md"] = &config.Action{Method: config.MethodMaildir, Path: "~/other"}
+	works := make(chan *config.Config, 1)
+	h.env.Applied = func(c *config.Config) { works <- c }
 	h.confs <- conf
-	h.wait("the new configuration", func() bool {
-		h.state.mu.Lock()
-		defer h.state.mu.Unlock()
-		return h.state.conf == conf
-	})
+	<-works
 	h.transfer(envelope(0x200000001, "md", "alice"))
 	h.result(0x200000001)
 	if n := len(h.files("alice", "other/new")); n != 1 || h.asked != 2 {
@@ -725,14 +805,13 @@ func TestReload(t *testing.T) {
 func TestStop(t *testing.T) {
 	h := newHouse(t, nil)
 	e := envelope(0x100000001, "md", "alice")
-	e.Exec = "|echo >started; until test -e go; do sleep 0.01; done"
-	h.transfer(e)
+	e.Exec = "|echo >started; read line <go"
 	home := h.users["alice"].Home
-	h.wait("the command", func() bool { return exists(home + "/started") })
+	started, command := newPipe(t, home+"/started"), newPipe(t, home+"/go")
+	h.transfer(e)
+	started.heard(1)
 	go h.stop()
-	if err := os.WriteFile(home+"/go", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	command.say()
 	if r := h.result(e.ID); !r.Status.OK() {
 		t.Errorf("what runs is finished: %+v", r)
 	}

@@ -24,8 +24,7 @@ const (
 	// idleTime is how long a worker without work is kept. It ends by itself a
 	// little later, so it is never asked when it may be gone.
 	idleTime = 8 * time.Second
-	// turnTime is how long one user's deliveries go on while those of others
-	// wait, and how long a worker that has work, or will have soon by what it had
+	// turnTime is how long a worker that has work, or will have soon by what it had
 	// so far, is kept when others want its place. Ours: to start one costs as much
 	// as ten deliveries, and those who wait gather more work for their turn.
 	turnTime = 2 * time.Second
@@ -65,9 +64,6 @@ type lane struct {
 	worker   *worker // nil: none
 	starting bool
 	wants    bool      // is in pool.waiting
-	active   bool      // has a turn: counts in pool.active
-	queued   bool      // is in pool.turns
-	turn     time.Time // began
 	running  int       // plain deliveries with the worker
 	busy     int       // commands with the worker
 	held     int       // envelopes given back to queue until there is room, as far as known
@@ -97,10 +93,8 @@ type worker struct {
 	leave bool // gets nothing more: its place is wanted
 }
 
-// pool shares out the places for workers and hands deliveries to them. As many
-// as `mda limit max-session` says work at a time. More of them may be there,
-// idle, as config.MDA.Workers says: to wake one costs nothing, to start one as
-// much as ten deliveries.
+// pool shares out the places for workers, as many as `mda limit max-session`
+// says, and hands deliveries to them.
 type pool struct {
 	env      *privsep.Env
 	finished func(*job, *imsg.DeliverResult)
@@ -118,8 +112,6 @@ type pool struct {
 	lanes   map[identity]*lane
 	waiting []*lane // want a worker, in order
 	live    int     // workers there or starting
-	turns   []*lane // have a worker and want to work, in order
-	active  int     // lanes that do
 	busy    int     // commands running
 	check   *time.Timer
 	stopped bool
@@ -246,24 +238,9 @@ func (p *pool) pump(l *lane) {
 	}
 }
 
-// hand gives a worker what it can take, when it is its turn.
+// hand gives a worker what it can take.
 func (p *pool) hand(l *lane, w *worker) {
-	if p.hasTurn(l) {
-		p.give(l, w)
-	}
-	if l.idle != nil {
-		l.idle.Stop()
-		l.idle = nil
-	}
-	if l.unused() {
-		p.endTurn(l)
-		l.last = p.now()
-		l.idle = time.AfterFunc(idleTime, func() { p.retire(l, w) })
-	}
-}
-
-func (p *pool) give(l *lane, w *worker) {
-	for l.takesPlain() {
+	for len(l.plain) > 0 && l.running < maxPlain {
 		l.running++
 		l.plain = p.launch(l, w, l.plain)
 	}
@@ -272,71 +249,18 @@ func (p *pool) give(l *lane, w *worker) {
 		p.busy++
 		l.commands = p.launch(l, w, l.commands)
 	}
+	if l.idle != nil {
+		l.idle.Stop()
+		l.idle = nil
+	}
+	if l.unused() {
+		l.last = p.now()
+		l.idle = time.AfterFunc(idleTime, func() { p.retire(l, w) })
+	}
 }
-
-func (l *lane) takesPlain() bool { return len(l.plain) > 0 && l.running < maxPlain }
 
 func (p *pool) takesCommand(l *lane) bool {
 	return len(l.commands) > 0 && l.busy < p.limits.MaxSessionPerUser && p.busy < p.limits.MaxSession
-}
-
-// takes reports whether a lane has what its worker could be given.
-func (p *pool) takes(l *lane) bool { return l.takesPlain() || p.takesCommand(l) }
-
-// hasTurn reports whether a lane may work now. One that may not waits for those
-// before it; one that has worked for turnTime while others wait is given no more
-// and waits again.
-func (p *pool) hasTurn(l *lane) bool {
-	if !p.takes(l) {
-		return false
-	}
-	switch {
-	case l.active && (len(p.turns) == 0 || p.now().Sub(l.turn) < turnTime):
-		return true
-	case !l.active && !l.queued && len(p.turns) == 0 && p.active < p.limits.MaxSession:
-		p.beginTurn(l)
-		return true
-	case !l.active && !l.queued:
-		l.queued = true
-		p.turns = append(p.turns, l)
-	}
-	return false
-}
-
-func (p *pool) beginTurn(l *lane) {
-	l.active, l.turn = true, p.now()
-	p.active++
-}
-
-// endTurn notes that a lane does not work any more. One that has work left
-// stands behind those that wait.
-func (p *pool) endTurn(l *lane) {
-	if !l.active {
-		return
-	}
-	l.active = false
-	p.active--
-	if p.takes(l) && l.worker != nil && !l.worker.leave && !l.queued {
-		l.queued = true
-		p.turns = append(p.turns, l)
-	}
-}
-
-// nextTurns lets those work that waited, as far as there is room. The lock is
-// held.
-func (p *pool) nextTurns() {
-	for len(p.turns) > 0 && p.active < p.limits.MaxSession && !p.stopped {
-		l := p.turns[0]
-		if p.turns = p.turns[1:]; len(p.turns) == 0 {
-			p.turns = nil
-		}
-		l.queued = false
-		if l.worker == nil || l.worker.leave || !p.takes(l) {
-			continue
-		}
-		p.beginTurn(l)
-		p.hand(l, l.worker)
-	}
 }
 
 func (p *pool) launch(l *lane, w *worker, list []*job) []*job {
@@ -364,7 +288,7 @@ func (p *pool) place(l *lane) {
 	if l.starting || l.wants {
 		return
 	}
-	if p.live < p.limits.Workers() && len(p.waiting) == 0 {
+	if p.live < p.limits.MaxSession && len(p.waiting) == 0 {
 		p.startWorker(l)
 		return
 	}
@@ -382,7 +306,7 @@ func (p *pool) startWorker(l *lane) {
 
 // fill gives free places to those who wait. The lock is held.
 func (p *pool) fill() {
-	for len(p.waiting) > 0 && p.live < p.limits.Workers() && !p.stopped {
+	for len(p.waiting) > 0 && p.live < p.limits.MaxSession && !p.stopped {
 		l := p.waiting[0]
 		p.waiting = p.waiting[1:]
 		l.wants = false
@@ -447,7 +371,6 @@ func (p *pool) start(l *lane, u imsg.UserInfo) {
 		l.worker = w
 		w.link.Serve(func(*ipc.Request) {}, nil, func(error) { p.lost(l, w) })
 		p.pump(l)
-		p.nextTurns()
 		p.mu.Unlock()
 		return
 	}
@@ -511,13 +434,13 @@ func (p *pool) lost(l *lane, w *worker) {
 	}
 	l.worker = nil
 	p.live--
-	p.endTurn(l)
 	if !w.leave && !p.stopped && !l.unused() {
 		p.env.Log.Warn(fmt.Sprintf("warn: mda: a delivery process of uid %d has died", l.id.uid))
+	} else {
+		p.env.Log.Debug(fmt.Sprintf("debug: mda: the delivery process of uid %d has ended", l.id.uid))
 	}
 	p.fill()
 	p.pump(l)
-	p.nextTurns()
 }
 
 // run has one delivery made, and judges what comes of it.
@@ -541,7 +464,6 @@ func (p *pool) run(l *lane, w *worker, j *job) {
 	}
 	room := p.room(l, j.isCommand())
 	p.pump(l)
-	p.nextTurns()
 	if j.isCommand() {
 		p.pumpCommands()
 	}

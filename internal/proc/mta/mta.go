@@ -9,11 +9,14 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	"smtpd/internal/config"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
+	"smtpd/internal/lease"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
 	"smtpd/internal/privsep"
@@ -42,7 +45,7 @@ type state struct {
 	engine  *mta.Engine
 	tables  *tables
 	trust   *trust
-	results *results
+	results *lease.Results
 
 	mu   sync.Mutex
 	conf *config.Config
@@ -68,7 +71,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 		if t, ok := r.Msg.(*imsg.Transfer); ok && s.hold(t) {
 			submit(r)
 		}
-	}, s.queueAttached, nil)
+	}, s.results.Attached, nil)
 	p.Lookup.Serve(func(*ipc.Request) {}, nil, nil)
 	p.Keys.Serve(func(*ipc.Request) {}, nil, nil)
 	p.Control.Serve(func(r *ipc.Request) {
@@ -84,7 +87,7 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 
 	flush, stopResults := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { s.results.run(flush) })
+	wg.Go(func() { s.results.Run(flush) })
 	wg.Go(func() { s.follow(ctx) })
 	env.Ready()
 	s.engine.Run(ctx) // returns when the last session has ended
@@ -102,7 +105,7 @@ func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 		trust:  &trust{keys: p.Keys}}
 	s.tables.set(conf)
 	s.trust.set(conf)
-	s.results = newResults(p.Queue, s.settled)
+	s.results = lease.New(p.Queue, s.holding, s.settled)
 	for _, name := range []string{"mta.connector", "mta.domain", "mta.envelope", "mta.host", "mta.relay",
 		"mta.route", "mta.session", "mta.source", "mta.task", "mta.task.running"} {
 		env.Stat.Set(name, 0)
@@ -184,22 +187,11 @@ func (s *state) unknownAction(m *mta.Message) {
 	}
 }
 
-// queueAttached tells a queue, before anything else, what we hold of it.
-func (s *state) queueAttached() {
+// holding lists the envelopes that are ours.
+func (s *state) holding() []mail.EnvelopeID {
 	s.mu.Lock()
-	ids := make([]mail.EnvelopeID, 0, len(s.held))
-	for id := range s.held {
-		ids = append(ids, id)
-	}
-	s.mu.Unlock()
-	for {
-		n := min(len(ids), imsg.MaxItems)
-		last := n == len(ids)
-		if err := s.peers.Queue.Send(&imsg.Inflight{IDs: ids[:n], Last: last}, nil); err != nil || last {
-			return // the next queue is told again
-		}
-		ids = ids[n:]
-	}
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.held))
 }
 
 // settled is told which results queue has.
@@ -237,7 +229,7 @@ func (s *state) Done(r *mta.Report) {
 		slog.String("rcpt", rcpt), log.Quoted("source", r.Source), log.Quoted("relay", r.Relay),
 		slog.String("delay", mta.DurationText(s.env.Now().Sub(e.Created))), log.Quoted("result", result),
 		log.Quoted("stat", r.Stat))
-	s.results.add(imsg.Result{ID: e.ID, Attempt: e.Retry, Status: r.Status, Line: mail.Clean(r.Line, maxLine),
+	s.results.Add(imsg.Result{ID: e.ID, Attempt: e.Retry, Status: r.Status, Line: mail.Clean(r.Line, maxLine),
 		Remote: r.Remote, Loop: r.Loop, Relayed: r.Relayed, NoTry: r.NoTry})
 }
 

@@ -130,7 +130,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	p.files.next(p.conf, o.Began)
 	p.files.adopt()
 	p.workers = newWorkers(p)
-	p.workers.allow(p.conf.MDA.Workers())
+	p.workers.allow(p.conf.MDA.MaxSession)
 	p.accounts = accounts.New(o.Now)
 	if runtime.GOOS == "openbsd" {
 		p.classes = newBSDAuth()

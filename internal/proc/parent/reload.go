@@ -244,7 +244,7 @@ func (p *parent) abort(ch *change) {
 func (p *parent) commit(ch *change) {
 	p.conf = ch.conf
 	p.shared.Store(p.conf)
-	p.workers.allow(p.conf.MDA.Workers())
+	p.workers.allow(p.conf.MDA.MaxSession)
 	p.procs = append(p.procs, procsOf{p.conf.Generation, p.conf.Procs})
 	if n := len(p.procs) - imsg.MaxGenerations - 1; n > 0 {
 		p.procs = p.procs[n:]

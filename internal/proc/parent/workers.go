@@ -1,12 +1,14 @@
 package parent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"sync"
+	"time"
 
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -14,10 +16,10 @@ import (
 	"smtpd/mda"
 )
 
-// spareWorkers is how many delivery workers there may be beyond what the
-// configuration allows: those that are on their way out. mda keeps to its limit;
-// this holds when mda is not itself.
-const spareWorkers = 100
+// placeTime bounds the wait for a place. mda keeps to the limit by what it knows:
+// a worker that it let go of may take a moment to end, one of an mda that died
+// the time that commands have to tidy up.
+const placeTime = 20 * time.Second
 
 // mailSpool is the folder of the system mailboxes.
 const mailSpool = "/var/mail"
@@ -27,6 +29,8 @@ type workers struct {
 	p       *parent
 	mu      sync.Mutex
 	running map[*exec.Cmd]struct{}
+	ended   chan struct{} // closed when one has ended, and made anew
+	waiting int           // starts that wait for that
 	max     int
 	closed  bool
 }
@@ -36,10 +40,17 @@ func (w *workers) allow(max int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.max = max
+	w.wake()
+}
+
+// wake has those that wait look again. The lock is held.
+func (w *workers) wake() {
+	close(w.ended)
+	w.ended = make(chan struct{})
 }
 
 func newWorkers(p *parent) *workers {
-	return &workers{p: p, running: map[*exec.Cmd]struct{}{}}
+	return &workers{p: p, running: map[*exec.Cmd]struct{}{}, ended: make(chan struct{})}
 }
 
 // start brings up a worker as the user that mda names and hands mda the channel
@@ -60,8 +71,8 @@ func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || len(w.running) >= w.max+spareWorkers {
-		return nil, errors.New("too many delivery processes")
+	if err := w.place(); err != nil {
+		return nil, err
 	}
 	stderr, logged, err := w.p.childOutput(imsg.Deliver)
 	if err != nil {
@@ -89,9 +100,32 @@ func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
 		<-logged
 		w.mu.Lock()
 		delete(w.running, cmd)
+		w.wake()
 		w.mu.Unlock()
 	})
 	return near, nil
+}
+
+// place waits until there is a place for one more. The lock is held, but for the
+// wait.
+func (w *workers) place() error {
+	ctx, cancel := context.WithTimeout(w.p.ctx, placeTime)
+	defer cancel()
+	for w.closed || len(w.running) >= w.max {
+		if w.closed || w.waiting >= w.max || ctx.Err() != nil {
+			return errors.New("too many delivery processes")
+		}
+		ended := w.ended
+		w.waiting++
+		w.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		w.mu.Lock()
+		w.waiting--
+	}
+	return nil
 }
 
 // mayDeliver refuses what mda may never ask for, whatever its reason.
@@ -114,6 +148,7 @@ func (w *workers) killAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
+	w.wake()
 	for cmd := range w.running {
 		_ = cmd.Process.Kill()
 	}
