@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -224,46 +223,6 @@ func killRounds(t *testing.T) (rounds, perRound int) {
 		t.Fatalf("%s: not a number of rounds: %q", roundsVar, text)
 	}
 	return rounds, 500
-}
-
-// TestRootSurvivesKillOfAll kills every process at once during load, many
-// rounds, and starts again: no acknowledged mail is missing.
-func TestRootSurvivesKillOfAll(t *testing.T) {
-	if !asRoot(t) {
-		return
-	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
-	l := &ledger{acked: map[string]string{}}
-	rounds, perRound := killRounds(t)
-	for range rounds {
-		d := startRoot(t, rootConf)
-		stop, done := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(done)
-			l.send(1<<30, 20, []string{"alice@localhost", "someone@far.test"}, stop)
-		}()
-		enough := l.len() + 1 + rand.N(2*perRound)
-		tick := time.NewTicker(time.Millisecond)
-		for end := time.Now().Add(2 * time.Minute); l.len() < enough && time.Now().Before(end); {
-			<-tick.C
-		}
-		tick.Stop()
-		d.kill()
-		close(stop)
-		<-done
-		waitFor(t, "all processes to end", func() bool { return len(workersAlive()) == 0 })
-	}
-	d := startRoot(t, rootConf)
-	waitEmpty(t, d, 3*time.Minute)
-	l.check(t, collect(t, "/home/alice/Maildir/new", sinkDir), true)
-	if err := d.stop(); err != nil {
-		t.Error(err)
-	}
 }
 
 // workersAlive are the processes of any smtpd in this name space.

@@ -116,7 +116,11 @@ var ends = map[mail.GoneReason]string{
 
 func (s *state) gone(m *imsg.Gone) {
 	n := int64(0)
+	tracing := s.log.Tracing("scheduler")
 	for _, id := range m.IDs {
+		if tracing {
+			s.log.Trace("scheduler", "gone "+id.String())
+		}
 		if s.runq.Gone(id) {
 			n++
 		}
