@@ -40,9 +40,11 @@ func (e *Engine) drain(r *relay) {
 		case r.prepared.IsZero() || now.Sub(r.prepared) > refresh:
 			e.prepare(r)
 		case !e.connect(r, now):
+			e.shelve(r)
 			return
 		}
 	}
+	e.shelve(r)
 	if r.tasks.n == 0 {
 		e.dropIfDone(r, now)
 	}

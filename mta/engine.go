@@ -52,6 +52,8 @@ type Engine struct {
 	nconnectors int
 	nsessions   int
 	nslow       int
+	slowDials   slowList
+	slowHosts   slowList
 	ndeferred   int
 	nwaiting    int
 	nrunning    int
@@ -324,49 +326,24 @@ func (e *Engine) open(r *relay, c *connector, rt *route, to candidate, now time.
 	}
 	e.nsessions++
 	e.gauge("mta.session", e.nsessions)
-	e.agenda.add(now.Add(slowSource), func(time.Time) {
-		if !s.isReady && !s.ended && e.nslow < maxSlow {
-			s.uncounted = true
-			c.source.slow++
-			e.nslow++
-			e.wake(&c.source.conns)
-		}
-	})
-	e.agenda.add(now.Add(slowConnect), func(time.Time) {
-		if s.uncounted {
-			s.slow = true
-			r.slow++
-			e.spare(r)
-			e.drain(r)
-		}
-	})
-	e.wg.Go(s.run)
+	e.watch(s, now)
+	life, cancel := context.WithCancel(e.hard)
+	s.giveUp = cancel
+	e.wg.Go(func() { s.run(life) })
 }
 
 // noRoomPause is the rest after we could not open a connection for want of
 // descriptors or ports. Ours.
 const noRoomPause = 3 * time.Second
 
-// maxSlow bounds the connections that take long to get ready and are not
-// counted against a limit. Ours: each costs a descriptor for a while.
-const maxSlow = 2000
-
-// notSlow ends the exceptions for a session that takes long.
-func (e *Engine) notSlow(s *session) {
-	if s.slow {
-		s.relay.slow--
-	}
-	if s.uncounted {
-		s.connector.source.slow--
-		e.nslow--
-	}
-	s.slow, s.uncounted = false, false
-}
-
 // becameReady tells that a session can take tasks; it is idle from then on.
-func (e *Engine) becameReady(s *session) {
+// False: it has just been given up.
+func (e *Engine) becameReady(s *session) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if s.givenUp {
+		return false
+	}
 	s.isReady = true
 	s.relay.ready++
 	e.notSlow(s)
@@ -377,14 +354,17 @@ func (e *Engine) becameReady(s *session) {
 		rt.cap++ // it bears more than we thought
 	}
 	s.relay.failed, s.relay.penalty = nil, 0
+	e.refill(s.relay, time.Now())
+
 	if e.stopping {
 		e.start(s, nil)
-		return
+		return true
 	}
 	s.relay.idle = append(s.relay.idle, s)
 	e.idle[s] = struct{}{}
 	e.drain(s.relay)
 	e.wake(&rt.conns)
+	return true
 }
 
 // ended tells that a session is over; err is why it never got ready, or nil.

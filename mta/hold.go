@@ -44,9 +44,13 @@ func (e *Engine) spare(r *relay) {
 
 // keep gives back what is beyond n tasks; 0: no bound.
 func (e *Engine) keep(r *relay, n int) {
-	if n == 0 || r.tasks.n <= n || e.stopping {
-		return
+	if n > 0 && r.tasks.n > n && !e.stopping {
+		e.cut(r, n)
 	}
+}
+
+// cut gives back what is beyond n tasks, of which there are more.
+func (e *Engine) cut(r *relay, n int) {
 	tasks := r.tasks.cut(n)
 	e.waiting(-len(tasks))
 	e.giveBack(r, tasks)

@@ -161,18 +161,17 @@ func (l *taskList) pop() *task {
 	return t
 }
 
-// cut takes all tasks but the first n off the list; n is at least 1.
+// cut takes all tasks but the first n off the list, which has more.
 func (l *taskList) cut(n int) []*task {
-	last := l.first
-	for range n - 1 {
-		last = last.next
+	var stay taskList
+	for range n {
+		stay.push(l.pop())
 	}
 	var off []*task
-	for t := last.next; t != nil; t = t.next {
+	for t := l.first; t != nil; t = t.next {
 		off = append(off, t)
 	}
-	last.next = nil
-	l.last, l.n = last, n
+	*l = stay
 	return off
 }
 

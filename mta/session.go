@@ -22,13 +22,6 @@ import (
 )
 
 const (
-	// slowConnect is when a connection that is not ready yet is no longer
-	// counted on, so that the next address gets its chance (RFC 8305 in spirit;
-	// ours).
-	slowConnect = time.Second
-	// slowSource is when it no longer counts against the limit of its source: a
-	// host that is silent takes nothing of what others need. Ours.
-	slowSource = 200 * time.Millisecond
 	// maxRejects ends a session after so many transactions without success.
 	maxRejects = 10
 )
@@ -46,8 +39,13 @@ type session struct {
 	secret    secret
 	group     *group
 
+	giveUp func() // ends it at once, before it is ready
+
 	// Under the engine's lock.
+	started         time.Time
+	connected       bool
 	isReady, ended  bool
+	givenUp         bool
 	slow, uncounted bool // see slowConnect and slowSource
 
 	conn    net.Conn
@@ -95,17 +93,23 @@ func newSession(e *Engine, r *relay, c *connector, rt *route, to candidate) *ses
 // spent reports whether the session has done enough; max 0: there is no bound.
 func (s *session) spent(max int) bool { return max > 0 && s.mails >= max }
 
-// run is the life of a session.
-func (s *session) run() {
+// run is what a session does, until it is over or life ends.
+func (s *session) run(life context.Context) {
 	defer s.recovered()
-	err := s.connectAndGreet()
+	defer s.giveUp()
+	err := s.connectAndGreet(life)
+	if err == nil && !s.e.becameReady(s) {
+		err = errTimeout
+	}
 	if err != nil {
+		if life.Err() != nil && s.e.hard.Err() == nil { // given up
+			err = &setupError{errTimeout, blameRoute}
+		}
 		s.logError(err)
 		s.close()
 		s.e.ended(s, err)
 		return
 	}
-	s.e.becameReady(s)
 	err = s.serve()
 	if err == nil {
 		s.quit("quit")
@@ -234,21 +238,21 @@ func (s *session) await() *task {
 
 // connectAndGreet makes the session ready for transactions. An opportunistic
 // handshake that fails is followed by one more connection, in clear.
-func (s *session) connectAndGreet() error {
+func (s *session) connectAndGreet(life context.Context) error {
 	policy := s.relay.policy
-	err := s.greet(policy.need)
+	err := s.greet(life, policy.need)
 	if se, ok := errors.AsType[*setupError](err); ok && se.blame == blameTLS && policy.need == tlsIfCan {
 		s.e.opt.Observer.Note("smtp-out: Error on session " + s.id.String() +
 			": opportunistic TLS failed, downgrading to plain")
 		s.close()
-		err = s.greet(tlsNever)
+		err = s.greet(life, tlsNever)
 	}
 	return err
 }
 
 // greet connects, and speaks up to the point where MAIL may come.
-func (s *session) greet(need tlsNeed) error {
-	if err := s.dial(); err != nil {
+func (s *session) greet(life context.Context, need tlsNeed) error {
+	if err := s.dial(life); err != nil {
 		return err
 	}
 	if need == tlsImplicit {
@@ -276,8 +280,8 @@ func (s *session) greet(need tlsNeed) error {
 	return nil
 }
 
-// dial connects. A connection that is made is closed when the engine must end.
-func (s *session) dial() error {
+// dial connects. A connection that is made is closed when life ends.
+func (s *session) dial(life context.Context) error {
 	t := s.e.opt.Timeouts
 	rt := s.route
 	s.e.askName(rt.host)
@@ -288,6 +292,7 @@ func (s *session) dial() error {
 	s.peer = s.e.hostText(rt.host)
 	ctx, cancel := context.WithTimeout(s.e.soft, t.Connect)
 	defer cancel()
+	defer context.AfterFunc(life, cancel)()
 	conn, err := s.e.opt.Dialer.Dial(ctx, rt.key.src, dst)
 	if err != nil {
 		if s.e.soft.Err() != nil {
@@ -300,7 +305,8 @@ func (s *session) dial() error {
 		return &setupError{readError(err), blameRoute}
 	}
 	s.use(conn)
-	s.unhook = context.AfterFunc(s.e.hard, func() { conn.Close() })
+	s.unhook = context.AfterFunc(life, func() { conn.Close() })
+	s.e.answered(s)
 	if local, ok := conn.LocalAddr().(*net.TCPAddr); ok {
 		a := local.AddrPort().Addr().Unmap()
 		s.source = addrText(a)
