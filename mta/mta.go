@@ -56,7 +56,7 @@ type Report struct {
 	Status   mail.Status
 	Stat     string // for the log: the remote's reply, or our own words
 	Line     string // for show queue and notices: Stat, and what led to it
-	Remote   string // name of the host that said Status; empty: we did
+	Remote   string // the host that said Status, "mx.example.net (192.0.2.1)"; empty: we did
 	Loop     bool   // the mail would go in circles
 	Relayed  bool   // with 2xx: the next hop does not do DSN though success is to be reported
 	NoTry    bool   // with 4xx: was not tried at all

@@ -3,6 +3,7 @@ package mta
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,22 @@ func (h *host) name() string {
 		return addrText(h.addr)
 	}
 	return h.ptr
+}
+
+// remoteName is what a notice calls a host that was found by a name and has an
+// address: both, the address in RFC 3464's comment. One that was given by its
+// address has its reverse name, if any.
+func remoteName(name, reverse string, addr netip.Addr) string {
+	if _, err := netip.ParseAddr(strings.TrimPrefix(strings.Trim(name, "[]"), "IPv6:")); err == nil {
+		name = reverse
+	}
+	if name != addrText(addr) {
+		return name + " (" + addr.String() + ")"
+	}
+	if addr.Is6() {
+		return "[IPv6:" + addr.String() + "]"
+	}
+	return "[" + addr.String() + "]"
 }
 
 // addrText is an address as the log has it: IPv6 in brackets.

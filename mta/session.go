@@ -599,7 +599,7 @@ func rcptLimit(s string) int {
 	return 0
 }
 
-// askName asks for the reverse name of a host, once; it is for the log only.
+// askName asks for the reverse name of a host, once; it is for the log and for notices.
 func (e *Engine) askName(h *host) {
 	e.mu.Lock()
 	asked := h.asked

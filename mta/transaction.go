@@ -549,7 +549,7 @@ func (s *session) settle(x *transaction, env *mail.Envelope, st *mail.Status) {
 	line := st.String()
 	s.e.remember(env, st, line, time.Now())
 	r := &Report{Session: s.id, Envelope: env, Sender: x.task.sender, Source: s.source, Relay: s.peer,
-		Status: *st, Stat: line, Line: line, Remote: s.to.name}
+		Status: *st, Stat: line, Line: line, Remote: remoteName(s.to.name, s.e.nameOf(s.route.host), s.route.host.addr)}
 	switch {
 	case st.OK():
 		r.Line = ""
