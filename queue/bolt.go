@@ -21,8 +21,12 @@ import (
 )
 
 // Format is the version of the spool that this package writes. It reads all up
-// to it and refuses newer ones.
-const Format = 1
+// to it, which become it when they are opened, and refuses newer ones: an smtpd
+// that does not know an item's version would take it for a damaged one.
+//
+//	1: the first
+//	2: envelopes with a sub-address; notes in meta
+const Format = 2
 
 // The files of a spool.
 const (
@@ -310,7 +314,9 @@ func (s *Bolt) checkFormat() (fresh bool, err error) {
 		if len(v) != 4 {
 			return s.refusal("%s does not say its format", dbName)
 		}
-		if n := binary.BigEndian.Uint32(v); n == 0 || n > Format {
+		if n := binary.BigEndian.Uint32(v); n == 0 {
+			return s.refusal("%s has a format that never was: 0", dbName)
+		} else if n > Format {
 			return s.refusal("format %d is newer than this smtpd understands (%d)", n, Format)
 		}
 		return s.checkKey(meta.Get(metaKey), isEmpty(tx))

@@ -56,3 +56,26 @@ func TestSealed(t *testing.T) {
 		return err
 	})
 }
+
+// TestUpgrade: a spool of the first format keeps its mail and becomes one of
+// ours, which that smtpd refuses.
+func TestUpgrade(t *testing.T) {
+	dir := t.TempDir()
+	queuetest.TestReopen(t, func(t *testing.T) queue.Store { return open(t, dir, queue.Options{}) })
+	setMeta(t, dir, "format", []byte{0, 0, 0, 1})
+	s := open(t, dir, queue.Options{})
+	all, err := queuetest.All(s, 10)
+	if err != nil || len(all) != 2 {
+		t.Errorf("%d envelopes, %v", len(all), err)
+	}
+	for _, e := range all {
+		if _, err := queuetest.Read(s, e.ID.Message()); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Close()
+	b, err := os.ReadFile(filepath.Join(dir, "queue.db"))
+	if err != nil || !strings.Contains(string(b), "format\x00\x00\x00\x02") {
+		t.Errorf("its format is not 2 now: %v", err)
+	}
+}

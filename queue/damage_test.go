@@ -26,7 +26,9 @@ func TestRefusals(t *testing.T) {
 		want    string // after "spool DIR: "
 	}{
 		"newer format": {func(t *testing.T, dir string) { setMeta(t, dir, "format", []byte{0, 0, 0, 3}) }, queue.Options{},
-			"format 3 is newer than this smtpd understands (1)"},
+			"format 3 is newer than this smtpd understands (2)"},
+		"no format": {func(t *testing.T, dir string) { setMeta(t, dir, "format", []byte{0, 0, 0, 0}) }, queue.Options{},
+			"queue.db has a format that never was: 0"},
 		"not a spool": {func(t *testing.T, dir string) { write(t, dir, "queue.db", strings.Repeat("text\n", 2000)) }, queue.Options{},
 			"queue.db is not a spool"},
 		"another database": {func(t *testing.T, dir string) {

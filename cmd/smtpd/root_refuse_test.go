@@ -44,7 +44,7 @@ func TestRootRefuses(t *testing.T) {
 			spoil: func() { must(t, os.Chown(filepath.Dir(db), 12345, 0)) },
 			mend:  func() { must(t, exec.Command("chown", "_smtpq", filepath.Dir(db)).Run()) },
 			want:  "belongs to uid 12345"},
-		{name: "newer format", spoil: func() { setFormat(t, db, 99) }, mend: func() { setFormat(t, db, 1) },
+		{name: "newer format", spoil: func() { setFormat(t, db, 99) }, mend: func() { setFormat(t, db, 1) /* an older one is upgraded */ },
 			want: "format 99 is newer"},
 		{name: "no such user", spoil: func() { renameUser(t, "_smtpq", "_gone") }, mend: func() { renameUser(t, "_gone", "_smtpq") },
 			want: "user _smtpq does not exist"},
