@@ -72,7 +72,7 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 	defer stop()
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
-	privsep.UseCores()
+	useCores(&o)
 	if err := parent.Run(ctx, o, reload); err != nil {
 		line := "smtpd: " + err.Error()
 		if background {
@@ -83,6 +83,16 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 		return 1
 	}
 	return 0
+}
+
+// useCores makes the parent use few cores but for what it computes.
+func useCores(o *parent.Options) {
+	cores, parse := privsep.UseCores(), o.Parse
+	o.Passwords.Around = cores.All
+	o.Parse = func(ctx context.Context) (conf *config.Config, err error) {
+		cores.All(func() { conf, err = parse(ctx) })
+		return conf, err
+	}
 }
 
 // parentOptions puts together what the parent is told.

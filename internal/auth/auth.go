@@ -49,6 +49,9 @@ const waiting = 512
 
 // Pool checks passwords, so many at a time. It is safe for concurrent use.
 type Pool struct {
+	// Around, when set before the first use, runs the work of each check.
+	Around func(work func())
+
 	workers chan struct{}
 	queue   chan struct{}
 	decoder *crypt.Decoder
@@ -116,11 +119,21 @@ func (p *Pool) run(ctx context.Context, hash, password string) (bool, error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	ok, err := p.matches(hash, password)
+	var ok bool
+	var err error
+	p.around(func() { ok, err = p.matches(hash, password) })
 	if err == nil && hash != defaultModel {
 		p.model.Store(&hash)
 	}
 	return ok, err
+}
+
+func (p *Pool) around(work func()) {
+	if p.Around != nil {
+		p.Around(work)
+		return
+	}
+	work()
 }
 
 // matches does the work.

@@ -40,6 +40,7 @@ func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c := newChild(role, b, logger, cancel)
+	c.env.Cores = newCores()
 	c.parent.Serve(c.fromParent, nil, func(error) { os.Exit(1) })
 	c.parent.Attach(conn)
 	if err := run(ctx, c.env, func(r imsg.Role) *ipc.Link { return c.links[r] }); err != nil {

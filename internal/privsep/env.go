@@ -51,6 +51,9 @@ type Env struct {
 	// nothing runs as anyone else.
 	Unprivileged bool
 
+	// Cores is for work that computes for a while; nil works.
+	Cores *Cores
+
 	prepare atomic.Pointer[Prepare]
 }
 

@@ -63,10 +63,11 @@ type server struct {
 
 // Run serves until ctx ends.
 func Run(ctx context.Context, env *privsep.Env, p Peers) error {
-	pool, err := auth.NewPool(max(1, runtime.GOMAXPROCS(0)/2))
+	pool, err := auth.NewPool(max(1, runtime.NumCPU()/2))
 	if err != nil {
 		return fmt.Errorf("lookup: %w", err)
 	}
+	pool.Around = env.Cores.All
 	life, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &server{env: env, peers: p, pool: pool, life: life, daemon: self(), workers: newWorkers(),

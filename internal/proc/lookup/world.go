@@ -162,9 +162,15 @@ func (ws *worlds) sweep() {
 // close ends a world. Programs of tables may take a moment for that.
 func (ws *worlds) close(w *world) { ws.closing.Go(func() { ws.end(w) }) }
 
-// newWorld opens the tables of a configuration. What is in memory already, and
-// is what it would be read again, is shared.
-func (s *server) newWorld(c *config.Config) (*world, error) {
+// newWorld opens the tables of a configuration, which may be large.
+func (s *server) newWorld(c *config.Config) (w *world, err error) {
+	s.env.Cores.All(func() { w, err = s.openWorld(c) })
+	return w, err
+}
+
+// openWorld makes a world. What is in memory already, and is what it would be
+// read again, is shared.
+func (s *server) openWorld(c *config.Config) (*world, error) {
 	var before *world
 	s.worlds.mu.Lock()
 	if before = s.worlds.present; before != nil {
@@ -288,7 +294,8 @@ const largeTable = 50000
 
 // update reads one table again and says so in the log.
 func (s *server) update(ctx context.Context, t *table.Table) error {
-	err := t.Update(ctx)
+	var err error
+	s.env.Cores.All(func() { err = t.Update(ctx) })
 	if err != nil {
 		s.env.Log.Warn("warn: " + mail.Clean(err.Error(), mail.MaxStatusText) + ": keeping the old contents")
 		return err
