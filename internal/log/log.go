@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,8 +27,10 @@ type Logger struct {
 
 // core is what all copies of a Logger share.
 type core struct {
-	mu    sync.Mutex // one line is one write
+	mu    sync.Mutex // one line is one write, but for batches
 	w     io.Writer
+	held  []byte // of batches, at most pipeBuf: written before any other line
+	taker bool   // somebody is about to write what is held
 	form  Form
 	debug atomic.Bool
 	trace atomic.Pointer[map[string]bool] // topics of smtpctl trace
@@ -121,14 +124,52 @@ func (b *Batch) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
 	b.l.Event(id, what, attrs...)
 }
 
-// Flush writes the lines, all at once.
+// Flush writes the lines, all at once, with those that others flush meanwhile.
+// It need not wait for that; what is logged later comes later.
 func (b *Batch) Flush() {
-	if len(b.w) > 0 {
-		b.l.c.mu.Lock()
-		defer b.l.c.mu.Unlock()
-		_, _ = b.l.c.w.Write(b.w) // there is no other place to say that it failed
-		b.w = b.w[:0]
+	if len(b.w) == 0 {
+		return
 	}
+	c := b.l.c
+	first := c.hold(b.w)
+	b.w = b.w[:0]
+	if first {
+		runtime.Gosched() // whoever has something to say by now goes first
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.taker = false
+		c.release()
+	}
+}
+
+// hold keeps lines, at most pipeBuf, to be written with others. It reports
+// whether the caller is to see to that.
+func (c *core) hold(lines []byte) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.held)+len(lines) > pipeBuf {
+		c.release()
+	}
+	c.held = append(c.held, lines...)
+	first = !c.taker
+	c.taker = true
+	return first
+}
+
+// release writes what is held, with the lock held.
+func (c *core) release() {
+	if len(c.held) > 0 {
+		_, _ = c.w.Write(c.held) // there is no other place to say that it failed
+		c.held = c.held[:0]
+	}
+}
+
+// write writes a line behind what is held.
+func (c *core) write(line []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.release()
+	return c.w.Write(line)
 }
 
 // Verbose reports whether Debug writes; check it before building an expensive
@@ -181,9 +222,7 @@ func (v leveler) Level() slog.Level {
 type locked struct{ c *core }
 
 func (w *locked) Write(b []byte) (int, error) {
-	w.c.mu.Lock()
-	defer w.c.mu.Unlock()
-	return w.c.w.Write(b)
+	return w.c.write(b)
 }
 
 // handler prints records as mail log lines.
@@ -221,9 +260,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 		h.to.add(b)
 		return nil
 	}
-	h.c.mu.Lock()
-	defer h.c.mu.Unlock()
-	_, err := h.c.w.Write(b)
+	_, err := h.c.write(b)
 	return err
 }
 

@@ -3,14 +3,18 @@ package log
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"smtpd/internal/mail"
 )
 
 // lines of spec and of attack.
@@ -279,4 +283,58 @@ func TestBatch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBatchesTogether: what many flush at a time comes whole, and each one's
+// lines in their order, those behind the batch as well.
+func TestBatchesTogether(t *testing.T) {
+	const writers, rounds = 20, 50
+	var w piecewise
+	l := New(&w, FormPlain)
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			for n := range rounds {
+				b := l.Batch()
+				b.Event(mail.SessionID(i), "a", slog.Int("n", n))
+				b.Event(mail.SessionID(i), "b", slog.Int("n", n))
+				b.Flush()
+				l.Event(mail.SessionID(i), "c", slog.Int("n", n))
+			}
+		})
+	}
+	wg.Wait()
+	var want, got [writers]strings.Builder
+	for i := range writers {
+		for n := range rounds {
+			for _, what := range []string{"a", "b", "c"} {
+				fmt.Fprintf(&want[i], "%016x %s n=%d\n", i, what, n)
+			}
+		}
+	}
+	for _, piece := range w {
+		if len(piece) > pipeBuf || !strings.HasSuffix(piece, "\n") {
+			t.Fatalf("not whole lines, or too many: %q", piece)
+		}
+		for line := range strings.Lines(piece) {
+			i, err := strconv.ParseUint(line[:16], 16, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[i].WriteString(line)
+		}
+	}
+	for i := range writers {
+		if got[i].String() != want[i].String() {
+			t.Errorf("session %d: got %q", i, got[i].String())
+		}
+	}
+}
+
+// piecewise keeps each write; the logger calls it one at a time.
+type piecewise []string
+
+func (w *piecewise) Write(p []byte) (int, error) {
+	*w = append(*w, string(p))
+	return len(p), nil
 }
