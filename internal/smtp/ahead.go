@@ -24,11 +24,14 @@ type known struct {
 // all that belongs to a RCPT, only the answer is there.
 func (s *Session) expansion(to mail.Address, dsn mail.DSN) ([]mail.Envelope, error) {
 	tx := s.tx
-	if len(tx.ahead) > 0 {
-		k := tx.ahead[0]
-		if tx.ahead = tx.ahead[1:]; k.to == to && k.dsn == dsn {
+	for i := range tx.ahead { // those that filters have refused meanwhile are passed over
+		if k := &tx.ahead[i]; k.to == to && k.dsn == dsn {
+			tx.ahead = tx.ahead[i+1:]
 			return k.Envelopes, k.Err
 		}
+	}
+	if len(tx.ahead) > 0 {
+		tx.blind = true // a filter rewrites: what is asked ahead is asked in vain
 	}
 	tx.ahead = s.lookAhead()
 	first := s.template(to, dsn)
@@ -48,10 +51,10 @@ func (s *Session) expansion(to mail.Address, dsn mail.DSN) ([]mail.Envelope, err
 	return found[0].Envelopes, found[0].Err
 }
 
-// lookAhead reads the RCPT commands that have come in and are next. Filters may
-// rewrite them, and see them one by one.
+// lookAhead reads the RCPT commands that have come in and are next. Filters see
+// them one by one, when their turn comes.
 func (s *Session) lookAhead() []known {
-	if s.filter != nil {
+	if s.tx.blind {
 		return nil
 	}
 	const verb = "RCPT TO:"

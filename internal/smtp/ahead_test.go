@@ -93,3 +93,47 @@ func TestAheadLimit(t *testing.T) {
 		t.Errorf("%d accepted, asked %v", ok, u.b.asked)
 	}
 }
+
+// With filters recipients that come in together are asked about together as well:
+// one that a filter refuses is passed over, and once it rewrites one nothing more
+// is asked ahead in that transaction.
+func TestAheadFiltered(t *testing.T) {
+	talk := func(rcpts map[string]Verdict) (replies string, asked []int, to []string) {
+		u, c := filtered(t, &recorder{rcpts: rcpts})
+		c.reply()
+		c.must("EHLO x", "MAIL FROM:<a@b.test>")
+		c.send("RCPT TO:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nRCPT TO:<carol@example.org>\r\n" +
+			"RCPT TO:<team@example.org>\r\nDATA\r\nSubject: x\r\n\r\nhi\r\n.\r\nQUIT\r\n")
+		for range 4 {
+			replies += c.reply()[:3] + " "
+		}
+		c.wait()
+		if len(u.b.messages) != 1 {
+			t.Fatalf("kept %+v", u.b.messages)
+		}
+		for _, e := range u.b.messages[0].envelopes {
+			to = append(to, e.Rcpt.User)
+		}
+		return replies, u.b.asked, slices.Compact(to)
+	}
+	tests := map[string]struct {
+		rcpts   map[string]Verdict
+		replies string
+		asked   []int
+		to      []string
+	}{
+		"all pass":     {nil, "250 250 250 250 ", []int{4}, []string{"alice", "bob", "carol"}},
+		"one refused":  {map[string]Verdict{"bob@example.org": {Reject, "550 no"}}, "250 550 250 250 ", []int{4}, []string{"alice", "carol", "team"}},
+		"last refused": {map[string]Verdict{"team@example.org": {Reject, "550 no"}}, "250 250 250 550 ", []int{4}, []string{"alice", "bob", "carol"}},
+		"one rewritten": {map[string]Verdict{"bob@example.org": {Rewrite, "<carol@example.org>"}}, "250 250 250 250 ",
+			[]int{4, 1, 1}, []string{"alice", "carol", "team"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			replies, asked, to := talk(tt.rcpts)
+			if replies != tt.replies || !slices.Equal(asked, tt.asked) || !slices.Equal(to, tt.to) {
+				t.Errorf("got %q, asked %v, to %v; want %q, %v, %v", replies, asked, to, tt.replies, tt.asked, tt.to)
+			}
+		})
+	}
+}

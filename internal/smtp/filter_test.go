@@ -13,6 +13,7 @@ type recorder struct {
 	mu       sync.Mutex
 	seen     []string
 	verdicts map[Phase]Verdict
+	rcpts    map[string]Verdict         // by parameter, of PhaseRcptTo
 	lines    func(line string) []string // nil: not asked for
 	broken   bool
 	closed   bool
@@ -26,6 +27,9 @@ func (f *recorder) note(format string, args ...any) {
 
 func (f *recorder) Ask(_ context.Context, p Phase, param string) Verdict {
 	f.note("? %s %s", p, param)
+	if v, ok := f.rcpts[param]; ok && p == PhaseRcptTo {
+		return v
+	}
 	return f.verdicts[p]
 }
 

@@ -20,6 +20,7 @@ type transaction struct {
 	p         params
 	rcpts     []rcpt
 	ahead     []known // about recipients whose RCPT has its turn next
+	blind     bool    // nothing is asked ahead any more
 	envelopes []mail.Envelope
 	boxes     map[mailbox]int // where each goes -> its place in envelopes
 	junk      bool
