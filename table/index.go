@@ -231,6 +231,25 @@ func (ix *index) checkRegex(key string) bool {
 	return slices.ContainsFunc(ix.regexes.list, func(re *regexp.Regexp) bool { return re.MatchString(key) })
 }
 
+// written are the keys as they were written, where that matters, if they have
+// no more than max octets in all.
+func (ix *index) written(max int) (keys []string, ok bool) {
+	if ix.len() > max {
+		return nil, false
+	}
+	keys = make([]string, 0, ix.len())
+	for k := range ix.keys {
+		if raw, ok := ix.raw[k]; ok {
+			k = raw
+		}
+		if max -= len(k) + 1; max < 0 {
+			return nil, false
+		}
+		keys = append(keys, k)
+	}
+	return keys, true
+}
+
 // complain tells the log of an entry that can never match.
 func (ix *index) complain(entry string, err error) {
 	if ix.warn != nil {
@@ -316,6 +335,9 @@ func (m *memory) Services() Service { return allServices &^ Auth }
 
 // Close implements Backend.
 func (m *memory) Close() error { return nil }
+
+// Keys implements listed.
+func (m *memory) Keys(max int) ([]string, bool) { return m.current.Load().written(max) }
 
 // Len is the number of entries.
 func (m *memory) Len() int { return m.current.Load().len() }

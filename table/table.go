@@ -109,6 +109,11 @@ type watched interface {
 // counted is a Backend that knows how many entries it has.
 type counted interface{ Len() int }
 
+// listed is a Backend that has all its keys at hand; see Table.Keys.
+type listed interface {
+	Keys(max int) (keys []string, ok bool)
+}
+
 // Table is a backend by the name that smtpd.conf gives it. It folds and checks
 // keys, checks values and counts. It is safe for concurrent use.
 type Table struct {
@@ -188,6 +193,16 @@ func (t *Table) Fetch(ctx context.Context, s Service) (string, error) {
 		v, err = normalize(s, "", v)
 	}
 	return v, t.count(s, err)
+}
+
+// Keys are all keys of the table: a list of them answers Check as the table does.
+// ok is false for a table that only answers, and when the keys with one octet
+// more for each are longer than max.
+func (t *Table) Keys(max int) (keys []string, ok bool) {
+	if l, has := t.backend.(listed); has {
+		return l.Keys(max)
+	}
+	return nil, false
 }
 
 // Update reads the table again. After an error the old contents stay.

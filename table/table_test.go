@@ -773,3 +773,47 @@ func TestOpenerAndShare(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The keys of a table in memory make a list that answers Check as the table does,
+// expressions with capitals included; of what is too long, or somewhere else, there
+// are none.
+func TestKeyList(t *testing.T) {
+	c := &config.Table{Name: "t", Backend: "static", Type: config.TableMapping, Pairs: [][2]string{
+		{"*.Example.org", "x"}, {`^\W+$`, "y"}, {"192.0.2.0/24", "z"}, {"@a.org", "z"}}}
+	whole, err := Open(c, Options{Delim: "+"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, ok := whole.Keys(1000)
+	if !ok || len(keys) != 4 {
+		t.Fatalf("got %q, %v", keys, ok)
+	}
+	list, err := Open(&config.Table{Name: "t", Backend: "static", Type: config.TableList, List: keys}, Options{Delim: "+"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []struct {
+		s   Service
+		key string
+	}{{Domain, "MX.example.org"}, {Domain, "example.com"}, {Regex, "--"}, {Regex, "ab"}, {Netaddr, "192.0.2.7"}, {Netaddr, "192.0.3.7"},
+		{Mailaddr, "u+t@a.org"}, {Mailaddr, "u@b.org"}, {String, "@a.org"}, {String, "x"}} {
+		a, err1 := whole.Check(t.Context(), q.s, q.key)
+		b, err2 := list.Check(t.Context(), q.s, q.key)
+		if a != b || err1 != nil || err2 != nil {
+			t.Errorf("%v %q: %v, %v; copy %v, %v", q.s, q.key, a, err1, b, err2)
+		}
+	}
+	length := 0
+	for _, k := range keys {
+		length += len(k) + 1
+	}
+	if _, ok := whole.Keys(length); !ok {
+		t.Error("the bound itself is refused")
+	}
+	if _, ok := whole.Keys(length - 1); ok {
+		t.Error("more than the bound")
+	}
+	if _, ok := New("t", "getpwnam", NewGetpwnam(nil)).Keys(1000); ok {
+		t.Error("keys of the system's users")
+	}
+}

@@ -22,10 +22,10 @@ type Facts struct {
 // Query asks whether a table has a key; Service as the tables name it.
 type Query struct{ Table, Service, Key string }
 
-// Tables answers queries, in their order. An error means that one of them
-// cannot be answered now.
+// Tables answers queries: found, which is as long, says which keys are there. An
+// error means that one of them cannot be answered now.
 type Tables interface {
-	Check(ctx context.Context, q []Query) ([]bool, error)
+	Check(ctx context.Context, q []Query, found []bool) error
 }
 
 // Rule is a filter that is built in: at one phase, on one condition, it decides.

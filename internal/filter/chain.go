@@ -3,25 +3,34 @@ package filter
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"smtpd/internal/config"
 )
 
-// Decider is a built-in kind of filter. It is asked at its phases only. An error
-// means that nothing can be said now.
-//
-// Kinds to come (block lists, greylisting, ...) implement it and are put into a
-// chain by compile; the chain need not know them.
+// Decider is a built-in kind of filter, shared by all sessions. Kinds to come
+// (block lists, greylisting, ...) implement it and are put into a chain by
+// compile; the chain need not know them.
 type Decider interface {
 	// At are the phases at which it decides.
 	At() Set
 
-	// Prepare names what it will ask of tables at a phase; all filters of a
-	// chain are asked together.
-	Prepare(p Phase, f *Facts) []Query
+	// Begin is called for all filters of a phase before any of them decides. It
+	// adds to q what it will ask of tables, which are asked for all filters at
+	// once, and may begin what takes time; it does not wait itself. ctx is that of
+	// the session.
+	Begin(ctx context.Context, p Phase, f *Facts, q []Query) ([]Query, Turn)
+}
 
-	// Decide decides, given the answers to what Prepare named.
+// Turn is what a Decider has begun for one phase of one session.
+type Turn interface {
+	// Decide is called when those before it have not ended the phase, with the
+	// answers to what Begin has asked. It may wait, until ctx ends. An error
+	// means that nothing can be said now.
 	Decide(ctx context.Context, p Phase, f *Facts, answers []bool) (Decision, error)
+
+	// Drop is called in place of Decide when nobody asks any more.
+	Drop()
 }
 
 // Decision is what a Decider says.
@@ -35,15 +44,18 @@ type Decision struct {
 // At implements Decider.
 func (r *Rule) At() Set { return 1 << r.phase }
 
-// Prepare implements Decider.
-func (r *Rule) Prepare(_ Phase, f *Facts) []Query {
-	if q, need, _ := r.query(f); need {
-		return []Query{q}
+// Begin implements Decider.
+func (r *Rule) Begin(_ context.Context, _ Phase, f *Facts, q []Query) ([]Query, Turn) {
+	if one, need, _ := r.query(f); need {
+		q = append(q, one)
 	}
-	return nil
+	return q, r
 }
 
-// Decide implements Decider.
+// Drop implements Turn.
+func (r *Rule) Drop() {}
+
+// Decide implements Turn: a rule has nothing to wait for.
 func (r *Rule) Decide(_ context.Context, _ Phase, f *Facts, answers []bool) (Decision, error) {
 	_, need, holds := r.query(f)
 	if need {
@@ -137,6 +149,19 @@ type Walk struct {
 	out     Outside
 	session int // links that the session passes from here on; -1: all
 	tx      int // the same for the transaction
+
+	// What a phase works with, kept for the next.
+	queries []Query
+	found   []bool
+	turns   []turn
+	run     []int
+}
+
+// turn is a built-in filter that will decide on the present phase, and where its
+// part of the answers begins.
+type turn struct {
+	Turn
+	from int
 }
 
 // Walk begins a session.
@@ -178,19 +203,23 @@ func (w *Walk) Ask(ctx context.Context, p Phase, param string) Verdict {
 
 func (w *Walk) ask(ctx context.Context, p Phase, param string) Verdict {
 	links := w.links()
-	var answers [][]bool
-	if w.chain.built.Has(uint8(p)) {
-		var err error
-		if answers, err = w.prepare(ctx, links, p); err != nil {
-			return Verdict{Failed, ReplyFailed}
+	w.turns = w.turns[:0]
+	turns := 0 // that have had their turn
+	defer func() {
+		for _, t := range w.turns[turns:] {
+			t.Drop()
 		}
+	}()
+	if w.chain.built.Has(uint8(p)) && w.begin(ctx, links, p) != nil {
+		return Verdict{Failed, ReplyFailed}
 	}
-	var room [8]int
-	run := room[:0]
-	for i, l := range links {
+	run := w.run[:0]
+	for i := range links {
+		l := &links[i]
 		if l.member >= 0 {
 			if w.out.Wants(l.member).Has(uint8(p)) {
 				run = append(run, l.member)
+				w.run = run
 			}
 			continue
 		}
@@ -203,8 +232,8 @@ func (w *Walk) ask(ctx context.Context, p Phase, param string) Verdict {
 			}
 			run = run[:0]
 		}
-		v, goOn := w.decide(ctx, i, &l, p, answers)
-		if !goOn {
+		turns++
+		if v, goOn := w.decide(ctx, i, turns-1, p); !goOn {
 			return v
 		}
 	}
@@ -214,40 +243,38 @@ func (w *Walk) ask(ctx context.Context, p Phase, param string) Verdict {
 	return w.out.Programs(ctx, run, p, param)
 }
 
-// prepare asks the tables for all that the built-in filters will want to know,
-// at once.
-func (w *Walk) prepare(ctx context.Context, links []link, p Phase) ([][]bool, error) {
-	var few [4]Query
-	queries, counts := few[:0], make([]int, len(links))
-	for i, l := range links {
-		if l.decider != nil && l.decider.At().Has(uint8(p)) {
-			n := len(queries)
-			queries = append(queries, l.decider.Prepare(p, &w.Facts)...)
-			counts[i] = len(queries) - n
+// begin has the built-in filters of a phase begin, and asks the tables for all
+// that they want to know, at once.
+func (w *Walk) begin(ctx context.Context, links []link, p Phase) error {
+	w.queries = w.queries[:0]
+	for i := range links {
+		if d := links[i].decider; d != nil && d.At().Has(uint8(p)) {
+			t := turn{from: len(w.queries)}
+			w.queries, t.Turn = d.Begin(ctx, p, &w.Facts, w.queries)
+			w.turns = append(w.turns, t)
 		}
 	}
-	if len(queries) == 0 {
-		return make([][]bool, len(links)), nil
+	w.found = slices.Grow(w.found[:0], len(w.queries))[:len(w.queries)]
+	clear(w.found)
+	if len(w.queries) == 0 {
+		return nil
 	}
-	found, err := w.out.Check(ctx, queries)
-	if err != nil {
-		return nil, err
-	}
-	answers := make([][]bool, len(links))
-	for i := range links {
-		answers[i], found = found[:counts[i]], found[counts[i]:]
-	}
-	return answers, nil
+	return w.out.Check(ctx, w.queries, w.found)
 }
 
-// decide has one built-in filter decide.
-func (w *Walk) decide(ctx context.Context, i int, l *link, p Phase, answers [][]bool) (v Verdict, goOn bool) {
-	d, err := l.decider.Decide(ctx, p, &w.Facts, answers[i])
+// decide has one built-in filter decide: link i, the n-th of those that begin
+// has begun.
+func (w *Walk) decide(ctx context.Context, i, n int, p Phase) (v Verdict, goOn bool) {
+	t, to := w.turns[n], len(w.found)
+	if n+1 < len(w.turns) {
+		to = w.turns[n+1].from
+	}
+	d, err := t.Decide(ctx, p, &w.Facts, w.found[t.from:to])
 	if err != nil {
 		return Verdict{Failed, ReplyFailed}, false
 	}
 	if d.Report != "" {
-		w.out.Note(FilterReport, Tail("builtin", l.name, d.Report))
+		w.out.Note(FilterReport, Tail("builtin", w.chain.links[i].name, d.Report))
 	}
 	if d.Bypass {
 		if p >= MailFrom {

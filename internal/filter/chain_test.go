@@ -18,15 +18,14 @@ type outside struct {
 	log   []string
 }
 
-func (o *outside) Check(_ context.Context, q []Query) ([]bool, error) {
-	found := make([]bool, len(q))
+func (o *outside) Check(_ context.Context, q []Query, found []bool) error {
 	for i, one := range q {
 		if one.Table == "broken" {
-			return nil, errors.New("broken")
+			return errors.New("broken")
 		}
 		found[i] = o.has[one.Service+" "+one.Table] == one.Key
 	}
-	return found, nil
+	return nil
 }
 
 func (o *outside) Programs(_ context.Context, members []int, p Phase, param string) Verdict {
@@ -145,5 +144,102 @@ func TestDecisions(t *testing.T) {
 	}
 	if v := chain.Walk(&outside{}).Ask(t.Context(), Connect, ""); v.Action != Failed {
 		t.Errorf("a table that cannot tell: %v", v)
+	}
+}
+
+// slow is a built-in kind that has to ask elsewhere, as block lists do: it
+// begins at once and waits for its answer when its turn comes.
+type slow struct {
+	name   string
+	answer chan Decision
+	log    chan string
+}
+
+func (s *slow) At() Set { return 1 << Connect }
+
+func (s *slow) Begin(ctx context.Context, _ Phase, f *Facts, q []Query) ([]Query, Turn) {
+	s.log <- s.name + " begins for " + f.Source
+	ctx, cancel := context.WithCancel(ctx)
+	return append(q, Query{"exempt", "netaddr", f.Source}), &slowTurn{s, ctx, cancel}
+}
+
+// slowTurn is one question of it under way.
+type slowTurn struct {
+	*slow
+	ctx  context.Context
+	stop context.CancelFunc
+}
+
+func (t *slowTurn) Decide(ctx context.Context, _ Phase, _ *Facts, answers []bool) (Decision, error) {
+	defer t.stop()
+	if answers[0] {
+		return Decision{GoOn: true}, nil
+	}
+	t.log <- t.name + " waits"
+	select {
+	case d := <-t.answer:
+		return d, nil
+	case <-ctx.Done():
+		return Decision{}, ctx.Err()
+	}
+}
+
+func (t *slowTurn) Drop() {
+	t.stop()
+	t.log <- t.name + " is dropped"
+}
+
+// Kinds that have to wait fit a chain as they are: all begin before the first is
+// waited for, rules and programs stand between them, who is not asked any more is
+// told, and a session that ends waits for nobody.
+func TestSlowDecider(t *testing.T) {
+	type test struct {
+		first, second Decision
+		exempt        string
+		leaves        bool
+		want          Verdict
+		log           string
+	}
+	goOn, no := Decision{GoOn: true}, Decision{Verdict: Verdict{Reject, "550 listed"}}
+	const begin = "a begins for 192.0.2.1; b begins for 192.0.2.1; "
+	tests := map[string]test{
+		"both go on":    {goOn, goOn, "", false, Verdict{}, begin + "a waits; b waits"},
+		"first refuses": {no, goOn, "", false, no.Verdict, begin + "a waits; b is dropped"},
+		"last refuses":  {goOn, no, "", false, no.Verdict, begin + "a waits; b waits"},
+		"exempt":        {no, no, "192.0.2.1", false, Verdict{}, strings.TrimSuffix(begin, "; ")},
+		"client leaves": {goOn, goOn, "", true, Verdict{Failed, ReplyFailed}, begin + "a waits; b is dropped"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			log := make(chan string, 16)
+			a := &slow{"a", make(chan Decision, 1), log}
+			b := &slow{"b", make(chan Decision, 1), log}
+			ch := &Chain{links: []link{{"a", -1, a}, {"p", 0, nil}, {"b", -1, b}}, Members: []string{"p"}, Procs: []string{"p"}, built: 1 << Connect}
+			o := &outside{has: map[string]string{"netaddr exempt": tt.exempt}, wants: map[int]Set{0: 1 << Connect}}
+			w := ch.Walk(o)
+			w.Facts.Source = "192.0.2.1"
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if tt.leaves {
+				cancel()
+			} else {
+				a.answer <- tt.first
+				b.answer <- tt.second
+			}
+			if got := w.Ask(ctx, Connect, "h|192.0.2.1"); got != tt.want {
+				t.Errorf("got %v; want %v", got, tt.want)
+			}
+			close(log)
+			var said []string
+			for s := range log {
+				said = append(said, s)
+			}
+			if got := strings.Join(said, "; "); got != tt.log {
+				t.Errorf("got  %s\nwant %s", got, tt.log)
+			}
+			if asked := len(o.log) == 1; asked != (tt.want.Action == Proceed || name == "last refuses") {
+				t.Errorf("program: %v", o.log)
+			}
+		})
 	}
 }

@@ -2,7 +2,6 @@ package filter
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -89,11 +88,12 @@ func FuzzRule(f *testing.F) {
 			if !ok {
 				t.Skip()
 			}
-			answers := make([]bool, len(r.Prepare(r.phase, &facts)))
+			q, turn := r.Begin(t.Context(), r.phase, &facts, nil)
+			answers := make([]bool, len(q))
 			for i := range answers {
 				answers[i] = inTable
 			}
-			d, err := r.Decide(context.Background(), r.phase, &facts, answers)
+			d, err := turn.Decide(t.Context(), r.phase, &facts, answers)
 			if err != nil {
 				t.Fatal(err)
 			}

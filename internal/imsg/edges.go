@@ -28,7 +28,7 @@ var allowed = map[edge][]Type{
 	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeDeliverStart},
 
 	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery,
-		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks, TypeGenerations},
+		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks, TypeTableCopy, TypeGenerations},
 	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
 	{SMTP, Keys}:   {TypeSign},
 	{Queue, SMTP}:  {TypeInject},
@@ -41,6 +41,7 @@ var allowed = map[edge][]Type{
 	{Queue, MDA}:   {TypeTransfer},
 	{MDA, Deliver}: {TypeDeliverRun},
 	{Lookup, MDA}:  {TypeStoreCheck},
+	{Lookup, SMTP}: {TypeTableStale},
 	{Lookup, Keys}: {TypeSign},
 
 	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry, TypeReleases},
@@ -98,6 +99,8 @@ var replies = map[Type]Type{
 	TypeFilterAsk:     TypeFilterVerdict,
 	TypeFilterLines:   TypeFilterLinesOut,
 	TypeTableChecks:   TypeTableAnswers,
+	TypeTableCopy:     TypeTableCopied,
+	TypeTableStale:    TypeDone,
 }
 
 // carriers are the imsgs that a descriptor may come with.

@@ -166,6 +166,33 @@ func (m *TableAnswers) Fields(c *Codec) {
 	List(c, &m.Found, maxQueries, func(c *Codec, v *bool) { c.Bool(v) })
 }
 
+// TableCopy asks for all keys of a table that built-in filters ask often. smtp ->
+// lookup; answered by TableCopied.
+type TableCopy struct {
+	Table      string
+	Generation uint64 // of the configuration that the table belongs to
+}
+
+// Fields implements Msg.
+func (m *TableCopy) Fields(c *Codec) { c.Name(&m.Table); Uint(c, &m.Generation) }
+
+// TableCopied answers TableCopy: with the keys, each ended by NUL. Not OK: there
+// are too many, or only asking could tell.
+type TableCopied struct {
+	OK   bool
+	Keys []byte
+}
+
+// Fields implements Msg.
+func (m *TableCopied) Fields(c *Codec) { c.Bool(&m.OK); c.Bytes(&m.Keys, MaxData) }
+
+// TableStale says that a table was read again: copies of it are of no use any
+// more. lookup -> smtp; answered by Done when none is used from then on.
+type TableStale struct{ Table string }
+
+// Fields implements Msg.
+func (m *TableStale) Fields(c *Codec) { c.Name(&m.Table) }
+
 // FilterStart asks for the program of a processor of the configuration to be
 // started as another user; an earlier one of the same generation is ended. lookup -> parent;
 // answered by FilterStarted.

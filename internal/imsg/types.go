@@ -103,6 +103,9 @@ const (
 	TypeTableOpen      Type = 113
 	TypeTableOpened    Type = 114
 	TypeGenerations    Type = 115
+	TypeTableCopy      Type = 980
+	TypeTableCopied    Type = 981
+	TypeTableStale     Type = 982
 	TypeStoreCheck     Type = 150
 	TypeStoreAnswer    Type = 151
 	TypeReleases       Type = 920
@@ -207,6 +210,9 @@ var kinds = [...]func() Msg{
 	TypeApplied:        func() Msg { return &Applied{} },
 	TypeTableOpen:      func() Msg { return &TableOpen{} },
 	TypeTableOpened:    func() Msg { return &TableOpened{} },
+	TypeTableCopy:      func() Msg { return &TableCopy{} },
+	TypeTableCopied:    func() Msg { return &TableCopied{} },
+	TypeTableStale:     func() Msg { return &TableStale{} },
 	TypeGenerations:    func() Msg { return &Generations{} },
 	TypeStoreCheck:     func() Msg { return &StoreCheck{} },
 	TypeStoreAnswer:    func() Msg { return &StoreAnswer{} },
@@ -510,6 +516,15 @@ func (*TableOpen) Type() Type { return TypeTableOpen }
 
 // Type implements Msg.
 func (*TableOpened) Type() Type { return TypeTableOpened }
+
+// Type implements Msg.
+func (*TableCopy) Type() Type { return TypeTableCopy }
+
+// Type implements Msg.
+func (*TableCopied) Type() Type { return TypeTableCopied }
+
+// Type implements Msg.
+func (*TableStale) Type() Type { return TypeTableStale }
 
 // Type implements Msg.
 func (*Generations) Type() Type { return TypeGenerations }

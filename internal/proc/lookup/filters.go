@@ -304,6 +304,36 @@ func (s *server) tableChecks(ctx context.Context, w *world, m *imsg.TableChecks)
 	return a
 }
 
+// tableCopy hands out the keys of a table that built-in filters ask.
+func tableCopy(w *world, m *imsg.TableCopy) *imsg.TableCopied {
+	t := w.tables.Table(m.Table)
+	if t == nil {
+		return &imsg.TableCopied{}
+	}
+	keys, ok := t.Keys(imsg.MaxData)
+	a := &imsg.TableCopied{OK: ok}
+	for _, k := range keys {
+		a.Keys = append(append(a.Keys, k...), 0)
+	}
+	return a
+}
+
+// staleTime is how long smtp may take to let go of copies. Ours: it does so at
+// once, or is not there.
+const staleTime = time.Second
+
+// tellStale has smtp forget what it has of a table that was read again.
+func (s *server) tellStale(ctx context.Context, name string) {
+	if !s.peers.SMTP.Up() {
+		return // the next one has nothing
+	}
+	ctx, cancel := context.WithTimeout(ctx, staleTime)
+	defer cancel()
+	if _, err := ipc.Ask[*imsg.Done](ctx, s.peers.SMTP, &imsg.TableStale{Table: name}); err != nil {
+		s.env.Log.Warn("warn: table " + name + ": smtp was not told that it was updated: " + mail.Clean(err.Error(), 256))
+	}
+}
+
 // showFilters prints the programs for smtpctl.
 func showFilters(w *world) (lines []string) {
 	for _, p := range w.procs {

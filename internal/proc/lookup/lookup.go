@@ -201,6 +201,8 @@ func generation(m imsg.Msg) uint64 {
 		return m.Generation
 	case *imsg.UserbaseQuery:
 		return m.Generation
+	case *imsg.TableCopy:
+		return m.Generation
 	case *imsg.TableChecks:
 		if len(m.Queries) > 0 {
 			return m.Queries[0].Generation
@@ -256,6 +258,8 @@ func later(m imsg.Msg) imsg.Msg {
 		return &imsg.FilterLinesOut{Failed: true}
 	case *imsg.TableChecks:
 		return &imsg.TableAnswers{Temporary: true}
+	case *imsg.TableCopy:
+		return &imsg.TableCopied{}
 	}
 	return &imsg.TableAnswer{Temporary: true}
 }
@@ -284,6 +288,8 @@ func (s *server) fromSMTP(r *ipc.Request) {
 			r.Reply(s.tableQuery(ctx, w, m), nil)
 		case *imsg.TableChecks:
 			r.Reply(s.tableChecks(ctx, w, m), nil)
+		case *imsg.TableCopy:
+			r.Reply(tableCopy(w, m), nil)
 		}
 	})
 }

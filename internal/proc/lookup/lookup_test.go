@@ -32,6 +32,7 @@ const secretHash = "$5$saltsalt$0IyaXrmV7.sGNS6tirgqHLqX/G.FBvgkYA.lpPdS5sA"
 // house is the process with neighbours that tests play.
 type house struct {
 	asMDA                   atomic.Pointer[func(*ipc.Request)] // answers for mda
+	stale                   atomic.Pointer[string]             // the table that smtp was last told of
 	smtp, mta, mda, control *ipc.Link
 	parent                  *fakeParent
 	config                  chan *config.Config
@@ -181,9 +182,15 @@ func start(t testing.TB, c *config.Config, unprivileged bool) *house {
 	p.MDA, h.mda = pair(imsg.MDA)
 	p.Control, h.control = pair(imsg.Control)
 	toParent, h.parent.link = pair(imsg.Parent)
-	for _, l := range []*ipc.Link{h.smtp, h.mta, h.control, toParent} {
+	for _, l := range []*ipc.Link{h.mta, h.control, toParent} {
 		l.Serve(nobody, nil, nil)
 	}
+	h.smtp.Serve(func(r *ipc.Request) {
+		if m, ok := r.Msg.(*imsg.TableStale); ok {
+			h.stale.Store(&m.Table)
+			r.Reply(&imsg.Done{OK: true}, nil)
+		}
+	}, nil, nil)
 	h.mda.Serve(func(r *ipc.Request) {
 		if f := h.asMDA.Load(); f != nil {
 			(*f)(r)
@@ -564,8 +571,15 @@ func TestFilesAreWatched(t *testing.T) {
 	if a := ask[*imsg.TableAnswer](t, h.smtp, &imsg.TableQuery{Table: "aliases", Service: "alias", Key: "root"}); a.Value != "bob" {
 		t.Errorf("got %+v", *a)
 	}
+	h.stale.Store(nil)
 	write("root: carol\n")
 	ok("")
+	if name := h.stale.Load(); name == nil || *name != "aliases" {
+		t.Error("the update was said to be done before smtp was told")
+	}
+	if a := ask[*imsg.TableCopied](t, h.smtp, &imsg.TableCopy{Table: "aliases"}); !a.OK || string(a.Keys) != "root\x00" {
+		t.Errorf("copy: %+v", a)
+	}
 	write("root\nx y\n")
 	ok(path + ":2: invalid map entry")
 	if a := ask[*imsg.TableAnswer](t, h.smtp, &imsg.TableQuery{Table: "aliases", Service: "alias", Key: "root"}); a.Value != "carol" {

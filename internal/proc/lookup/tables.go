@@ -107,6 +107,7 @@ func (s *server) tableUpdate(ctx context.Context, w *world, m *imsg.TableUpdate)
 		// One that was read for a reload under way, maybe just before the change.
 		// Its error would be the same, and was not there a moment ago.
 		_ = next.Update(ctx)
+		s.tellStale(ctx, m.Table)
 	}
 	return &imsg.Done{OK: true}
 }

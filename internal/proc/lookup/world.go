@@ -300,6 +300,7 @@ func (s *server) update(ctx context.Context, t *table.Table) error {
 		s.env.Log.Warn("warn: " + mail.Clean(err.Error(), mail.MaxStatusText) + ": keeping the old contents")
 		return err
 	}
+	s.tellStale(ctx, t.Name())
 	s.env.Log.Info("info: table " + t.Name() + " updated")
 	if t.Stats().Entries >= largeTable {
 		debug.FreeOSMemory() // the old contents

@@ -183,39 +183,41 @@ func placesOf(members []int) []uint8 {
 	return l
 }
 
-// Check implements filter.Tables: what the configuration holds is known here,
-// for the rest lookup is asked once.
-func (s *sessionFilter) Check(ctx context.Context, q []filter.Query) ([]bool, error) {
-	found := make([]bool, len(q))
-	var asked imsg.TableChecks
+// Check implements filter.Tables: what the configuration and small files hold is
+// known here, for the rest lookup is asked once.
+func (s *sessionFilter) Check(ctx context.Context, q []filter.Query, found []bool) error {
+	var asked []imsg.TableQuery
 	var at []int
 	for i, one := range q {
 		t := s.f.tables.Table(one.Table)
+		if t == nil {
+			t = s.b.copied(one.Table)
+		}
 		if service, ok := table.ParseService(one.Service); t != nil && ok {
 			var err error
 			if found[i], err = t.Check(ctx, service, one.Key); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
-		asked.Queries = append(asked.Queries, imsg.TableQuery{Table: one.Table, Service: one.Service, Key: one.Key,
+		asked = append(asked, imsg.TableQuery{Table: one.Table, Service: one.Service, Key: one.Key,
 			Generation: s.b.generation})
 		at = append(at, i)
 	}
 	if len(at) == 0 {
-		return found, nil
+		return nil
 	}
-	a, err := askAgain[*imsg.TableAnswers](ctx, s.b.s.lookup, &asked)
+	a, err := askAgain[*imsg.TableAnswers](ctx, s.b.s.lookup, &imsg.TableChecks{Queries: asked})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if a.Temporary || len(a.Found) != len(at) {
-		return nil, errTables
+		return errTables
 	}
 	for n, i := range at {
 		found[i] = a.Found[n]
 	}
-	return found, nil
+	return nil
 }
 
 // Report implements engine.Filter.

@@ -83,13 +83,16 @@ func (g *generations) before(generation uint64) (l []*engine.Session) {
 
 // tellLookup says which configurations are of use, with the lock held.
 func (s *server) tellLookup() {
+	used := s.gens.used()
+	s.copies.drop(func(k copyKey) bool { return k.generation != s.gens.present && !slices.Contains(used, k.generation) })
 	// A lookup that is not there is told when it is.
-	_ = s.lookup.link.Send(&imsg.Generations{Present: s.gens.present, Used: s.gens.used()}, nil)
+	_ = s.lookup.link.Send(&imsg.Generations{Present: s.gens.present, Used: used}, nil)
 }
 
 // newLookup is told that a lookup is there. One in place of another has the
 // present configuration only: sessions of others have to end.
 func (s *server) newLookup() {
+	s.copies.drop(func(copyKey) bool { return true }) // what it reads may be newer
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conf == nil {

@@ -68,9 +68,10 @@ type server struct {
 	sessions  map[*engine.Session]struct{}
 	gens      generations
 	places    places
-	max       int  // what the descriptors are enough for
-	wanted    int  // sessions of clients that the operator wants at most; 0: max
-	paused    bool // by the operator
+	copies    copies // has a lock of its own
+	max       int    // what the descriptors are enough for
+	wanted    int    // sessions of clients that the operator wants at most; 0: max
+	paused    bool   // by the operator
 	full      bool
 	stopping  bool
 
@@ -101,7 +102,7 @@ func run(ctx context.Context, env *privsep.Env, p Peers, down time.Duration, roo
 	serve := func(l *ipc.Link, h ipc.Handler, onAttach func()) {
 		l.Serve(func(r *ipc.Request) { s.request(r, h) }, onAttach, nil)
 	}
-	serve(p.Lookup, nil, s.newLookup)
+	serve(p.Lookup, s.fromLookup, s.newLookup)
 	serve(p.Keys, nil, nil)
 	serve(p.Queue, inject, s.ids.attached)
 	serve(p.Control, s.fromControl, nil)

@@ -67,7 +67,10 @@ type world struct {
 	asked    []*imsg.RcptCheck
 	reserved int
 	full     bool
-	swap     bool // the queue is replaced at the next CommitPart
+	swap     bool          // the queue is replaced at the next CommitPart
+	bad      string        // the one key of every table
+	checks   int           // questions to tables of filters
+	copying  chan struct{} // not nil: TableCopy is answered after a value comes
 }
 
 // lines is a log that can be waited for.
@@ -140,6 +143,8 @@ func (w *world) fromLookup(r *ipc.Request) {
 		r.Reply(&imsg.TableAnswer{Found: m.Sender.User == "alice"}, nil)
 	case *imsg.TableQuery:
 		r.Reply(&imsg.TableAnswer{Found: true, Value: "named.example.org"}, nil)
+	case *imsg.TableChecks, *imsg.TableCopy:
+		w.fromFilter(r)
 	case *imsg.RcptMore:
 		w.expansion(r, m.Token)
 	case *imsg.RcptCheck:
