@@ -461,6 +461,7 @@ func TestUnprivileged(t *testing.T) {
 	x, h := world(map[string]string{"cmd": "|/bin/x"})
 	x.Unprivileged, x.Daemon = true, h.users["alice"]
 	h.forwards["alice"] = Forward{Present: true, Data: []byte("|/bin/y")}
+	h.forwards["bob"] = Forward{Refuse: &mail.Status{Code: 451}, Reason: "home folder /home/bob of bob: permission denied"}
 	h.users["same"] = User{"same", x.Daemon.UID, 1, "/home/same"}
 	tests := map[string]string{
 		"alice@plain.test": "mda:plain.test:alice@plain.test:alice:|/bin/y",

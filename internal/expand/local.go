@@ -260,8 +260,9 @@ func (e *expansion) account(a *config.Action, name string) (User, error) {
 // deliver ends at a user: by way of .forward, if it has one that counts here.
 func (e *expansion) deliver(u User, n node) error {
 	a := n.action
-	again := n.forwarded && u.Name == n.user.Name // it names itself in its own file
-	if !again && (a.User == "" || a.User == u.Name) {
+	again := n.forwarded && u.Name == n.user.Name     // it names itself in its own file
+	others := e.Unprivileged && u.UID != e.Daemon.UID // whose files cannot be read
+	if !again && !others && (a.User == "" || a.User == u.Name) {
 		done, err := e.forward(u, n)
 		if done || err != nil {
 			return err

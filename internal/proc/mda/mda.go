@@ -193,6 +193,9 @@ func (s *state) identified(j *job) {
 	switch {
 	case u.UID == 0: // a system mailbox of root as well: nothing is delivered as root
 		s.finished(j, permfail("MDA not allowed to deliver to: "+u.Name))
+	case s.env.Unprivileged && int(u.UID) != s.uid && j.run.Method == string(config.MethodLMTP):
+		u.UID, u.GID = uint32(s.uid), uint32(os.Getgid()) // a store needs no identity
+		s.pool.submit(j)
 	case s.env.Unprivileged && int(u.UID) != s.uid:
 		s.finished(j, tempfail("not started by root: cannot deliver as "+u.Name))
 	default:

@@ -443,8 +443,9 @@ func TestFailures(t *testing.T) {
 }
 
 func TestUnprivileged(t *testing.T) {
-	h := newHouse(t, func(_ *config.Config, h *house) {
+	h := newHouse(t, func(c *config.Config, h *house) {
 		h.unprivileged = true
+		c.Actions["store"] = &config.Action{Name: "store", Method: config.MethodLMTP, Dest: "/no/store"}
 		me := h.users["alice"]
 		me.UID, me.Name = uint32(os.Getuid()), "me"
 		h.users["me"] = me
@@ -452,6 +453,14 @@ func TestUnprivileged(t *testing.T) {
 	h.transfer(envelope(0x100000001, "md", "alice"), envelope(0x100000002, "md", "me"))
 	if r := h.result(0x100000001); r.Status.Code != 451 || !strings.Contains(r.Line, "cannot deliver as alice") {
 		t.Errorf("another: %+v", r)
+	}
+	// To a store it is handed by whoever we are.
+	h.transfer(envelope(0x200000001, "store", "alice"))
+	if r := h.result(0x200000001); r.Status.Code != 451 || !strings.Contains(r.Line, "connect: No such file") {
+		t.Errorf("another's by LMTP: %+v", r)
+	}
+	if n := len(h.started); n == 0 || int(h.started[n-1].UID) != os.Getuid() {
+		t.Errorf("started %+v", h.started)
 	}
 	want := 250
 	if os.Getuid() == 0 {
