@@ -125,6 +125,7 @@ type tableExpr struct {
 	ref    *token
 	one    *token
 	values *valueList
+	isMap  bool // ref is written without <>, as before 5.3
 }
 
 // valueList is the inside of braces: keys alone, or keys with values.

@@ -203,8 +203,8 @@ func isNamePosition(before []token, text string) bool {
 	if last.kind == tokOp {
 		return last.text == "<"
 	}
-	if last.kind != tokWord {
-		return false
+	if n := len(before) - 1; last.kind != tokWord || n > 0 && isNamePosition(before[:n], last.text) {
+		return false // that is a name itself, as in `for virtual map virtual`
 	}
 	rule := before[0].text == "accept" || before[0].text == "reject"
 	switch last.text {

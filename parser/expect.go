@@ -28,6 +28,10 @@ func (s *statements) report(toks []token, f *feed) {
 		}
 	}
 	at := max(f.next-1, 0)
+	if bad.kind == tokUnquoted && bad.text == ";" {
+		s.diags.errorf(bad.pos, "syntax error: found %q: statements end with the line, without a semicolon", bad.text)
+		return
+	}
 	if bad.kind == tokUnquoted {
 		s.diags.errorf(bad.pos, "syntax error: %q must be quoted", bad.text)
 		return

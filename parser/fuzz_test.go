@@ -149,7 +149,8 @@ func dumpValue(b *strings.Builder, v reflect.Value) {
 		}
 		fmt.Fprintf(b, "%s{", v.Type().Name())
 		for i := range v.NumField() {
-			if v.Type().Field(i).Name != "pos" {
+			if f := v.Type().Field(i).Name; f != "pos" && f != "isMap" { // neither means anything
+
 				dumpValue(b, v.Field(i))
 				b.WriteByte(',')
 			}

@@ -946,7 +946,7 @@ mapdefault:
 		mapDollar = mapS[mappt-2 : mappt+1]
 //line map.y:136
 		{
-			mapVAL.tab = &tableExpr{pos: mapDollar[2].tok.pos, ref: mapDollar[2].tok}
+			mapVAL.tab = &tableExpr{pos: mapDollar[2].tok.pos, ref: mapDollar[2].tok, isMap: true}
 		}
 	case 68:
 		mapDollar = mapS[mappt-3 : mappt+1]
@@ -976,13 +976,13 @@ mapdefault:
 		mapDollar = mapS[mappt-1 : mappt+1]
 //line map.y:147
 		{
-			mapVAL.tab = &tableExpr{pos: mapDollar[1].tok.pos, ref: mapDollar[1].tok}
+			mapVAL.tab = &tableExpr{pos: mapDollar[1].tok.pos, ref: mapDollar[1].tok, isMap: true}
 		}
 	case 73:
 		mapDollar = mapS[mappt-2 : mappt+1]
 //line map.y:148
 		{
-			mapVAL.tab = &tableExpr{pos: mapDollar[2].tok.pos, ref: mapDollar[2].tok}
+			mapVAL.tab = &tableExpr{pos: mapDollar[2].tok.pos, ref: mapDollar[2].tok, isMap: true}
 		}
 	case 74:
 		mapDollar = mapS[mappt-3 : mappt+1]

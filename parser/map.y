@@ -133,7 +133,7 @@ mapref:
 	pSTRING                         { $$ = &tableExpr{pos: $1.pos, one: $1} }
 	| '(' nls list nls ')'          { $$ = &tableExpr{pos: $3.pos(), values: $3} }
 	| '{' nls list nls '}'          { $$ = &tableExpr{pos: $3.pos(), values: $3} }
-	| pMAP pSTRING                  { $$ = &tableExpr{pos: $2.pos, ref: $2} }
+	| pMAP pSTRING                  { $$ = &tableExpr{pos: $2.pos, ref: $2, isMap: true} }
 	| '<' pSTRING '>'               { $$ = &tableExpr{pos: $2.pos, ref: $2} }
 	;
 
@@ -144,8 +144,8 @@ list:
 	;
 
 name:
-	pSTRING                         { $$ = &tableExpr{pos: $1.pos, ref: $1} }
-	| pMAP pSTRING                  { $$ = &tableExpr{pos: $2.pos, ref: $2} }
+	pSTRING                         { $$ = &tableExpr{pos: $1.pos, ref: $1, isMap: true} }
+	| pMAP pSTRING                  { $$ = &tableExpr{pos: $2.pos, ref: $2, isMap: true} }
 	| '<' pSTRING '>'               { $$ = &tableExpr{pos: $2.pos, ref: $2} }
 	;
 

@@ -21,7 +21,8 @@ type translator struct {
 	onTags     map[string]bool     // words after accept on
 	maps       map[string]*mapStmt // by name
 	tables     map[string]bool
-	late       []*stmt // maps below the first rule
+	unread     map[string]bool // maps and tables whose statements could not be read
+	late       []*stmt         // maps below the first rule
 	hoisted    bool
 	pkis       map[string]bool   // lower-case names
 	pkiCA      map[string]string // pki name -> ca name
@@ -36,7 +37,7 @@ type translator struct {
 func translate(o *Options, in *input) *tree {
 	t := &translator{
 		o: o, in: in, diags: in.diags,
-		onTags: map[string]bool{}, maps: map[string]*mapStmt{}, tables: map[string]bool{},
+		onTags: map[string]bool{}, maps: map[string]*mapStmt{}, tables: map[string]bool{}, unread: map[string]bool{},
 		pkis: map[string]bool{}, pkiCA: map[string]string{}, actions: map[string]int{},
 	}
 	in.diags.warnf(pos{0, 1}, "written in the language of OpenSMTPD %s; run smtpd -n --modern -f %s for the present form",
@@ -110,6 +111,10 @@ func (t *translator) survey() {
 				if o.key == "ca" {
 					t.pkiCA[strings.ToLower(n.name.text)] = n.name.text
 				}
+			}
+		case *badStmt:
+			if n.first == "table" || n.first == "map" {
+				t.unread[n.name] = true
 			}
 		case *tableStmt:
 			t.tables[n.name.text] = true
@@ -214,6 +219,9 @@ func (t *translator) setting(st *stmt, n *settingStmt) {
 	case n.key == "hostname":
 		if !validName(n.args[0].text) {
 			t.diags.errorf(n.args[0].pos, "hostname %q is not a host name", n.args[0].text)
+		}
+		if name := n.args[0]; !strings.EqualFold(name.text, t.o.server) {
+			t.diags.warnf(name.pos, "hostname is no word of the present language: to go on as %s in all, write it into %s", name.text, t.o.Mailname)
 		}
 		t.admd(st, n.args[0])
 		return
@@ -539,7 +547,15 @@ func (t *translator) mapRef(e *tableExpr) bool {
 	if e == nil || e.ref == nil || t.maps[e.ref.text] != nil || t.tables[e.ref.text] {
 		return true
 	}
-	return t.errorf(e.ref.pos, "no such map: %s%s", e.ref.text,
+	if t.unread[e.ref.text] {
+		t.diags.errors++ // its declaration has been reported
+		return false
+	}
+	what := "table"
+	if e.isMap {
+		what = "map"
+	}
+	return t.errorf(e.ref.pos, "no such %s: %s%s", what, e.ref.text,
 		t.diags.suggestion(e.ref.text, append(near(t.maps), near(t.tables)...)))
 }
 

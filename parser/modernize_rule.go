@@ -113,7 +113,7 @@ func (t *translator) parts(st *stmt, r *ruleStmt) *oldParts {
 			}
 			p.look[o.key] = o.table
 			if name := o.table.one; name != nil { // a map by its name alone
-				p.look[o.key] = &tableExpr{pos: o.table.pos, ref: name}
+				p.look[o.key] = &tableExpr{pos: o.table.pos, ref: name, isMap: true}
 				t.mapRef(p.look[o.key])
 			}
 		}

@@ -202,6 +202,7 @@ func TestTranslateErrors(t *testing.T) {
 		"tag too long":       {"accept tagged " + strings.Repeat("x", 33) + " for any relay", "1: tag name too long"},
 		"no such map":        {"map virtuals \"/etc/mail/virtuals\"\naccept for virtual virtual2 deliver to mbox", `2: no such map: virtual2, did you mean "virtuals"?`},
 		"no such map, 5.3":   {"accept for local alias nomap deliver to mbox", "1: no such map: nomap"},
+		"no such table":      {"accept for domain <nomap> deliver to mbox", "1: no such table: nomap"},
 		"ssl listener":       {"map m \"/etc/mail/aliases\"\nlisten on lo ssl\naccept for all relay", "2: ssl is not a listener mode"},
 		"auth in clear":      {"map m \"/etc/mail/aliases\"\nlisten on lo enable auth\naccept for all relay", "2: must specify tls or smtps"},
 		"map without path":   {"map m { source db }\naccept for all relay", "1: map m: source db needs a path"},

@@ -29,7 +29,7 @@ func cases(ctx context.Context, f *flags, conf *config.Config, stdout, stderr io
 	}
 	defer d.close()
 	sc := bufio.NewScanner(file)
-	total, wrong := 0, 0
+	total, wrong, broken := 0, 0, 0
 	var common []string
 	for n := 1; sc.Scan(); n++ {
 		line := strings.TrimSpace(sc.Text())
@@ -41,7 +41,8 @@ func cases(ctx context.Context, f *flags, conf *config.Config, stdout, stderr io
 		if !arrow {
 			if err := d.commonFacts(facts); err != nil {
 				fmt.Fprintf(stderr, "%s:%d: %v\n", f.cases, n, err)
-				return exitError
+				broken++
+				continue
 			}
 			common = facts
 			continue
@@ -50,7 +51,7 @@ func cases(ctx context.Context, f *flags, conf *config.Config, stdout, stderr io
 		differs, err := d.tryCase(ctx, facts, right)
 		if err != nil {
 			fmt.Fprintf(stderr, "%s:%d: %v\n", f.cases, n, err)
-			return exitError
+			broken++
 		}
 		if differs != "" {
 			wrong++
@@ -62,7 +63,10 @@ func cases(ctx context.Context, f *flags, conf *config.Config, stdout, stderr io
 		return exitError
 	}
 	fmt.Fprintf(stdout, "%d cases, %d differ\n", total, wrong)
-	if wrong > 0 {
+	switch {
+	case broken > 0:
+		return exitError
+	case wrong > 0:
 		return exitRefused
 	}
 	return exitAccepted
