@@ -68,7 +68,7 @@ func (f *folder) write(d *Deliverer, batch []*job) {
 		if j.err = f.create(d, j); j.err == nil {
 			j.err = d.fill(j.fd, j.v)
 		}
-		if j.err == nil {
+		if j.err == nil && len(batch) > 1 {
 			beginSync(j.fd)
 		}
 	}

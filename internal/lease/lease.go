@@ -24,11 +24,14 @@ const (
 	// lastFlush is how long the process waits, at its end, for queue to take
 	// the last results. What it does not take, it has tried again.
 	lastFlush = 800 * time.Millisecond
+	// gatherTime lies between two calls while more and more attempts end. Ours:
+	// some ten of them share what a call and a commit of queue cost.
+	gatherTime = 5 * time.Millisecond
 )
 
-// Results keeps what queue has not confirmed. While a call is open the next
-// results gather, so that many share one call and one commit of queue. It is safe
-// for concurrent use.
+// Results keeps what queue has not confirmed. While a call is open, and for
+// gatherTime after it was made, the next results gather, so that many share one
+// call and one commit of queue. It is safe for concurrent use.
 type Results struct {
 	link    *ipc.Link
 	held    func() []mail.EnvelopeID
@@ -37,6 +40,8 @@ type Results struct {
 
 	mu      sync.Mutex
 	pending []imsg.Result
+
+	last time.Time // a call was made; of the goroutine that makes them
 }
 
 // New gives results for the queue at the other end of link, whose Serve must be
@@ -96,6 +101,7 @@ func (r *Results) Run(flush context.Context) {
 // send empties the list; it comes back when that is done or ctx ends.
 func (r *Results) send(ctx context.Context) {
 	for {
+		r.gather(ctx)
 		r.mu.Lock()
 		n := min(len(r.pending), maxBatch)
 		batch := slices.Clone(r.pending[:n]) // encoding touches it while others add
@@ -103,6 +109,7 @@ func (r *Results) send(ctx context.Context) {
 		if n == 0 || ctx.Err() != nil {
 			return
 		}
+		r.last = time.Now()
 		a, err := ipc.Ask[*imsg.Done](ctx, r.link, &imsg.Results{Results: batch})
 		if err != nil || !a.OK {
 			pause(ctx, retryPause)
@@ -114,6 +121,16 @@ func (r *Results) send(ctx context.Context) {
 			r.pending = nil
 		}
 		r.mu.Unlock()
+	}
+}
+
+// gather lets more results come when some were told just now.
+func (r *Results) gather(ctx context.Context) {
+	r.mu.Lock()
+	n := len(r.pending)
+	r.mu.Unlock()
+	if since := time.Since(r.last); n > 0 && n < maxBatch && since < gatherTime {
+		pause(ctx, gatherTime-since)
 	}
 }
 

@@ -62,9 +62,10 @@ func (s *Syslog) Line(pid int, line []byte) {
 	pri := facilityMail<<3 | int(severity-'0')
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	msg := fmt.Appendf(nil, "<%d>%s smtpd[%d]: %s", pri, s.now().Format(time.Stamp), pid, line)
-	if s.send(msg) {
-		return
+	if s.conn != nil || s.dial() {
+		if s.send(fmt.Appendf(nil, "<%d>%s smtpd[%d]: %s", pri, s.now().Format(time.Stamp), pid, line)) {
+			return
+		}
 	}
 	// The log must not be lost: an operator in trouble looks here next.
 	fmt.Fprintf(s.fallback, "%s\n", line)

@@ -65,7 +65,8 @@ func (b Boot) environ(role imsg.Role) ([]string, error) {
 	}
 	env := []string{bootVar + "=" + string(text)}
 	if n := cores(role); n > 0 {
-		env = append(env, "GOMAXPROCS="+strconv.Itoa(n))
+		// The second has Go not look for another answer in the control groups.
+		env = append(env, "GOMAXPROCS="+strconv.Itoa(n), "GODEBUG=containermaxprocs=0")
 	}
 	for _, name := range []string{"TZ", "GOTRACEBACK", "GOCOVERDIR"} {
 		if v := os.Getenv(name); v != "" {

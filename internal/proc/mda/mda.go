@@ -37,6 +37,7 @@ type state struct {
 	env     *privsep.Env
 	peers   Peers
 	results *lease.Results
+	lines   *lines
 	pool    *pool
 	uid     int // ours: the only one to deliver as when unprivileged
 
@@ -96,13 +97,14 @@ func (s *state) serve(ctx context.Context) error {
 	s.pool.stop(finishTime)
 	stopResults()
 	wg.Wait()
+	s.lines.flush()
 	return nil
 }
 
 func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
 		envelopes: env.Stat.Counter("mda.envelope")}
-	s.results = lease.New(p.Queue, s.holding, s.settled)
+	s.results, s.lines = lease.New(p.Queue, s.holding, s.settled), newLines(env.Log)
 	s.pool = newPool(env)
 	s.pool.finished, s.pool.hold, s.pool.release = s.finished, s.hold, s.release
 	s.pool.setLimits(conf.MDA)
@@ -231,7 +233,7 @@ func (s *state) finished(j *job, r *imsg.DeliverResult) {
 	}
 	j.body.release()
 	for _, e := range append([]*mail.Envelope{j.env}, j.twins...) {
-		s.log(j, e, r)
+		s.lines.add(func(b *log.Batch) { s.log(b, j, e, r) })
 		res := imsg.Result{ID: e.ID, Attempt: e.Retry, Status: r.Status, Loop: r.Loop}
 		if !r.Status.OK() {
 			res.Line = r.Line
@@ -261,7 +263,7 @@ func (s *state) release(key uint64, count int) {
 	_ = s.peers.Queue.Send(&imsg.Release{Key: key, Count: count}, nil) // a new queue holds nothing
 }
 
-func (s *state) log(j *job, e *mail.Envelope, r *imsg.DeliverResult) {
+func (s *state) log(b *log.Batch, j *job, e *mail.Envelope, r *imsg.DeliverResult) {
 	result := "TempFail"
 	switch {
 	case r.Status.OK():
@@ -273,7 +275,7 @@ func (s *state) log(j *job, e *mail.Envelope, r *imsg.DeliverResult) {
 	if name == "" {
 		name = e.User
 	}
-	s.env.Log.Event(j.session, "mda delivery", slog.String("evpid", e.ID.String()),
+	b.Event(j.session, "mda delivery", slog.String("evpid", e.ID.String()),
 		log.Raw("from", "<"+e.Sender.String()+">"), log.Raw("to", "<"+e.Dest.String()+">"),
 		log.Raw("rcpt", "<"+e.Rcpt.String()+">"), log.Raw("user", name),
 		log.Raw("delay", durationText(s.env.Now().Sub(e.Created))), log.Raw("result", result), log.Raw("stat", r.Stat))
