@@ -52,10 +52,8 @@ func (t *transaction) harmless() bool {
 		return false
 	}
 	for _, a := range []string{t.sender, t.rcpt} {
-		for i := range len(a) {
-			if a[i] < ' ' || a[i] == 0x7f || (a[i] == '>' && a[0] != '"') {
-				return false
-			}
+		if mail.HasControl(a) || (strings.Contains(a, ">") && a[0] != '"') {
+			return false
 		}
 	}
 	return true
@@ -163,7 +161,7 @@ func (c *lmtpConn) begin(t *transaction) (*mail.Status, error) {
 		c.rcptRefused = true
 		return c.cmd(2, to)
 	}
-	if err := c.send(from + "\r\n" + to); err != nil {
+	if err := c.send(from, to); err != nil {
 		return nil, c.stale(err)
 	}
 	if _, err := c.expect(2); err != nil {
@@ -288,9 +286,18 @@ func (c *lmtpConn) data(v *Delivery) error {
 	return c.w.Flush()
 }
 
-func (c *lmtpConn) send(line string) error {
-	_, _ = c.w.WriteString(line)
-	_, _ = c.w.WriteString("\r\n")
+// errUnfit is a command that would be another, or several, to who reads it.
+var errUnfit = errors.New("a command holds a control character")
+
+// send writes lines at once.
+func (c *lmtpConn) send(lines ...string) error {
+	for _, line := range lines {
+		if mail.HasControl(line) {
+			return errUnfit
+		}
+		_, _ = c.w.WriteString(line)
+		_, _ = c.w.WriteString("\r\n")
+	}
 	return c.w.Flush()
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"strings"
+
+	"smtpd/internal/mail"
 )
 
 // Text is a message as stored: its lines end in LF. It is Data, or Size octets
@@ -133,12 +135,12 @@ func (v *Delivery) front(b []byte) []byte {
 		return b
 	}
 	b = append(b, "Return-Path: <"...)
-	b = append(b, v.Sender.String()...)
+	b = append(b, mail.OneLine(v.Sender.String())...)
 	b = append(b, ">\nDelivered-To: "...)
-	b = append(b, v.Rcpt.String()...)
+	b = append(b, mail.OneLine(v.Rcpt.String())...)
 	if v.OrigTo {
 		b = append(b, "\nX-Original-To: "...)
-		b = append(b, v.Rcpt.String()...)
+		b = append(b, mail.OneLine(v.Rcpt.String())...)
 	}
 	return append(b, '\n')
 }

@@ -28,6 +28,10 @@ func (s *session) authenticate() error {
 	case len(s.ext.auth) == 0:
 		return &setupError{said("AUTH not advertised"), blameRelay}
 	}
+	// NUL would make two values of one (RFC 4616), and no login has a line end.
+	if strings.ContainsAny(s.secret.user+s.secret.password, "\r\n\x00") {
+		return &setupError{errUnfit, blameRelay}
+	}
 	mech := s.mechanism()
 	if mech == nil {
 		return &setupError{said("no supported AUTH method"), blameRelay}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"smtpd/internal/mail"
 )
 
 const (
@@ -44,11 +46,9 @@ type writer struct {
 func (w *writer) command(parts ...string) error {
 	start := len(w.out)
 	for _, p := range parts {
-		for i := range len(p) {
-			if p[i] < ' ' || p[i] == 0x7f {
-				w.out = w.out[:start]
-				return errUnfit
-			}
+		if mail.HasControl(p) {
+			w.out = w.out[:start]
+			return errUnfit
 		}
 		w.out = append(w.out, p...)
 	}

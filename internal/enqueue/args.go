@@ -89,7 +89,7 @@ func ParseArgs(args []string) (*Options, error) {
 			return nil, illegal(p)
 		}
 	}
-	if hasControl(o.Name) {
+	if mail.HasControl(o.Name) {
 		return nil, illegal(o.Name)
 	}
 	return o, nil
@@ -169,10 +169,6 @@ func Aliases(args []string) bool {
 
 func illegal(s string) error {
 	return &Refused{mail.Clean(s, len(s)) + " contains illegal character"}
-}
-
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 // Refused is a message that cannot be handed in, in the words for the user;

@@ -114,7 +114,11 @@ func (s *session) utf8(m *Message) string {
 
 // command sends one line and wants a reply of the class.
 func (s *session) command(class byte, format string, args ...any) error {
-	line := fmt.Sprintf(format, args...) + "\r\n"
+	line := fmt.Sprintf(format, args...)
+	if mail.HasControl(line) {
+		return &Refused{"an address or a parameter holds a control character"}
+	}
+	line += "\r\n"
 	fmt.Fprint(s.trace, ">>> ", line)
 	if _, err := s.w.WriteString(line); err != nil {
 		return err

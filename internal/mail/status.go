@@ -84,6 +84,25 @@ func parseEnh(s string, enh *[3]uint8) bool {
 	return true
 }
 
+// HasControl reports whether s holds an octet below the blank, or DEL: in a
+// command or a header line it could begin another.
+func HasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// OneLine is s for a header line: cleaned if it holds a control octet.
+func OneLine(s string) string {
+	if HasControl(s) {
+		return Clean(s, len(s))
+	}
+	return s
+}
+
 // Clean makes text from outside fit to be stored, logged and sent: control
 // octets become '?', and it is cut to max octets, never inside a UTF-8
 // sequence.

@@ -54,7 +54,7 @@ func (r *Received) Append(b []byte) []byte {
 	}
 	if !r.For.IsNull() {
 		b = append(b, "\n\tfor <"...)
-		b = append(b, r.For.String()...)
+		b = append(b, mail.OneLine(r.For.String())...)
 		b = append(b, '>')
 	}
 	b = append(b, ";\n\t"...)

@@ -188,7 +188,7 @@ func (r *Rewriter) flush(dst []byte) []byte {
 	dst = append(dst, r.field[:colon]...)
 	value := r.field[colon : len(r.field)-1]
 	if r.keep == author && r.o.Masquerade != nil {
-		dst = masquerade(dst, value, r.o.Masquerade.String())
+		dst = masquerade(dst, value, mail.OneLine(r.o.Masquerade.String()))
 	} else {
 		dst = complete(dst, value, r.o.Domain)
 	}
