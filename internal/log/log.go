@@ -21,8 +21,9 @@ import (
 // Logger writes lines. It is safe for concurrent use; copies made by With share
 // the writer and the switches.
 type Logger struct {
-	s *slog.Logger
+	s *slog.Logger // of FormJSON; nil: lines
 	c *core
+	b *Batch // takes the lines, or nil
 }
 
 // core is what all copies of a Logger share.
@@ -50,11 +51,11 @@ const (
 // New makes a Logger on w. Each line is one call of w.Write.
 func New(w io.Writer, form Form) *Logger {
 	c := &core{w: w, form: form}
-	var h slog.Handler = &handler{c: c}
+	l := &Logger{c: c}
 	if form == FormJSON {
-		h = slog.NewJSONHandler(&locked{c}, &slog.HandlerOptions{Level: leveler{c}})
+		l.s = slog.New(slog.NewJSONHandler(&locked{c}, &slog.HandlerOptions{Level: leveler{c}}))
 	}
-	return &Logger{s: slog.New(h), c: c}
+	return l
 }
 
 // Discard is a Logger whose lines go nowhere.
@@ -114,7 +115,7 @@ func (b *Batch) add(line []byte) {
 func (l *Logger) Batch() *Batch {
 	b := &Batch{l: l}
 	if l.c.form != FormJSON {
-		b.l = &Logger{s: slog.New(&handler{c: l.c, to: b}), c: l.c}
+		b.l = &Logger{c: l.c, b: b}
 	}
 	return b
 }
@@ -194,7 +195,11 @@ func (l *Logger) Debug(msg string, attrs ...slog.Attr) {
 }
 
 func (l *Logger) put(level slog.Level, msg string, attrs []slog.Attr) {
-	l.s.LogAttrs(context.Background(), level, msg, attrs...)
+	if l.s != nil {
+		l.s.LogAttrs(context.Background(), level, msg, attrs...)
+		return
+	}
+	l.line(level, msg, attrs)
 }
 
 // Raw is an attribute printed as it is. The text must be ours, or cleaned and
@@ -225,43 +230,28 @@ func (w *locked) Write(b []byte) (int, error) {
 	return w.c.write(b)
 }
 
-// handler prints records as mail log lines.
-type handler struct {
-	c    *core
-	with []slog.Attr
-	to   *Batch // in place of the core's writer, or nil
-}
-
-func (h *handler) Enabled(context.Context, slog.Level) bool { return true }
-
-func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &handler{c: h.c, to: h.to, with: append(h.with[:len(h.with):len(h.with)], attrs...)}
-}
-
-func (h *handler) WithGroup(string) slog.Handler { return h } // lines have no groups
-
 var lines = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
 
-func (h *handler) Handle(_ context.Context, r slog.Record) error {
+// line prints a line of the mail log. It is not left to slog, which would look
+// up who logs it.
+func (l *Logger) line(level slog.Level, msg string, attrs []slog.Attr) {
 	p := lines.Get().(*[]byte)
 	defer lines.Put(p)
 	b := (*p)[:0]
-	if h.c.form == FormSeverity {
-		b = append(b, '<', severity(r.Level), '>')
+	if l.c.form == FormSeverity {
+		b = append(b, '<', severity(level), '>')
 	}
-	b = append(b, oneLine(r.Message)...)
-	for _, a := range h.with {
+	b = append(b, oneLine(msg)...)
+	for _, a := range attrs {
 		b = appendAttr(b, a)
 	}
-	r.Attrs(func(a slog.Attr) bool { b = appendAttr(b, a); return true })
 	b = append(b, '\n')
 	*p = b
-	if h.to != nil {
-		h.to.add(b)
-		return nil
+	if l.b != nil {
+		l.b.add(b)
+		return
 	}
-	_, err := h.c.write(b)
-	return err
+	_, _ = l.c.write(b) // there is no other place to say that it failed
 }
 
 // severity is the digit of syslog(3): crit 2, err 3, info 6, debug 7.

@@ -3,10 +3,10 @@ package log
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -30,6 +30,9 @@ type Syslog struct {
 	mu    sync.Mutex
 	conn  net.Conn
 	tried time.Time // of the last failed connect
+
+	buf, stamp []byte // of the last line, and of its second
+	second     int64
 }
 
 // retryDial is how long a log daemon that is gone is left alone.
@@ -62,19 +65,34 @@ func (s *Syslog) Line(pid int, line []byte) {
 	pri := facilityMail<<3 | int(severity-'0')
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn != nil || s.dial() {
-		if s.send(fmt.Appendf(nil, "<%d>%s smtpd[%d]: %s", pri, s.now().Format(time.Stamp), pid, line)) {
-			return
-		}
+	if s.reach() && s.send(s.message(pri, pid, line)) {
+		return
 	}
 	// The log must not be lost: an operator in trouble looks here next.
-	fmt.Fprintf(s.fallback, "%s\n", line)
+	s.buf = append(append(s.buf[:0], line...), '\n')
+	_, _ = s.fallback.Write(s.buf) // there is no other place
 }
+
+// message is a line as the daemon takes it.
+func (s *Syslog) message(pri, pid int, line []byte) []byte {
+	if now := s.now(); now.Unix() != s.second {
+		s.second = now.Unix()
+		s.stamp = now.AppendFormat(s.stamp[:0], time.Stamp)
+	}
+	b := append(strconv.AppendInt(append(s.buf[:0], '<'), int64(pri), 10), '>')
+	b = append(append(b, s.stamp...), " smtpd["...)
+	b = append(strconv.AppendInt(b, int64(pid), 10), "]: "...)
+	s.buf = append(b, line...)
+	return s.buf
+}
+
+// reach reports whether there is a connection, or one could be made.
+func (s *Syslog) reach() bool { return s.conn != nil || s.dial() }
 
 // send makes two tries: a daemon that was restarted has a new socket.
 func (s *Syslog) send(msg []byte) bool {
 	for range 2 {
-		if s.conn == nil && !s.dial() {
+		if !s.reach() {
 			return false
 		}
 		_ = s.conn.SetWriteDeadline(time.Now().Add(writeWait)) // cannot fail on an open socket
