@@ -144,7 +144,8 @@ type expansion struct {
 	nodes  int
 	depth  int             // of the node last entered, for the trace
 	done   map[string]bool // addresses that were expanded: false while they are
-	boxes  map[string]bool // envelopes there are, by where they lead
+	first  string          // where the first envelope leads
+	boxes  map[string]bool // where all lead; nil: there is one at most
 }
 
 // place is an address that is being expanded, with the rule that took it.
@@ -193,12 +194,16 @@ func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
 	if err := e.enter(depth); err != nil {
 		return err
 	}
+	p, err := e.rule(addr, internal)
+	relay := err == nil && p.action.Method == config.MethodRelay
+	if relay && depth == 0 {
+		return e.relay(p) // that was all
+	}
 	if e.done == nil {
 		e.done = map[string]bool{}
 	}
 	e.done[key] = false
-	p, err := e.rule(addr, internal)
-	if err == nil && p.action.Method == config.MethodRelay {
+	if relay {
 		err = e.relay(p)
 	} else if err == nil && p.action.Virtual != "" {
 		err = e.virtual(p, depth)
@@ -252,21 +257,27 @@ func (e *expansion) rule(addr mail.Address, internal bool) (*place, error) {
 
 // relay ends a branch: the address is sent on.
 func (e *expansion) relay(p *place) error {
-	e.say("relay to " + p.addr.String() + " by action " + p.action.Name)
+	if e.trace != nil {
+		e.say("relay to " + p.addr.String() + " by action " + p.action.Name)
+	}
 	return e.submit(&node{place: p}, mail.KindMTA, "", "")
 }
 
 // submit adds an envelope, unless one leads to the same place already.
 func (e *expansion) submit(n *node, kind mail.Kind, user, exec string) error {
 	p, box := n.place, e.box(n, kind, user, exec)
+	if len(e.result.Envelopes) == 0 {
+		e.first = box // mostly the only one
+	} else if e.boxes == nil {
+		e.boxes = map[string]bool{e.first: true}
+	}
 	if e.boxes[box] {
 		e.say("the same as before")
 		return nil
 	}
-	if e.boxes == nil {
-		e.boxes = map[string]bool{}
+	if e.boxes != nil {
+		e.boxes[box] = true
 	}
-	e.boxes[box] = true
 	if len(e.result.Envelopes) >= MaxEnvelopes {
 		return e.trouble("too many envelopes")
 	}

@@ -217,13 +217,12 @@ func List[T any](c *Codec, l *[]T, max int, item func(*Codec, *T)) {
 		if n > 0 {
 			*l = make([]T, 0, min(n, 256))
 		}
-		for range n {
-			var v T
-			item(c, &v)
-			if c.err != nil {
+		for i := range n {
+			var none T
+			*l = append(*l, none)
+			if item(c, &(*l)[i]); c.err != nil {
 				return
 			}
-			*l = append(*l, v)
 		}
 		return
 	}

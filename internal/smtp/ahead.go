@@ -36,6 +36,9 @@ func (s *Session) expansion(to mail.Address, dsn mail.DSN) ([]mail.Envelope, err
 	tx.ahead = s.lookAhead()
 	first := s.template(to, dsn)
 	r := &Rcpt{Session: s.client.Session, Envelope: first, TLS: s.tls != nil, Local: s.isLocal()}
+	if len(tx.ahead) > 0 {
+		r.Next = make([]mail.Envelope, 0, len(tx.ahead))
+	}
 	for i := range tx.ahead {
 		next := s.template(tx.ahead[i].to, tx.ahead[i].dsn)
 		next.Created = first.Created
@@ -60,6 +63,9 @@ func (s *Session) lookAhead() []known {
 	const verb = "RCPT TO:"
 	var list []known
 	rest := s.wire.buffered()
+	if n := bytes.Count(rest, []byte("\n")); n > 1 {
+		list = make([]known, 0, min(n, maxAhead))
+	}
 	for len(list) < min(maxAhead, s.c.SMTP.MaxRcpt-len(s.tx.rcpts)-1) {
 		line, more, ok := bytes.Cut(rest, []byte("\r\n"))
 		if !ok || len(line) > maxCommand || len(line) < len(verb) || !strings.EqualFold(string(line[:len(verb)]), verb) {

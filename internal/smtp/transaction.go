@@ -3,6 +3,7 @@ package smtp
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"smtpd/internal/config"
@@ -324,7 +325,9 @@ func (tx *transaction) add(envelopes []mail.Envelope, c *Config) (last int) {
 		return 1
 	}
 	if tx.boxes == nil {
-		tx.boxes = make(map[mailbox]int, len(tx.envelopes)+len(envelopes))
+		n := len(tx.envelopes) + len(envelopes) + len(tx.ahead) // those come next
+		tx.boxes = make(map[mailbox]int, n)
+		tx.envelopes = slices.Grow(tx.envelopes, n-len(tx.envelopes))
 		for i := range tx.envelopes {
 			tx.boxes[boxOf(&tx.envelopes[i])] = i + 1
 		}

@@ -99,7 +99,9 @@ func (s *state) part(m *imsg.CommitPart) {
 func (in *intake) take(m *imsg.Commit) (envs []mail.Envelope, ok bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	envs = append(in.parts[m.ID], m.Envelopes...)
+	if envs = m.Envelopes; len(in.parts[m.ID]) > 0 {
+		envs = append(in.parts[m.ID], envs...)
+	}
 	delete(in.parts, m.ID)
 	delete(in.bodies, m.ID)
 	whole := m.Total == 0 || m.Total == len(envs) // a part may have been dropped, or died with an earlier queue
