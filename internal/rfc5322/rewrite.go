@@ -59,6 +59,9 @@ type Rewriter struct {
 	body    bool
 }
 
+// authResults is the field of RFC 8601.
+const authResults = "authentication-results"
+
 // action is what happens to the lines of a field.
 type action uint8
 
@@ -223,7 +226,7 @@ func (r *Rewriter) classify(name, value []byte) action {
 			return drop
 		}
 	case 22:
-		if is(name, "authentication-results") && r.ours(value) {
+		if is(name, authResults) && ours(r.o.AuthServIDs, value) {
 			return drop
 		}
 	}
@@ -233,8 +236,8 @@ func (r *Rewriter) classify(name, value []byte) action {
 // ours reports whether an Authentication-Results field claims to be written by
 // us. A name on a continuation line, or behind a comment, is taken for ours:
 // honest writers put it first (RFC 8601 section 2.2).
-func (r *Rewriter) ours(value []byte) bool {
-	if len(r.o.AuthServIDs) == 0 {
+func ours(ids []string, value []byte) bool {
+	if len(ids) == 0 {
 		return false
 	}
 	value = bytes.TrimLeft(value, " \t")
@@ -245,7 +248,34 @@ func (r *Rewriter) ours(value []byte) bool {
 		value = value[:i]
 	}
 	value = bytes.TrimSuffix(value, []byte{'.'})
-	return slices.ContainsFunc(r.o.AuthServIDs, func(id string) bool { return is(value, id) })
+	return slices.ContainsFunc(ids, func(id string) bool { return is(value, id) })
+}
+
+// Guard finds Authentication-Results of others in our names where no Rewriter
+// stands: before filters, which write such fields themselves. The zero value
+// finds none.
+type Guard struct {
+	ids  []string
+	drop bool // the field that is under way
+	body bool
+}
+
+// NewGuard makes a guard of names for one message; see Options.AuthServIDs.
+func NewGuard(ids []string) Guard { return Guard{ids: ids} }
+
+// Drops reports whether a line, which comes after all before it, without its
+// line end and dot-stuffing, is to be removed.
+func (g *Guard) Drops(line []byte) bool {
+	switch {
+	case g.body || len(line) == 0:
+		g.body = true
+		return false
+	case line[0] == ' ' || line[0] == '\t':
+		return g.drop
+	}
+	name, value, ok := bytes.Cut(line, []byte{':'})
+	g.drop = ok && is(bytes.TrimRight(name, " \t"), authResults) && ours(g.ids, value)
+	return g.drop
 }
 
 // is compares without regard to the case of ASCII letters.

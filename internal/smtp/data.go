@@ -72,11 +72,13 @@ func (s *Session) openMessage(dots bool) {
 	if s.filter != nil {
 		lines = s.filter.Lines(s.ctx, func(line []byte) { m.store.filtered(line) })
 	}
+	var guard rfc5322.Guard
 	if lines != nil {
-		o.Own = 1
+		guard = rfc5322.NewGuard(o.AuthServIDs)
+		o.Own, o.AuthServIDs = 1, nil // filters write them in our name
 	}
 	m = newMessage(s.ctx, s.c.Backend, tx.id, o)
-	m.lines = lines
+	m.lines, m.guard = lines, guard
 	if m.max = s.c.SMTP.MaxMessageSize; s.notice {
 		m.max = math.MaxInt64 // its size is our own affair
 	}

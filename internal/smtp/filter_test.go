@@ -276,3 +276,32 @@ func TestFilterLines(t *testing.T) {
 		})
 	}
 }
+
+// What filters say of a message in our name stays; what the client says in our
+// name does not reach them, however it is written.
+func TestFilterForged(t *testing.T) {
+	f := &recorder{lines: func(s string) []string {
+		if strings.HasPrefix(s, "Received: ") {
+			return []string{"Authentication-Results: mx.example.org;", "\tdkim=pass", s}
+		}
+		return []string{s}
+	}}
+	u, c := filtered(t, f)
+	c.reply()
+	c.must("HELO c", "MAIL FROM:<>", "RCPT TO:<alice@x>", "DATA")
+	if got := normal(c.cmd("Authentication-Results: mx.example.org; dkim=forged\r\n.Authentication-Results: mx.example.org;\r\n\tdkim=forged\r\n" +
+		"AUTHENTICATION-RESULTS :\r\n mx.example.org; dkim=forged\r\nAuthentication-Results: other;\r\n\tspf=pass\r\nA: b\r\n\r\n" +
+		"Authentication-Results: mx.example.org; text\r\n.")); got != accepted {
+		t.Fatal(got)
+	}
+	body := u.b.stored()[0].body
+	if seen := strings.Join(f.seen, "\n"); strings.Contains(seen, "forged") || strings.Contains(body, "forged") {
+		t.Errorf("seen:\n%s\nstored:\n%s", seen, body)
+	}
+	for _, want := range []string{"Authentication-Results: mx.example.org;\n\tdkim=pass\nReceived: ",
+		"\nAuthentication-Results: other;\n\tspf=pass\nA: b\n", "\n\nAuthentication-Results: mx.example.org; text\n"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%q is missing in\n%s", want, body)
+		}
+	}
+}

@@ -16,12 +16,13 @@ import (
 // become lines, lines may pass filters, and then they are stored. All but the
 // store belongs to the session's goroutine.
 type message struct {
-	max     int64     // octets of the client
-	maxLine int       // octets of a line with its line end
-	repair  bool      // bare CR and LF end lines; else they refuse the message
-	dots    bool      // DATA: dot-stuffed, and ends at CRLF.CRLF
-	lines   Lines     // filters, or nil
-	binary  *unbinary // of BODY=BINARYMIME, or nil
+	max     int64         // octets of the client
+	maxLine int           // octets of a line with its line end
+	repair  bool          // bare CR and LF end lines; else they refuse the message
+	dots    bool          // DATA: dot-stuffed, and ends at CRLF.CRLF
+	lines   Lines         // filters, or nil
+	guard   rfc5322.Guard // before filters
+	binary  *unbinary     // of BODY=BINARYMIME, or nil
 
 	carry  []byte // a line that has not come in whole
 	first  bool   // no line has come yet
@@ -217,6 +218,13 @@ func (m *message) pass(line []byte, stuffed bool) {
 			return
 		}
 		m.first = false
+		plain := line
+		if dot && m.dots && stuffed {
+			plain = line[1:]
+		}
+		if m.guard.Drops(plain) {
+			return
+		}
 		if dot && !(m.dots && stuffed) {
 			line = append([]byte{'.'}, line...)
 		}
