@@ -27,6 +27,8 @@ func TestResultsGather(t *testing.T) {
 		near.Serve(func(*ipc.Request) {}, nil, nil)
 		ipc.ConnectMemory(near, far)
 		r := New(near, func() []mail.EnvelopeID { return nil }, func([]imsg.Result) {})
+		before := 0
+		r.Before = func() { before++ }
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { r.Run(ctx) })
@@ -42,6 +44,9 @@ func TestResultsGather(t *testing.T) {
 		mu.Lock()
 		if len(calls) != 2 || calls[0] != 1 || calls[1] != 10 {
 			t.Errorf("got calls with %v results; want 1 and 10", calls)
+		}
+		if before != len(calls) {
+			t.Errorf("Before was called %d times for %d calls", before, len(calls))
 		}
 		mu.Unlock()
 		cancel()

@@ -33,6 +33,10 @@ const (
 // gatherTime after it was made, the next results gather, so that many share one
 // call and one commit of queue. It is safe for concurrent use.
 type Results struct {
+	// Before, when set before Run, is called before each call: what it writes is
+	// there when queue hears of the ends.
+	Before func()
+
 	link    *ipc.Link
 	held    func() []mail.EnvelopeID
 	settled func([]imsg.Result)
@@ -108,6 +112,9 @@ func (r *Results) send(ctx context.Context) {
 		r.mu.Unlock()
 		if n == 0 || ctx.Err() != nil {
 			return
+		}
+		if r.Before != nil {
+			r.Before()
 		}
 		r.last = time.Now()
 		a, err := ipc.Ask[*imsg.Done](ctx, r.link, &imsg.Results{Results: batch})

@@ -13,7 +13,8 @@ import (
 const gatherTime = 5 * time.Millisecond
 
 // lines is the log of deliveries. A line that comes alone is written at once,
-// those that come closely behind another together. It is safe for concurrent use.
+// those that come closely behind another together, before queue hears of them.
+// It is safe for concurrent use.
 type lines struct {
 	mu    sync.Mutex
 	batch *log.Batch

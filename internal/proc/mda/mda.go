@@ -105,6 +105,7 @@ func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
 	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
 		envelopes: env.Stat.Counter("mda.envelope")}
 	s.results, s.lines = lease.New(p.Queue, s.holding, s.settled), newLines(env.Log)
+	s.results.Before = s.lines.flush
 	s.pool = newPool(env)
 	s.pool.finished, s.pool.hold, s.pool.release = s.finished, s.hold, s.release
 	s.pool.setLimits(conf.MDA)

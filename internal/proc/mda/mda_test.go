@@ -748,6 +748,32 @@ func TestMoreUsersThanPlaces(t *testing.T) {
 	}
 }
 
+// TestTurns: while mail goes on coming users wait for the places of others until
+// it pays, and no longer than turnWait.
+func TestTurns(t *testing.T) {
+	start := time.Unix(1000000000, 0)
+	mails := func(n int) []*job { return make([]*job, n) }
+	tests := map[string]struct {
+		lane  lane
+		quiet time.Duration // since the last mail of anybody
+		want  int
+	}{
+		"one mail":         {lane{plain: mails(1), since: start}, 0, 0},
+		"some mails":       {lane{plain: mails(turnMails - 1), since: start}, 0, 0},
+		"enough mails":     {lane{plain: mails(turnMails - 2), commands: mails(2), since: start}, 0, 1},
+		"long enough":      {lane{plain: mails(1), since: start.Add(-turnWait)}, 0, 1},
+		"a client waits":   {lane{plain: mails(1), since: start, asked: true}, 0, 1},
+		"nothing comes":    {lane{plain: mails(1), since: start}, flowTime, 1},
+		"nothing just now": {lane{plain: mails(1), since: start}, flowTime - 1, 0},
+	}
+	for name, tt := range tests {
+		p := &pool{waiting: []*lane{&tt.lane}, came: start.Add(-tt.quiet)}
+		if got := p.due(start); got != tt.want {
+			t.Errorf("%s: got %d due; want %d", name, got, tt.want)
+		}
+	}
+}
+
 // TestIdleWorkers gives six users three rounds of mail and as many places: one
 // worker each is enough.
 func TestIdleWorkers(t *testing.T) {

@@ -24,14 +24,19 @@ const (
 	// idleTime is how long a worker without work is kept. It ends by itself a
 	// little later, so it is never asked when it may be gone.
 	idleTime = 8 * time.Second
-	// turnTime is how long a worker that has work, or will have soon by what it had
-	// so far, is kept when others want its place. Ours: to start one costs as much
-	// as ten deliveries, and those who wait gather more work for their turn.
+	// turnTime is how long a worker that has work is kept when others want its
+	// place.
 	turnTime = 2 * time.Second
-	// restTime is how long one without work is kept then, at least.
-	restTime = 100 * time.Millisecond
+	// While all places are taken and mail goes on coming, a user waits for the place
+	// of a worker without work until turnMails have gathered, or for turnWait. Ours:
+	// to start a worker costs as much as ten deliveries, and what has gathered goes
+	// to disk together; users who took turns for each mail did nothing else. Once no
+	// mail has come for flowTime, there is nothing to gather.
+	turnMails = 8
+	turnWait  = time.Second
+	flowTime  = 20 * time.Millisecond
 	// turnCheck is how often places are looked at while users wait.
-	turnCheck = 50 * time.Millisecond
+	turnCheck = flowTime
 	// startTime bounds the start of a worker, runTime a delivery: the worker
 	// itself ends it after 300 s.
 	startTime = 30 * time.Second
@@ -69,19 +74,9 @@ type lane struct {
 	held     int       // envelopes given back to queue until there is room, as far as known
 	recheck  bool      // there may be some that are not known of
 	last     time.Time // had work
+	since    time.Time // wants a worker
+	asked    bool      // a client waits for the answer of a store
 	idle     *time.Timer
-
-	came time.Time     // the latest delivery
-	gap  time.Duration // between two of them, about; 0: not known
-}
-
-// rested reports that the worker has nothing to do, and for longer than it
-// usually waits for the next delivery.
-func (l *lane) rested(now time.Time) bool {
-	if !l.unused() || !l.empty() {
-		return false
-	}
-	return now.Sub(l.last) >= max(restTime, min(3*l.gap, turnTime))
 }
 
 // worker is one delivery process.
@@ -110,9 +105,10 @@ type pool struct {
 	mu      sync.Mutex
 	limits  config.MDA
 	lanes   map[identity]*lane
-	waiting []*lane // want a worker, in order
-	live    int     // workers there or starting
-	busy    int     // commands running
+	waiting []*lane   // want a worker, in order
+	came    time.Time // the latest delivery
+	live    int       // workers there or starting
+	busy    int       // commands running
 	check   *time.Timer
 	stopped bool
 }
@@ -159,11 +155,8 @@ func (p *pool) submit(j *job) {
 	}
 	p.gPending.Add(1)
 	l.add(j)
-	now := p.now()
-	if !l.came.IsZero() {
-		l.gap = (3*l.gap + now.Sub(l.came)) / 4
-	}
-	l.came = now
+	l.asked = l.asked || j.answer != nil
+	p.came = p.now()
 	p.pump(l)
 	p.mu.Unlock()
 }
@@ -292,13 +285,13 @@ func (p *pool) place(l *lane) {
 		p.startWorker(l)
 		return
 	}
-	l.wants = true
+	l.wants, l.since = true, p.now()
 	p.waiting = append(p.waiting, l)
 	p.makeRoom()
 }
 
 func (p *pool) startWorker(l *lane) {
-	l.starting = true
+	l.starting, l.asked = true, false
 	p.live++
 	j := append(l.plain[:len(l.plain):len(l.plain)], l.commands...)[0]
 	p.tasks.Go(func() { p.start(l, j.user) })
@@ -316,28 +309,32 @@ func (p *pool) fill() {
 	}
 }
 
-// makeRoom ends workers while others wait for their places: first those that
-// rest, then those whose turn is over. It comes back for the others. The lock is
-// held.
+// makeRoom ends workers while others have waited enough for their places: first
+// those without work, the longest so before the others, then those whose turn is
+// over. It comes back for the rest. The lock is held.
 func (p *pool) makeRoom() {
 	if p.stopped || len(p.waiting) == 0 {
 		return
 	}
-	now, want := p.now(), len(p.waiting)
+	now := p.now()
+	want := p.due(now)
+	var idle, over []*lane
 	for _, l := range p.lanes {
-		if w := l.worker; w != nil && w.leave {
+		switch w := l.worker; {
+		case w == nil:
+		case w.leave:
 			want-- // its place will be free
+		case l.unused() && l.empty():
+			idle = append(idle, l)
+		case now.Sub(w.begun) >= turnTime:
+			over = append(over, l)
 		}
 	}
-	for _, over := range []func(*lane) bool{
-		func(l *lane) bool { return l.rested(now) },
-		func(l *lane) bool { return now.Sub(l.worker.begun) >= turnTime },
-	} {
-		for _, l := range p.lanes {
-			if w := l.worker; want > 0 && w != nil && !w.leave && over(l) {
-				want--
-				p.dismiss(l, w)
-			}
+	if want > 0 {
+		slices.SortFunc(idle, func(a, b *lane) int { return a.last.Compare(b.last) })
+		rest := append(idle, over...)
+		for _, l := range rest[:min(want, len(rest))] {
+			p.dismiss(l, l.worker)
 		}
 	}
 	if p.check == nil {
@@ -349,6 +346,20 @@ func (p *pool) makeRoom() {
 			p.makeRoom()
 		})
 	}
+}
+
+// due counts those who have waited enough.
+func (p *pool) due(now time.Time) int {
+	if now.Sub(p.came) >= flowTime {
+		return len(p.waiting)
+	}
+	n := 0
+	for _, l := range p.waiting {
+		if l.asked || len(l.plain)+len(l.commands) >= turnMails || now.Sub(l.since) >= turnWait {
+			n++
+		}
+	}
+	return n
 }
 
 // dismiss gives a worker nothing more and ends it once it has nothing to do.
