@@ -194,10 +194,14 @@ func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope
 	k := relayKey{domain: lower(env.Dest.Domain), helo: a.Helo, heloTable: a.HeloSrc, srcTable: a.Src,
 		prefer: a.Prefer, pki: a.PKI, ca: a.CA, ciphers: a.Ciphers, protocols: a.Protocols, srs: a.SRS,
 		requireTLS: wanted && !env.Sender.IsNull(), port: 25, filters: filtersKey(a.Filter)}
-	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: wanted}
+	facts := tlsFacts{scheme: config.SchemeSMTP, tls: a.TLS, noVerify: a.NoVerify, requireTLS: wanted,
+		notice: env.Sender.IsNull()}
 	u, isHost, fail := e.smarthost(ctx, a, k.domain, env.Sender)
 	if fail == nil && !isHost {
 		facts.domain, fail = e.tlsWish(ctx, k.domain)
+		if k.requireTLS {
+			facts.host = e.trustIn(ctx, k.domain)
+		}
 	}
 	if fail != nil {
 		return k, fail
@@ -219,11 +223,8 @@ func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope
 			e.mu.Unlock()
 		}
 	}
-	var ok bool
-	if k.policy, ok = decideTLS(facts); !ok {
-		return k, &failTLSWanted
-	}
-	return k, nil
+	k.policy, fail = decideTLS(facts)
+	return k, fail
 }
 
 // smarthost is the relay URL of an action, by sender, else by domain or for all;

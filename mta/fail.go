@@ -46,6 +46,7 @@ var (
 	failSender      = failure{code: 553, enh: [3]uint8{5, 1, 7}, text: "Reverse-path cannot be sent"}
 	failRcpt        = failure{code: 553, enh: [3]uint8{5, 1, 3}, text: "Recipient address cannot be sent"}
 	failUTF8        = failure{code: 553, enh: [3]uint8{5, 6, 7}, text: "Remote host does not support SMTPUTF8"}
+	failUnsecured   = failure{code: 550, enh: [3]uint8{5, 7, 30}, text: "Mail exchangers are not secured as REQUIRETLS demands"}
 	failRequireTLS  = failure{code: 550, enh: [3]uint8{5, 7, 30}, text: "Remote host does not support REQUIRETLS"}
 )
 

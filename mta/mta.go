@@ -115,6 +115,9 @@ const (
 // records, and ends when ctx does.
 type DNS interface {
 	Query(ctx context.Context, name string, qtype uint16) ([]Record, Result)
+	// Secured reports whether DNSSEC vouches for the answer to that question, by
+	// the word of a resolver that we believe.
+	Secured(ctx context.Context, name string, qtype uint16) bool
 }
 
 // Tables asks tables of the configuration. It is safe for concurrent use. An

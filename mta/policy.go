@@ -41,6 +41,15 @@ func (p tlsPolicy) String() string {
 	return "when offered" + verified
 }
 
+// hostTrust is why we believe that a host is one for the destination.
+type hostTrust uint8
+
+const (
+	hostGiven   hostTrust = iota // the relay URL, or an address literal, names it
+	hostFromDNS                  // MX records that anybody may have changed on the way
+	hostSecured                  // MX records that DNSSEC vouches for; a policy of MTA-STS would too
+)
+
 // tlsFacts are what the policy is decided from. DANE and MTA-STS will be two
 // more of them, each with a row in tlsRows.
 type tlsFacts struct {
@@ -48,6 +57,8 @@ type tlsFacts struct {
 	tls        bool           // the action says tls
 	noVerify   bool           // and no-verify
 	requireTLS bool           // the message came with REQUIRETLS (RFC 8689)
+	notice     bool           // it is a notice, which is rather sent than lost (section 5)
+	host       hostTrust      // asked for with requireTLS only
 	domain     config.TLSWish // what mta tls says of the destination
 }
 
@@ -56,13 +67,13 @@ type tlsRow struct {
 	holds  func(f *tlsFacts) bool
 	need   tlsNeed
 	verify bool
-	clash  bool // what is asked for contradicts itself
+	fail   *failure // not nil: mail does not go
 	why    string
 }
 
 // tlsRows is the whole decision: the first row that holds decides.
 var tlsRows = []tlsRow{
-	{clash: true, why: "tls is asked for, but the relay URL says smtp+notls",
+	{fail: &failTLSWanted, why: "tls is asked for, but the relay URL says smtp+notls",
 		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPNoTLS && (f.tls || f.requireTLS) }},
 	{need: tlsNever, why: "the relay URL says smtp+notls",
 		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPNoTLS }},
@@ -72,6 +83,8 @@ var tlsRows = []tlsRow{
 		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPS && f.noVerify }},
 	{need: tlsImplicit, verify: true, why: "the relay URL says smtps",
 		holds: func(f *tlsFacts) bool { return f.scheme == config.SchemeSMTPS }},
+	{fail: &failUnsecured, why: "the message asks for REQUIRETLS, and neither DNSSEC nor MTA-STS secures the mail exchangers",
+		holds: func(f *tlsFacts) bool { return f.requireTLS && !f.notice && f.host == hostFromDNS }},
 	{need: tlsRequired, verify: true, why: "the message asks for REQUIRETLS",
 		holds: func(f *tlsFacts) bool { return f.requireTLS }},
 	{need: tlsNever, why: "mta tls says never for the domain",
@@ -94,15 +107,27 @@ var tlsRows = []tlsRow{
 		holds: func(*tlsFacts) bool { return true }},
 }
 
-// decideTLS is what tlsRows say of the facts; false means that what is asked
-// for contradicts itself.
-func decideTLS(f tlsFacts) (tlsPolicy, bool) {
+// decideTLS is what tlsRows say of the facts; a failure: mail does not go, and
+// why is in the policy.
+func decideTLS(f tlsFacts) (tlsPolicy, *failure) {
 	for i := range tlsRows {
 		if r := &tlsRows[i]; r.holds(&f) {
-			return tlsPolicy{r.need, r.verify, r.why}, !r.clash
+			return tlsPolicy{r.need, r.verify, r.why}, r.fail
 		}
 	}
-	return tlsPolicy{}, false // not reached: the last row always holds
+	return tlsPolicy{}, &failTLSWanted // not reached: the last row always holds
+}
+
+// trustIn is why the hosts of a destination without relay host would be believed
+// (RFC 8689 section 4.2.1).
+func (e *Engine) trustIn(ctx context.Context, domain string) hostTrust {
+	if strings.HasPrefix(domain, "[") {
+		return hostGiven
+	}
+	if e.opt.DNS.Secured(ctx, domain, TypeMX) {
+		return hostSecured
+	}
+	return hostFromDNS
 }
 
 // scheme is how the log and listings name what a relay does.

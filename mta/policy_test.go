@@ -58,6 +58,7 @@ func TestShowTLS(t *testing.T) {
 	w.lists["<h>"] = []string{"smtps://hub.test"}
 	w.mx("d.test", "10 mx.d.test 192.0.2.1")
 	w.mx("o.test", "10 mx.d.test")
+	w.secured = map[string]bool{"MX o.test": true}
 	w.addr("hub.test", "192.0.2.9")
 	w.cfg.Actions = map[string]*config.Action{"hub": {Relay: &config.Relay{Host: "<h>"}}, "out": {Relay: &config.Relay{}},
 		"in": {}}
@@ -66,7 +67,7 @@ func TestShowTLS(t *testing.T) {
 			"  with REQUIRETLS: from the first octet, verified, to hosts that offer it\n" +
 			"  0 hub.test 192.0.2.9: certificate must be for hub.test\n" +
 			"action out: required, verified: mta tls says verified for the domain\n" +
-			"  with REQUIRETLS: required, verified, to hosts that offer it\n" +
+			"  with REQUIRETLS: mail is refused: the message asks for REQUIRETLS, and neither DNSSEC nor MTA-STS secures the mail exchangers\n" +
 			"  10 mx.d.test 192.0.2.1: certificate must be for mx.d.test",
 		"o.test": "action hub: from the first octet, verified: the relay URL says smtps\n" +
 			"  with REQUIRETLS: from the first octet, verified, to hosts that offer it\n" +
@@ -93,16 +94,19 @@ func TestRequireTLS(t *testing.T) {
 		first, second func(*peer)
 		want          string
 		notice        bool
+		unsecured     bool
 	}{
-		"the second does":          {tlsHost(cert, false, without), tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", false},
-		"none does":                {tlsHost(cert, false, without), tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false},
-		"no TLS, then none":        {without.serve, tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false},
-		"the second is away":       {tlsHost(cert, false, without), nil, "451 Network error on destination MXs", false},
-		"bad certificate":          {without.serve, tlsHost(self, false, with), "451 Network error on destination MXs", false},
-		"a notice is not lost":     {tlsHost(cert, false, without), nil, "250 250 2.0.0 queued as ABC123", true},
-		"a notice, in TLS only":    {without.serve, tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", true},
-		"a notice, never in clear": {without.serve, tlsHost(self, false, without), "451 Network error on destination MXs", true},
-		"only in clear, or hidden": {with.serve, with.serve, "550 Remote host does not support REQUIRETLS", false},
+		"nothing secures the MX":   {tlsHost(cert, false, with), nil, "550 Mail exchangers are not secured as REQUIRETLS demands", false, true},
+		"a notice, MX not secured": {tlsHost(cert, false, without), nil, "250 250 2.0.0 queued as ABC123", true, true},
+		"the second does":          {tlsHost(cert, false, without), tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", false, false},
+		"none does":                {tlsHost(cert, false, without), tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false, false},
+		"no TLS, then none":        {without.serve, tlsHost(other, false, without), "550 Remote host does not support REQUIRETLS", false, false},
+		"the second is away":       {tlsHost(cert, false, without), nil, "451 Network error on destination MXs", false, false},
+		"bad certificate":          {without.serve, tlsHost(self, false, with), "451 Network error on destination MXs", false, false},
+		"a notice is not lost":     {tlsHost(cert, false, without), nil, "250 250 2.0.0 queued as ABC123", true, false},
+		"a notice, in TLS only":    {without.serve, tlsHost(other, false, with), "250 250 2.0.0 queued as ABC123", true, false},
+		"a notice, never in clear": {without.serve, tlsHost(self, false, without), "451 Network error on destination MXs", true, false},
+		"only in clear, or hidden": {with.serve, with.serve, "550 Remote host does not support REQUIRETLS", false, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +117,7 @@ func TestRequireTLS(t *testing.T) {
 			if tt.second != nil {
 				w.hosts["192.0.2.2:25"] = tt.second
 			}
+			w.secured = map[string]bool{"MX d.test": !tt.unsecured}
 			without.lines, with.lines = nil, nil
 			w.run(func(e *Engine) {
 				m := w.message(&config.Relay{}, "u@d.test")

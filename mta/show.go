@@ -228,6 +228,7 @@ func (e *Engine) explainTLS(ctx context.Context, name string, a *config.Relay, d
 	d := destination{name: domain}
 	u, isHost, fail := e.smarthost(ctx, a, domain, mail.Address{})
 	if fail == nil && !isHost {
+		facts.host = e.trustIn(ctx, domain)
 		facts.domain, fail = e.tlsWish(ctx, domain)
 	}
 	if fail != nil {
@@ -236,15 +237,18 @@ func (e *Engine) explainTLS(ctx context.Context, name string, a *config.Relay, d
 	if isHost {
 		facts.scheme, d = u.Scheme, destination{name: u.Host, isHost: true}
 	}
-	p, ok := decideTLS(facts)
-	if !ok {
+	p, fail := decideTLS(facts)
+	if fail != nil {
 		return []string{"action " + name + ": mail is put off: " + p.why}
 	}
 	lines := []string{"action " + name + ": " + p.String() + ": " + p.why}
 	facts.requireTLS = true
-	if q, ok := decideTLS(facts); !ok {
+	switch q, fail := decideTLS(facts); {
+	case fail != nil && fail.code/100 == 5:
+		lines = append(lines, "  with REQUIRETLS: mail is refused: "+q.why)
+	case fail != nil:
 		lines = append(lines, "  with REQUIRETLS: mail is put off: "+q.why)
-	} else if q != p {
+	case q != p:
 		lines = append(lines, "  with REQUIRETLS: "+q.String()+", to hosts that offer it")
 	}
 	found, fail := resolve(ctx, e.opt.DNS, d)

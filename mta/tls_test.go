@@ -305,13 +305,17 @@ func TestDecideTLS(t *testing.T) {
 		"never, REQUIRETLS":  {tlsFacts{scheme: config.SchemeSMTP, requireTLS: true, domain: config.TLSWishNever}, tlsRequired, true, true},
 		"lmtp":               {tlsFacts{scheme: config.SchemeLMTP}, tlsIfCan, false, true},
 		"REQUIRETLS":         {tlsFacts{scheme: config.SchemeSMTP, requireTLS: true, noVerify: true, tls: true}, tlsRequired, true, true},
+		"REQUIRETLS, MX":     {tlsFacts{scheme: config.SchemeSMTP, requireTLS: true, host: hostFromDNS, tls: true}, tlsNever, false, false},
+		"REQUIRETLS, DNSSEC": {tlsFacts{scheme: config.SchemeSMTP, requireTLS: true, host: hostSecured}, tlsRequired, true, true},
+		"notice, MX":         {tlsFacts{scheme: config.SchemeSMTP, requireTLS: true, notice: true, host: hostFromDNS}, tlsRequired, true, true},
+		"MX":                 {tlsFacts{scheme: config.SchemeSMTP, host: hostFromDNS}, tlsIfCan, false, true},
 		"REQUIRETLS, notls":  {tlsFacts{scheme: config.SchemeSMTPNoTLS, requireTLS: true}, tlsNever, false, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, ok := decideTLS(tt.f)
-			if ok != tt.ok || p.need != tt.need || p.verify != tt.verify || p.why == "" {
-				t.Errorf("got %+v, %v", p, ok)
+			p, fail := decideTLS(tt.f)
+			if (fail == nil) != tt.ok || p.need != tt.need || p.verify != tt.verify || p.why == "" {
+				t.Errorf("got %+v, %v", p, fail)
 			}
 		})
 	}

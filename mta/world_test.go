@@ -27,15 +27,17 @@ import (
 // wants to know. Hosts are functions on one end of a pipe, so that all of it
 // runs in a synctest bubble.
 type world struct {
-	t      *testing.T
-	cfg    *config.Config
-	dns    map[string]fakeAnswer // "MX example.net" -> answer
-	tables map[string]map[string]string
-	lists  map[string][]string
-	certs  map[string]*tls.Certificate
-	roots  *x509.CertPool
-	hosts  map[string]func(*peer) // "192.0.2.1:25"; nil: never answers
-	opt    Options
+	t   *testing.T
+	cfg *config.Config
+	dns map[string]fakeAnswer // "MX example.net" -> answer
+	// secured are the questions whose answers DNSSEC vouches for.
+	secured map[string]bool
+	tables  map[string]map[string]string
+	lists   map[string][]string
+	certs   map[string]*tls.Certificate
+	roots   *x509.CertPool
+	hosts   map[string]func(*peer) // "192.0.2.1:25"; nil: never answers
+	opt     Options
 
 	mu       sync.Mutex
 	dialed   []string
@@ -105,6 +107,10 @@ func (w *world) Query(ctx context.Context, name string, qtype uint16) ([]Record,
 		}
 	}
 	return nil, DNSNoName
+}
+
+func (w *world) Secured(_ context.Context, name string, qtype uint16) bool {
+	return w.secured[typeNames[qtype]+" "+name]
 }
 
 func (w *world) Lookup(_ context.Context, table, service, key string) (string, bool, error) {

@@ -170,6 +170,7 @@ func (o *outside) Query(_ context.Context, _ string, qtype uint16) ([]mta.Record
 	}
 	return nil, mta.DNSNoData
 }
+func (o *outside) Secured(context.Context, string, uint16) bool { return false }
 func (o *outside) Lookup(_ context.Context, table, _, _ string) (string, bool, error) {
 	v, ok := o.maps[table]
 	return v, ok, nil

@@ -37,6 +37,12 @@ func (d *dns) Query(ctx context.Context, name string, qtype uint16) ([]mta.Recor
 	return records, mta.Result(a.Result)
 }
 
+// Secured implements mta.DNS.
+func (d *dns) Secured(ctx context.Context, name string, qtype uint16) bool {
+	a, err := ipc.Ask[*imsg.DNSAnswer](ctx, d.link, &imsg.DNSQuery{Name: name, QType: qtype})
+	return err == nil && a.AD
+}
+
 // tables asks lookup, except for tables that the configuration itself holds.
 type tables struct {
 	link *ipc.Link

@@ -316,7 +316,7 @@ func TestRelay(t *testing.T) {
 			slices.SortFunc(h.results, func(a, b imsg.Result) int { return int(a.ID) - int(b.ID) })
 			for i, code := range []int{250, 550, 250} {
 				r := h.results[i]
-				if r.Status.Code != code || r.Attempt != 3 || r.Remote != "127.0.0.1" {
+				if r.Status.Code != code || r.Attempt != 3 || r.Remote != "[127.0.0.1]" {
 					t.Errorf("result %d: got %+v, want code %d", i, r, code)
 				}
 			}
@@ -480,7 +480,7 @@ func TestShow(t *testing.T) {
 		"relays": "[relay:127.0.0.1,port=1,smtp+notls,mx] refcount=1 ntask=0 nconn=0 lastconn=0s timeout=- wait=\n" +
 			"  connector [] refcount=0 nconn=0 lastconn=0s timeout=- flags=ERROR_ROUTE_NET\n",
 		"mta paused": "",
-		"tls x.test": "action mx: when offered, not verified: nothing asks for more\n  with REQUIRETLS: required, verified, to hosts that offer it\n  Domain does not exist\n" +
+		"tls x.test": "action mx: when offered, not verified: nothing asks for more\n  with REQUIRETLS: mail is refused: the message asks for REQUIRETLS, and neither DNSSEC nor MTA-STS secures the mail exchangers\n  Domain does not exist\n" +
 			"action out: never: the relay URL says smtp+notls\n  with REQUIRETLS: mail is put off: tls is asked for, but the relay URL says smtp+notls\n  0 127.0.0.1 127.0.0.1: in clear\n",
 	} {
 		if got := ask(what); got != want {
