@@ -80,6 +80,7 @@ func commands() []entry {
 		{"trace smtp from <str> for <str>", traceSMTP(true, []string{"from", "for"}), true},
 		{"untrace smtp", traceSMTP(false, nil), true},
 		{"untrace smtp from <str>", traceSMTP(false, []string{"from"}), true},
+		{"discover all", discover, true},
 		{"corrupt inspect <str>", onSpool("corrupt inspect"), true},
 		{"corrupt remove <str>", onSpool("corrupt remove"), true},
 		{"corrupt return <str>", onSpool("corrupt return"), true},
@@ -290,7 +291,11 @@ func release(p *program, ctx context.Context, params []string) error {
 const maxRelease = 31 * 24 * time.Hour
 
 func discover(p *program, ctx context.Context, params []string) error {
-	n, err := p.number(ctx, ctl.ReqDiscover, params[0])
+	what := "all"
+	if len(params) > 0 {
+		what = params[0]
+	}
+	n, err := p.number(ctx, ctl.ReqDiscover, what)
 	if err != nil {
 		return err
 	}

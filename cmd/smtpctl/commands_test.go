@@ -44,6 +44,7 @@ func TestCommands(t *testing.T) {
 		"remove deadbeefdeadbeef":                  {says("0", nil), "remove deadbeefdeadbeef", outcome{"0 envelope removed\n", "", 0}},
 		"discover 7f5a56b65f591e71":                {says("1", nil), "discover 7f5a56b65f591e71", outcome{"1 envelope discovered\n", "", 0}},
 		"discover 7f5a56b6":                        {says("3", nil), "discover 7f5a56b6", outcome{"3 envelopes discovered\n", "", 0}},
+		"discover all":                             {says("2", nil), "discover all", outcome{"2 envelopes discovered\n", "", 0}},
 		"discover deadbeefdeadbeef":                {says("0", nil), "discover deadbeefdeadbeef", outcome{"0 envelopes discovered\n", "", 0}},
 		"remove all":                               {says("", no), "remove all", bad},
 		"show status":                              {rows("MDA|running", "MTA|running", "SMTP|paused"), "status", outcome{"MDA running\nMTA running\nSMTP paused\n", "", 0}},

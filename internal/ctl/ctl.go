@@ -66,7 +66,7 @@ const (
 	ReqPause    = "pause"    // the same
 	ReqResume   = "resume"   // the same
 	ReqRelease  = "release"  // pattern of domains, seconds that it lasts or 0; OK: number of envelopes that leave now
-	ReqDiscover = "discover" // evpid or msgid; OK: number
+	ReqDiscover = "discover" // evpid, msgid or "all"; OK: number
 	ReqSwitch   = "switch"   // name as imsg.Switch has it, "on" or "off"
 	ReqBlock    = "block"    // source address, domain
 	ReqUnblock  = "unblock"  // source address, domain

@@ -224,7 +224,7 @@ func (r *request) schedule(op imsg.SchedOp) (string, error) {
 	case 16:
 		m.Envelope, err = mail.ParseEnvelopeID(what)
 	default:
-		m.All = what == "all" && op != imsg.OpDiscover
+		m.All = what == "all"
 		if !m.All {
 			err = ctl.ErrFrame
 		}

@@ -98,6 +98,7 @@ func (s *state) suspend(now time.Time, m *imsg.SchedCommand) int64 {
 // discovery is a discover command under way: the queue names all it has, and
 // what the command is about is counted, whether it was known before or not.
 type discovery struct {
+	all      bool
 	message  mail.MessageID
 	envelope mail.EnvelopeID
 	ids      map[mail.EnvelopeID]struct{}
@@ -106,14 +107,14 @@ type discovery struct {
 
 // found counts an envelope that is there.
 func (d *discovery) found(id mail.EnvelopeID) {
-	if id == d.envelope || (d.envelope == 0 && id.Message() == d.message) {
+	if d.all || id == d.envelope || (d.envelope == 0 && id.Message() == d.message) {
 		d.ids[id] = struct{}{}
 	}
 }
 
 // discover begins a discovery.
 func (s *state) discover(m *imsg.SchedCommand, reply func(imsg.Msg)) {
-	s.discovers = append(s.discovers, &discovery{message: m.Message, envelope: m.Envelope,
+	s.discovers = append(s.discovers, &discovery{all: m.All, message: m.Message, envelope: m.Envelope,
 		ids: map[mail.EnvelopeID]struct{}{}, reply: reply})
 	s.out = append(s.out, &imsg.LoadAll{})
 	s.loads++

@@ -399,6 +399,8 @@ func TestDiscover(t *testing.T) {
 		b.expect("Attempt 2.1; ")
 		discover(imsg.SchedCommand{Message: 3}, 2, known, sched(3, 1, mail.KindMTA), sched(3, 2, mail.KindMTA))
 		b.expect("Attempt 3.1 3.2; ")
+		discover(imsg.SchedCommand{All: true}, 3, known, sched(4, 1, mail.KindMTA), lost)
+		b.expect("Attempt 4.1; ")
 
 		b.fromControl(&imsg.SchedCommand{Op: imsg.OpDiscover, Message: 9}, func(a imsg.Msg) { got = a.(*imsg.Count).N })
 		got = -1
