@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,8 +72,15 @@ type Options struct {
 const DefaultSpoolDir = "/var/mail"
 
 // DefaultLibexec are the folders in which the programs that wrappers stand around
-// are looked for.
-func DefaultLibexec() []string { return []string{"/usr/local/libexec/smtpd", "/usr/libexec/smtpd"} }
+// are looked for: first the one that our own program is in, as it is before an
+// installation.
+func DefaultLibexec() []string {
+	dirs := []string{"/usr/local/libexec/smtpd", "/usr/libexec/smtpd"}
+	if exe, err := os.Executable(); err == nil {
+		dirs = slices.Insert(dirs, 0, filepath.Dir(exe))
+	}
+	return dirs
+}
 
 // Deliverer delivers as the user that the process runs as. It is safe for
 // concurrent use. Close it when it is no longer used.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,12 +24,14 @@ var hostileParts = []string{";touch hacked;", "$(touch hacked)", "`touch hacked`
 const injectionConf = `listen on 127.0.0.1 port 25
 table names { "cmd" = "|/run/show alias '%{sender}' '%{rcpt.user}'", "bare" = "|/run/show bare %{sender} %{rcpt.user}", "fwd" = "bob" }
 mda wrapper wrap "/usr/bin/env WRAPPED=1 %{mda} wrapped"
+mda wrapper nice "/usr/bin/nice %{mda}"
 action names mbox alias <names>
 action word mda "/run/show mda '%{sender}' '%{rcpt.user}'"
 action bare mda "/run/show bare %{sender} %{rcpt.user}"
 action wrap mda "/run/show wrap %{sender} %{rcpt.user}" wrapper wrap
 action path maildir "~/rcpt/%{rcpt.user}"
 action sender maildir "~/from/%{sender.user}/x"
+action nice maildir "~/nice/%{rcpt.user}" wrapper nice
 action tags maildir "~/tags"
 match from any for domain names.test action names
 match from any for domain mda.test action word
@@ -36,6 +39,7 @@ match from any for domain bare.test action bare
 match from any for domain wrap.test action wrap
 match from any for domain path.test action path
 match from any for domain from.test action sender
+match from any for domain nice.test action nice
 match from any for domain tags.test action tags
 `
 
@@ -79,7 +83,7 @@ func TestRootInjection(t *testing.T) {
 	d := startRoot(t, injectionConf)
 	accepted := map[string]sent{}
 	for i, part := range hostileParts {
-		for j, to := range []string{"cmd@names", "bare@names", "fwd@names", "alice@mda", "alice@bare", "alice@wrap", "alice@path", "alice@from", "alice@tags"} {
+		for j, to := range []string{"cmd@names", "bare@names", "fwd@names", "alice@mda", "alice@bare", "alice@wrap", "alice@path", "alice@from", "alice@nice", "alice@tags"} {
 			user, domain, _ := strings.Cut(to, "@")
 			for k, s := range []sent{{part, user, part}, {`"` + part + `"`, user, part}, {"s", user + "+" + part, part}, {"s", `"` + user + "+" + part + `"`, part}} {
 				token := fmt.Sprintf("t%d.%d.%d", i, j, k)
@@ -93,7 +97,8 @@ func TestRootInjection(t *testing.T) {
 	waitEmpty(t, d, time.Minute)
 	shown := 0
 	for token, s := range accepted {
-		if !strings.HasSuffix(s.rcpt, "path.test") && !strings.HasSuffix(s.rcpt, "from.test") && !strings.HasSuffix(s.rcpt, "tags.test") {
+		domain := s.rcpt[strings.LastIndexByte(s.rcpt, '@')+1:]
+		if !slices.Contains([]string{"path.test", "from.test", "nice.test", "tags.test"}, domain) {
 			shown++
 			checkShown(t, token, s)
 		}
@@ -214,16 +219,17 @@ func checkPlaces(t *testing.T) {
 		found, _ := filepath.Glob(pattern)
 		for _, f := range found {
 			top := strings.Split(strings.TrimPrefix(f, "/home/alice/"), "/")[0]
-			if want := map[string]int{"tags": 1, "rcpt": 2, "from": 3}[top]; want != depth {
+			if want := map[string]int{"tags": 1, "rcpt": 2, "nice": 2, "from": 3}[top]; want != depth {
 				t.Errorf("a Maildir at %q", f)
 			}
 		}
 	}
-	boxes, _ := filepath.Glob("/home/alice/from/*/x/new/*")
-	if len(boxes) < 40 {
-		t.Errorf("only %d mails below the names of their senders", len(boxes))
+	for _, pattern := range []string{"from/*/x", "rcpt/*", "nice/*"} {
+		if mails, _ := filepath.Glob("/home/alice/" + pattern + "/new/*"); len(mails) < 40 {
+			t.Errorf("only %d mails in %s", len(mails), pattern)
+		}
 	}
-	if other, _ := filepath.Glob("/home/alice/[^tfr]*"); len(other) > 0 {
+	if other, _ := filepath.Glob("/home/alice/[^tfrn]*"); len(other) > 0 {
 		t.Errorf("at home there are %q", other)
 	}
 }
