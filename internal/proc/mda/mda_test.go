@@ -774,6 +774,26 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// TestAskedFirst: of two who wait for a place, the one for whom a client waits
+// gets it.
+func TestAskedFirst(t *testing.T) {
+	h := newHouse(t, nil)
+	p := h.state.pool
+	one := func(name string) *job { return &job{user: imsg.UserInfo{Name: name}, body: &body{}} }
+	p.mu.Lock()
+	p.came = p.now()
+	early := &lane{id: identity{uid: 1}, plain: []*job{one("early")}, wants: true, since: p.came}
+	asked := &lane{id: identity{uid: 2}, plain: []*job{one("asked")}, wants: true, since: p.came, asked: true}
+	p.waiting = []*lane{early, asked}
+	p.live = p.limits.MaxSession - 1
+	p.fill()
+	if asked.wants || !asked.starting || !early.wants {
+		t.Errorf("asked waits %v, early waits %v; want only early to", asked.wants, early.wants)
+	}
+	p.waiting, p.live, p.stopped = nil, 1, true // what was started here is no delivery
+	p.mu.Unlock()
+}
+
 // TestIdleWorkers gives six users three rounds of mail and as many places: one
 // worker each is enough.
 func TestIdleWorkers(t *testing.T) {

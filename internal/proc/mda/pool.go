@@ -300,8 +300,11 @@ func (p *pool) startWorker(l *lane) {
 // fill gives free places to those who wait. The lock is held.
 func (p *pool) fill() {
 	for len(p.waiting) > 0 && p.live < p.limits.MaxSession && !p.stopped {
-		l := p.waiting[0]
-		p.waiting = p.waiting[1:]
+		// Who has waited enough comes before who has not.
+		now := p.now()
+		i := max(0, slices.IndexFunc(p.waiting, func(l *lane) bool { return p.ready(l, now) }))
+		l := p.waiting[i]
+		p.waiting = slices.Delete(p.waiting, i, i+1)
 		l.wants = false
 		if !l.empty() {
 			p.startWorker(l)
@@ -350,16 +353,19 @@ func (p *pool) makeRoom() {
 
 // due counts those who have waited enough.
 func (p *pool) due(now time.Time) int {
-	if now.Sub(p.came) >= flowTime {
-		return len(p.waiting)
-	}
 	n := 0
 	for _, l := range p.waiting {
-		if l.asked || len(l.plain)+len(l.commands) >= turnMails || now.Sub(l.since) >= turnWait {
+		if p.ready(l, now) {
 			n++
 		}
 	}
 	return n
+}
+
+// ready reports whether a lane has waited enough for the place of another.
+func (p *pool) ready(l *lane, now time.Time) bool {
+	return l.asked || len(l.plain)+len(l.commands) >= turnMails ||
+		now.Sub(l.since) >= turnWait || now.Sub(p.came) >= flowTime
 }
 
 // dismiss gives a worker nothing more and ends it once it has nothing to do.
