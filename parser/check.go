@@ -43,7 +43,6 @@ type pkiRef struct {
 func newChecker(o *Options, in *input) *checker {
 	c := &checker{
 		o: o, in: in, diags: in.diags, cfg: config.Defaults(),
-		dynamic: map[string]*tableInfo{},
 		unknown: map[string]bool{},
 		pkis:    map[string]*pkiInfo{},
 		used:    map[string]bool{},
@@ -56,11 +55,15 @@ func newChecker(o *Options, in *input) *checker {
 // size makes the maps that a large file fills as large as they will be: growing
 // them takes longer than all else.
 func (c *checker) size() {
-	single, tables, actions, rules := 0, 0, 0, 0
+	single, several, tables, actions, rules := 0, 0, 0, 0, 0
 	count := func(opts []*option) {
 		for _, o := range opts {
-			if o.table != nil && o.table.one != nil {
+			switch {
+			case o.table == nil:
+			case o.table.one != nil, o.table.values != nil && o.table.values.values == nil && len(o.table.values.keys) == 1:
 				single++
+			case o.table.values != nil:
+				several++
 			}
 		}
 	}
@@ -78,8 +81,9 @@ func (c *checker) size() {
 	}
 	c.tables = make(map[string]*tableInfo, tables)
 	c.single = make(map[string]*tableInfo, single)
-	c.inlined = make([]*tableInfo, 0, single)
-	c.cfg.Tables = make(map[string]*config.Table, tables+single)
+	c.dynamic = make(map[string]*tableInfo, several)
+	c.inlined = make([]*tableInfo, 0, single+several)
+	c.cfg.Tables = make(map[string]*config.Table, tables+single+several)
 	c.cfg.Actions = make(map[string]*config.Action, actions)
 	c.cfg.Rules = make([]*config.Rule, 0, rules)
 }

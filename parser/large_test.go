@@ -82,6 +82,20 @@ func TestLargeOld(t *testing.T) {
 	}
 }
 
+// TestLargeTags: nor do as many listeners with tags, and rules that ask for them.
+func TestLargeTags(t *testing.T) {
+	var b strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&b, "listen on lo port %d tag t%d\nmatch tag t%d for any reject\n", 1+i, i, i)
+	}
+	o := newFake(t).options(b.String())
+	start := cpuTime(t)
+	cfg, diags := Parse(t.Context(), o)
+	if took := cpuTime(t) - start; cfg == nil || took > largeBound {
+		t.Errorf("%v of CPU, %v", took, diags)
+	}
+}
+
 // TestLargeMistakes: as many mistakes as lines take no longer, nor does looking
 // for what each was meant to be among as many names.
 func TestLargeMistakes(t *testing.T) {

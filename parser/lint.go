@@ -2,6 +2,7 @@ package parser
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,19 +66,19 @@ func (c *checker) lintRules() {
 	}
 }
 
-// listenerTags are those that a session can have.
-func (c *checker) listenerTags() []string {
-	var tags []string
+// listenerTags are those that a session can have, by how they are compared.
+func (c *checker) listenerTags() map[string]string {
+	tags := map[string]string{}
 	for _, l := range append(c.cfg.Listeners, c.cfg.Socket) {
-		if l.Tag != "" && !slices.Contains(tags, l.Tag) {
-			tags = append(tags, l.Tag)
+		if l.Tag != "" {
+			tags[strings.ToLower(l.Tag)] = l.Tag
 		}
 	}
 	return tags
 }
 
 // never says why no mail at all fits a rule; empty: some may.
-func (c *checker) never(r *config.Rule, tags []string) string {
+func (c *checker) never(r *config.Rule, tags map[string]string) string {
 	switch {
 	case r.From.Kind == config.FromAny && r.From.Not:
 		return "nobody is left by !from any"
@@ -91,12 +92,16 @@ func (c *checker) never(r *config.Rule, tags []string) string {
 		return ""
 	}
 	for _, k := range t.inline.keys {
-		if slices.ContainsFunc(tags, func(s string) bool { return strings.EqualFold(s, k.text) }) {
+		if tags[strings.ToLower(k.text)] != "" {
 			return ""
 		}
 	}
+	var known []string
+	if len(tags) <= maxNear {
+		known = slices.Collect(maps.Values(tags))
+	}
 	name := t.inline.keys[0].text
-	return fmt.Sprintf("no listener has the tag %q%s", name, c.diags.suggestion(name, tags))
+	return fmt.Sprintf("no listener has the tag %q%s", name, c.diags.suggestion(name, known))
 }
 
 func coveredBy(r, by *config.Rule) string {

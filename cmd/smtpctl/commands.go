@@ -143,11 +143,14 @@ func (p *program) ask(ctx context.Context, each func(ctl.Frame) error, request .
 // simple asks for what either succeeds or fails, and says so. The reason goes
 // to standard error: the answer itself is what scripts compare.
 func (p *program) simple(ctx context.Context, request ...string) error {
-	_, err := p.ask(ctx, nil, request...)
+	answer, err := p.ask(ctx, nil, request...)
 	if f, ok := errors.AsType[*ctl.Failure](err); ok {
 		return p.refused(f)
 	}
 	if err == nil {
+		for line := range strings.Lines(answer) { // warnings of a reload
+			fmt.Fprintln(p.stderr, ctl.Vis(strings.TrimSuffix(line, "\n")))
+		}
 		fmt.Fprintln(p.stdout, "command succeeded")
 	}
 	return err

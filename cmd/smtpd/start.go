@@ -123,6 +123,9 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 			}
 			return nil, errors.New(strings.Join(lines, "\n"))
 		}
+		for _, d := range diags {
+			conf.Warnings = append(conf.Warnings, d.String())
+		}
 		return conf, keepQueueKey(&conf.Queue, &asked)
 	}
 	o.Renew = func(ctx context.Context, conf *config.Config, files bool) (*config.Config, error) {

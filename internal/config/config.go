@@ -17,9 +17,10 @@ type Pos struct {
 // Config is one whole configuration. It is never changed once handed out; a
 // reload makes a new one. JSON carries it from the parent to the children.
 type Config struct {
-	Generation uint64 // counts reloads, from 1
-	File       string // the main file, as named
-	Renewal    bool   // differs from the one before by certificates and addresses of this host only
+	Generation uint64   // counts reloads, from 1
+	File       string   // the main file, as named
+	Warnings   []string `json:"-"` // what its text was warned of, for who asked for it
+	Renewal    bool     // differs from the one before by certificates and addresses of this host only
 
 	ServerName string
 	LocalNames []string     // lower-case domains that `for local` matches: localhost, server name, and what legacy files add

@@ -88,7 +88,7 @@ func (r *request) dispatch(name string) (string, error) {
 	case ctl.ReqUpdate:
 		return r.done(r.peers.Lookup, callTimeout, &imsg.TableUpdate{Table: r.arg(0)})
 	case ctl.ReqReload:
-		return r.done(r.env.Parent, reloadTimeout, &imsg.Reload{})
+		return r.reload()
 	case ctl.ReqLookup:
 		return r.lookup()
 	case ctl.ReqExplain:
@@ -133,6 +133,18 @@ func (r *request) done(l *ipc.Link, limit time.Duration, m imsg.Msg) (string, er
 		err = &ctl.Failure{Reason: d.Text}
 	}
 	return "", err
+}
+
+// reload answers with the warnings of the configuration that is in force now.
+func (r *request) reload() (string, error) {
+	d, err := ask[*imsg.Done](r, r.env.Parent, reloadTimeout, &imsg.Reload{})
+	switch {
+	case err != nil:
+		return "", err
+	case !d.OK:
+		return "", &ctl.Failure{Reason: d.Text}
+	}
+	return d.Text, nil
 }
 
 // submit hands the client its end of a session with the local listener.

@@ -18,6 +18,7 @@ import (
 const (
 	prepareLimit = 40 * time.Second // for all processes to get ready for it
 	applyLimit   = 15 * time.Second // for all to take it over
+	maxWarnings  = 50               // that are told when it is in force
 )
 
 // order is the wish for another configuration.
@@ -26,7 +27,7 @@ type order struct {
 	done   string // what the log says when it is in force
 	failed string // and what stands in front of each reason when it is not
 	quiet  bool   // reads no file; the service manager need not know
-	tell   []func(error)
+	tell   []func(warnings []string, err error)
 }
 
 // change is a configuration on its way to the processes. In a first step all get
@@ -52,13 +53,13 @@ var applyOrder = [][]imsg.Role{
 
 // reload reads the configuration file and, when it is good, puts it in force;
 // any error leaves the old one. tell, which may be nil, hears the end.
-func (p *parent) reload(tell func(error)) {
+func (p *parent) reload(tell func([]string, error)) {
 	p.renew(&order{read: p.o.Parse, done: "info: configuration reloaded", failed: "warn: configuration not reloaded: "}, tell)
 }
 
 // renew carries out an order, after those before it. One of the same kind that
 // has not begun yet does for both.
-func (p *parent) renew(o *order, tell func(error)) {
+func (p *parent) renew(o *order, tell func([]string, error)) {
 	if tell != nil {
 		o.tell = append(o.tell, tell)
 	}
@@ -277,8 +278,15 @@ func (p *parent) finish(ch *change, err error) {
 		ch.limit.Stop()
 	}
 	p.change, p.busy = nil, false
+	var warnings []string
 	switch {
 	case err == nil && ch.order.done != "":
+		if !ch.conf.Renewal {
+			warnings = ch.conf.Warnings[:min(len(ch.conf.Warnings), maxWarnings)]
+		}
+		for _, w := range warnings {
+			p.log.Warn("warn: " + w)
+		}
 		p.log.Info(ch.order.done)
 	case err != nil && ch.order.quiet && err.Error() == p.said:
 	case err != nil:
@@ -291,7 +299,7 @@ func (p *parent) finish(ch *change, err error) {
 		p.o.Notify("READY=1")
 	}
 	for _, tell := range ch.order.tell {
-		tell(err)
+		tell(warnings, err)
 	}
 	p.nextOrder()
 }

@@ -28,7 +28,7 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 	case *imsg.Violation:
 		p.do(func() { p.reported(c, cmd, m) })
 	case *imsg.Reload:
-		p.do(func() { p.reload(func(err error) { r.Reply(done(err), nil) }) })
+		p.do(func() { p.reload(func(warnings []string, err error) { r.Reply(reloaded(warnings, err), nil) }) })
 	case *imsg.Prepared:
 		p.do(func() { p.isPrepared(c, cmd, m) })
 	case *imsg.Applied:
@@ -51,6 +51,20 @@ func (p *parent) fromChild(c *child, cmd *exec.Cmd, r *ipc.Request) {
 		p.do(func() { p.programs.start(r, p.procOf(m.Proc, m.Generation), m.Generation) })
 	}
 }
+
+// reloaded answers whoever asked for a reload: errors, or what it was warned of.
+func reloaded(warnings []string, err error) *imsg.Done {
+	d := done(err)
+	for _, w := range warnings {
+		if len(d.Text)+len(w) < maxTold {
+			d.Text += w + "\n"
+		}
+	}
+	return d
+}
+
+// maxTold bounds, in octets, the warnings of a reload. Ours.
+const maxTold = 16 << 10
 
 func done(err error) *imsg.Done {
 	if err != nil {
