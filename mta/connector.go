@@ -186,6 +186,9 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 			}
 			continue
 		}
+		if rg.flags&(errRouteNet|errRouteSMTP) != 0 {
+			r.lastWhy = rt.cause // another relay may have found it
+		}
 		e.waitFor(r, rt, h, rg.flags)
 		g.flags |= rg.flags
 		if !rg.at.IsZero() && (g.at.IsZero() || rg.at.Before(g.at)) {

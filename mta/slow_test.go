@@ -95,3 +95,21 @@ func TestShelve(t *testing.T) {
 		t.Errorf("%s", w.results())
 	}
 }
+
+// A relay that meets a route which another found disabled says why it is.
+func TestCauseOfDisabledRoute(t *testing.T) {
+	w := newWorld(t)
+	w.mx("d.test", "10 mx.d.test 192.0.2.1")
+	w.mx("e.test", "10 mx.d.test")
+	w.run(func(e *Engine) {
+		w.many(e, &config.Relay{}, 1, "d.test")
+		w.wait(1)
+		w.many(e, &config.Relay{}, 1, "e.test")
+		w.wait(2)
+	})
+	for _, r := range w.reports {
+		if want := "Network error on destination MXs: IO Error: Connection refused"; r.Line != want {
+			t.Errorf("%s: %q, want %q", r.Envelope.Dest, r.Line, want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"smtpd/internal/mail"
 )
 
 // Time limits of one exchange with one server, and the pause after which a
@@ -49,8 +52,8 @@ func (s *server) mark(answered bool, now time.Time) {
 }
 
 // ask puts a question to the servers, those that are well first, twice around.
-// It tells how long the answer may be kept.
-func (r *Resolver) ask(q question) (Answer, time.Duration) {
+// It tells how long the answer may be kept, and whose it is.
+func (r *Resolver) ask(q question) (Answer, time.Duration, string) {
 	ctx, cancel := context.WithTimeout(r.ctx, wholeTry)
 	defer cancel()
 	servers := r.files.current()
@@ -62,25 +65,35 @@ func (r *Resolver) ask(q question) (Answer, time.Duration) {
 		for _, s := range servers {
 			m, err := exchange(ctx, s, q, limit)
 			if ctx.Err() != nil {
-				return Answer{Result: Failure}, keep
+				return Answer{Result: Failure}, keep, noServer
 			}
 			s.mark(err == nil, r.now())
 			if err != nil {
+				r.tell(func() string {
+					return mail.Clean(fmt.Sprintf("dns %s %s: %s: %v", dns.TypeToString[q.qtype], q.name, s.addr, err), maxTracedText)
+				})
 				ne, ok := err.(net.Error)
 				timedOut = timedOut || (ok && ne.Timeout())
 				continue
 			}
-			if a, ttl := read(m, q, s.trust); a.Result != Failure {
-				return a, ttl
+			a, ttl := read(m, q, s.trust)
+			if a.Result != Failure {
+				return a, ttl, s.addr
 			}
+			r.tell(func() string {
+				return fmt.Sprintf("dns %s %s: %s: %s", dns.TypeToString[q.qtype], q.name, s.addr, dns.RcodeToString[m.Rcode])
+			})
 			keep = failTTL
 		}
 		if !timedOut {
 			break // they refused at once, or failed: asking again helps nobody
 		}
 	}
-	return Answer{Result: Failure}, keep
+	return Answer{Result: Failure}, keep, noServer
 }
+
+// noServer is where the answer is from when no server gave one.
+const noServer = "no server"
 
 // order sorts false before true.
 func order(a, b bool) int {

@@ -80,11 +80,15 @@ type Options struct {
 	ResolvConf string   // empty: /etc/resolv.conf
 	Hosts      string   // empty: /etc/hosts
 	Now        func() time.Time
+	// Trace gives who is told of each answer, one line; nil, or what gives nil:
+	// nobody is.
+	Trace func() func(line string)
 }
 
 // Resolver answers questions. It is safe for concurrent use.
 type Resolver struct {
 	now    func() time.Time
+	trace  func() func(line string)
 	ctx    context.Context // ends with Close; the life of questions under way
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -115,6 +119,7 @@ type flight struct {
 	done   chan struct{}
 	epoch  int
 	answer Answer
+	from   string // the server that gave it
 }
 
 // New makes a Resolver. It reads resolv.conf and hosts when first asked.
@@ -122,7 +127,7 @@ func New(o Options) *Resolver {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	r := &Resolver{now: o.Now, slots: make(chan struct{}, maxFlights),
+	r := &Resolver{now: o.Now, trace: o.Trace, slots: make(chan struct{}, maxFlights),
 		cache: map[question]*entry{}, flights: map[question]*flight{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.files = newFiles(o)
@@ -157,29 +162,37 @@ func (r *Resolver) flush() {
 // Lookup asks for the records of a name, which may be an internationalised one
 // and end in a dot. It waits until ctx ends, at most some 15 s.
 func (r *Resolver) Lookup(ctx context.Context, name string, qtype uint16) Answer {
+	begin := r.now()
+	a, from := r.lookup(ctx, name, qtype)
+	r.tell(func() string { return traceLine(name, qtype, a, from, r.now().Sub(begin)) })
+	return a
+}
+
+// lookup is Lookup, and tells where the answer is from.
+func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (Answer, string) {
 	name, ok := canonical(name)
 	if !ok {
-		return Answer{Result: NoSuchName}
+		return Answer{Result: NoSuchName}, "nobody: it cannot be a name"
 	}
 	if r.files.refresh(r.now()) {
 		r.flush()
 	}
 	if a, ok := r.files.lookup(name, qtype); ok {
-		return a
+		return a, "hosts"
 	}
 	q := question{name, qtype}
 	if _, known := dns.TypeToString[qtype]; !known || !wanted[qtype] {
-		return Answer{Result: NoData}
+		return Answer{Result: NoData}, "nobody: the type is not asked for"
 	}
 	a, f := r.cached(q)
 	if f == nil {
-		return a
+		return a, "the cache"
 	}
 	select {
 	case <-f.done:
-		return f.answer
+		return f.answer, f.from
 	case <-ctx.Done():
-		return Answer{Result: Failure}
+		return Answer{Result: Failure}, "nobody yet"
 	}
 }
 
@@ -250,10 +263,10 @@ func aged(a Answer, age time.Duration) Answer {
 
 // fly asks the servers and tells all who wait.
 func (r *Resolver) fly(q question, f *flight) {
-	a, ttl := Answer{Result: Failure}, time.Duration(0)
+	a, ttl, from := Answer{Result: Failure}, time.Duration(0), noServer
 	select {
 	case r.slots <- struct{}{}:
-		a, ttl = r.ask(q)
+		a, ttl, from = r.ask(q)
 		<-r.slots
 	case <-r.ctx.Done():
 	}
@@ -265,7 +278,7 @@ func (r *Resolver) fly(q question, f *flight) {
 		r.cache[q] = &entry{answer: a, stored: now, expires: now.Add(ttl)}
 	}
 	delete(r.flights, q)
-	f.answer = a
+	f.answer, f.from = a, from
 	close(f.done)
 }
 

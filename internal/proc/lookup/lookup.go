@@ -78,7 +78,13 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	case <-ctx.Done():
 		return nil
 	}
-	s.resolver = resolver.New(resolver.Options{Servers: first.Resolvers, Now: env.Now})
+	s.resolver = resolver.New(resolver.Options{Servers: first.Resolvers, Now: env.Now,
+		Trace: func() func(string) {
+			if !env.Log.Tracing("lookup") {
+				return nil
+			}
+			return func(line string) { env.Log.Trace("lookup", line) }
+		}})
 	defer s.resolver.Close()
 	s.filters = filters{s: s, sessions: map[sessionKey]*filter.Session{}}
 	s.worlds.end = s.closeWorld
