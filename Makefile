@@ -30,10 +30,12 @@ HELPERS = $(filter mail.% table-%,$(CMDS))
 
 all: build
 
+# Code is laid out by cmd/NAME/NAME.pgo where there is one: see bench/profile.
 build:
 	@mkdir -p $(BUILDDIR)
 	@for c in $(CMDS); do \
-		$(GO) build -trimpath -ldflags '-s -w $(SETTINGS)' -o $(BUILDDIR)/$$c ./cmd/$$c || exit 1; done
+		pgo=off; test ! -f cmd/$$c/$$c.pgo || pgo=$(CURDIR)/cmd/$$c/$$c.pgo; \
+		$(GO) build -trimpath -pgo=$$pgo -ldflags '-s -w $(SETTINGS)' -o $(BUILDDIR)/$$c ./cmd/$$c || exit 1; done
 
 # The newcomer's first command: build, start, send, look.
 demo: build

@@ -28,6 +28,7 @@ const maxConfig = 256 << 20
 // is gone.
 func Main(role imsg.Role, b Boot, run func(context.Context, *Env, func(imsg.Role) *ipc.Link) error) int {
 	tuneHeap()
+	profile(role)
 	logger := newLogger(b)
 	conn, err := channel()
 	if err == nil {
