@@ -253,7 +253,8 @@ func (q *Queue) Add(now time.Time, e Entry) Outcome {
 		q.heap.push(&q.pool, now.UnixNano()+int64(lapseDelay<<n.lapses), i)
 		n.lapses = min(n.lapses+1, maxLapses)
 		return Updated
-	case e.Retry == n.retry && e.Kind == n.kind && n.state != expiring && e.Inflight == (n.state == inflight):
+	case e.Retry == n.retry && e.Kind == n.kind && n.state != expiring && e.Inflight == (n.state == inflight) &&
+		(!e.Released || n.flags&flagReleased != 0): // else it was said before its domain was released
 		n.notices = max(n.notices, e.DelayNotices)
 		return Updated
 	}

@@ -57,7 +57,7 @@ func (s *state) release(now time.Time, m *imsg.SchedCommand, reply func(imsg.Msg
 // or we to it, and what we had it keep.
 func (s *state) releasesKept(m *imsg.Releases) {
 	if m.Number == 0 && !s.toldReleases {
-		s.releases = m.List
+		s.releases, s.toldReleases = m.List, true
 	}
 	for i, r := range s.releasing {
 		if r.Number == m.Number {

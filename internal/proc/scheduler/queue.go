@@ -60,7 +60,7 @@ func (s *state) hear(m imsg.Msg) {
 
 func (s *state) scheduled(m *imsg.Scheduled) {
 	now := s.now()
-	s.toldReleases = true
+	s.toldReleases = s.toldReleases || m.Loaded // mail that is new may come before that
 	for i := range m.Envelopes {
 		e := &m.Envelopes[i]
 		for _, d := range s.discovers {
