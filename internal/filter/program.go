@@ -491,6 +491,9 @@ func (p *Program) read() error {
 		if err == nil {
 			err = p.heed(&s)
 		}
+		if err == nil && s.kind == kindLine {
+			p.more(line, &s)
+		}
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, mail.Clean(string(line[:min(len(line), 128)]), 128))
 		}
@@ -578,6 +581,38 @@ func (p *Program) heed(s *said) error {
 	}
 	r.answer(p, Verdict{s.verdict, string(s.text)}, true)
 	return nil
+}
+
+// more takes the lines of the same message that have come right behind line,
+// which is s, all at once: only their text differs.
+func (p *Program) more(line []byte, s *said) {
+	if p.o.Tracing != nil && p.o.Tracing() {
+		return
+	}
+	b, _ := p.in.Peek(p.in.Buffered()) // line stays what it is: nothing is read
+	prefix := line[:len(line)-len(s.text)]
+	if !bytes.HasPrefix(b, prefix) {
+		return
+	}
+	p.mu.Lock()
+	st := p.streams[s.token]
+	p.mu.Unlock()
+	if st == nil {
+		return
+	}
+	n, room := 0, true
+	if st.next == nil {
+		n = st.stream.emitAll(b, prefix)
+		p.full[st.stream] = true
+	} else {
+		n, room = st.next.feedAll(b, prefix, p.now)
+		p.dirty[st.next.program] = true
+	}
+	_, _ = p.in.Discard(n) // that many are there
+	if !room {
+		p.flush()
+		st.next.room()
+	}
 }
 
 // stranger judges an answer to nothing that is open: one about a session that

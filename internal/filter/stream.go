@@ -105,9 +105,16 @@ func (st *Stream) All(lines []byte) {
 func (st *Stream) feed(lines []byte) error {
 	now := st.now()
 	for len(lines) > 0 {
-		line, rest, _ := bytes.Cut(lines, []byte{'\n'})
-		lines = rest
-		st.put(line, now)
+		n, room := 0, true
+		if g := st.first; g.program == nil {
+			n = st.emitAll(lines, nil)
+		} else if n, room = g.feedAll(lines, nil, now); !room {
+			g.room()
+		}
+		if lines = lines[n:]; n == 0 && room {
+			st.put(lines, now) // it has no end
+			lines = nil
+		}
 		select {
 		case <-st.done:
 			return st.err
@@ -220,8 +227,49 @@ func (g *stage) feed(line []byte, now time.Time) bool {
 	p := g.program
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	g.append(line, now)
+	return p.dataOut <= maxAhead || p.err != nil
+}
+
+// feedAll is feed for the whole lines that b begins with, as far as they begin
+// with prefix, which is cut off; a last dot behind a prefix is left. It reports
+// how many octets that took.
+func (g *stage) feedAll(b, prefix []byte, now time.Time) (n int, room bool) {
+	p := g.program
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.dataOut <= maxAhead || p.err != nil {
+		line, size := nextLine(b[n:], prefix)
+		if size == 0 {
+			return n, true
+		}
+		g.append(line, now)
+		n += size
+	}
+	return n, false
+}
+
+// nextLine is the first line of b, and how many octets it takes; see feedAll.
+func nextLine(b, prefix []byte) (line []byte, size int) {
+	if !bytes.HasPrefix(b, prefix) {
+		return nil, 0
+	}
+	size = bytes.IndexByte(b, '\n') + 1
+	if size <= len(prefix) {
+		return nil, 0
+	}
+	line = b[len(prefix) : size-1]
+	if len(prefix) > 0 && len(line) == 1 && line[0] == '.' {
+		return nil, 0
+	}
+	return line, size
+}
+
+// append queues one line with the lock of the program held.
+func (g *stage) append(line []byte, now time.Time) {
+	p := g.program
 	if p.err != nil {
-		return true // the stream hears of it by itself
+		return // the stream hears of it by itself
 	}
 	n := len(p.out)
 	if len(g.head) == 0 || !now.Equal(g.when) {
@@ -234,7 +282,6 @@ func (g *stage) feed(line []byte, now time.Time) bool {
 	p.out = append(p.out, g.head...)
 	p.out = append(append(p.out, line...), '\n')
 	p.dataOut += len(p.out) - n
-	return p.dataOut <= maxAhead
 }
 
 // room waits until the program has taken some of what is before it.
@@ -264,6 +311,27 @@ func (st *Stream) emit(line []byte, last bool) bool {
 		st.flush()
 	}
 	return true
+}
+
+// emitAll is emit for whole lines; see feedAll.
+func (st *Stream) emitAll(b, prefix []byte) (n int) {
+	drop := st.drop.Load()
+	for {
+		line, size := nextLine(b[n:], prefix)
+		if size == 0 {
+			break
+		}
+		n += size
+		if drop {
+			continue
+		}
+		st.buf = append(append(st.buf, line...), '\n')
+		if len(st.buf) >= emitSize {
+			st.flush()
+		}
+	}
+	st.moved.Add(1)
+	return n
 }
 
 // flush hands out what has come.

@@ -289,7 +289,7 @@ func (t *store) filtered(line []byte) {
 	if len(line) > 0 && line[0] == '.' {
 		line = line[1:]
 	}
-	if bytes.ContainsAny(line, "\r\n") {
+	if bytes.IndexByte(line, '\r') >= 0 || bytes.IndexByte(line, '\n') >= 0 {
 		line = bytes.Clone(line)
 		for i, c := range line {
 			if c == '\r' || c == '\n' {
