@@ -1,6 +1,9 @@
 package filter
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestMaskLogin(t *testing.T) {
 	const head = "filter|0.7|1576147242.200225|smtp-in|"
@@ -18,5 +21,21 @@ func TestMaskLogin(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// What is traced is one line each, in which a tab and other control characters
+// can be told apart.
+func TestTrace(t *testing.T) {
+	var got []string
+	on := false
+	p := &Program{o: Options{Tracing: func() bool { return on }, Trace: func(text string) { got = append(got, text) }}}
+	p.trace("<- ", []byte("unseen\n"))
+	on = true
+	p.trace("<- ", []byte("config|ready\nfilter|0.7|1|smtp-in|data-line|1|2|\tid\tx\x1b[1m\n"))
+	p.trace("-> ", []byte("last\tone"))
+	want := "<- config|ready\n<- filter|0.7|1|smtp-in|data-line|1|2|\\tid\\tx?[1m\n-> last\\tone"
+	if text := strings.Join(got, "\n"); text != want {
+		t.Errorf("got %q, want %q", text, want)
 	}
 }

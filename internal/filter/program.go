@@ -191,12 +191,15 @@ func (p *Program) fail(err error) {
 	}
 }
 
+// trace shows lines to who looks on. Those of a message may have a tab, which is
+// written as in Go.
 func (p *Program) trace(mark string, text []byte) {
 	if p.o.Tracing == nil || !p.o.Tracing() {
 		return
 	}
 	for line := range bytes.Lines(text) {
-		p.o.Trace(mark + mail.Clean(maskLogin(strings.TrimSuffix(string(line), "\n")), 512))
+		shown := strings.ReplaceAll(maskLogin(strings.TrimSuffix(string(line), "\n")), "\t", `\t`)
+		p.o.Trace(mark + mail.Clean(shown, 512))
 	}
 }
 
