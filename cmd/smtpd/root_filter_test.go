@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	gosmtp "github.com/emersion/go-smtp"
 )
 
 // identityFilter says who and where it is, and lets everything pass.
@@ -111,5 +113,133 @@ func killPrograms(t *testing.T, script string) {
 	}
 	if n < 3 {
 		t.Errorf("%d programs run", n)
+	}
+}
+
+// junkProgram marks mail of one sender in its transaction, and the sessions of
+// one name from before there is one.
+const junkProgram = `while IFS= read -r line && [ "$line" != "config|ready" ]; do :; done
+echo "register|filter|smtp-in|ehlo"
+echo "register|filter|smtp-in|mail-from"
+echo "register|ready"
+while IFS= read -r line; do
+	rest=${line#*|*|*|*|*|}
+	session=${rest%%|*}; rest=${rest#*|}
+	case ${rest#*|} in
+	program@*|junk.test) echo "filter-result|$session|${rest%%|*}|junk" ;;
+	*) echo "filter-result|$session|${rest%%|*}|proceed" ;;
+	esac
+done
+`
+
+// What a filter calls junk, one built in or a program, for a mail or for a
+// session, ends in the folder .Junk of a Maildir that wants it; the other
+// methods of delivery see the field that says so. All else is as it was.
+func TestRootFilterJunk(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	dir := t.TempDir()
+	for up := dir; up != "/" && up != os.TempDir(); up = filepath.Dir(up) {
+		if err := os.Chmod(up, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command("sh", "-c", "mkdir -p /var/mail && mount -t tmpfs tmpfs /var/mail && chown root:mail /var/mail && chmod 2775 /var/mail").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	script := filepath.Join(dir, "filter.sh")
+	if err := os.WriteFile(script, []byte(junkProgram), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lmtp := filepath.Join(dir, "lmtp")
+	s, err := startSink("127.0.0.1:2424", lmtp, func(s *gosmtp.Server) { s.LMTP = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	d := startRoot(t, fmt.Sprintf(`filter "built" phase mail-from match mail-from { "built@x.org" } junk
+filter "program" proc-exec "/bin/sh %s"
+listen on 127.0.0.1 port 25 hostname mx.test filter { "built", "program" }
+action "md" maildir junk
+action "flat" maildir "~/Flat"
+action "mb" mbox
+action "lm" lmtp "127.0.0.1:2424" rcpt-to
+action "pipe" mda "/bin/cat >~/pipe.$(date +%%N)"
+match from any for domain "md.test" action "md"
+match from any for domain "flat.test" action "flat"
+match from any for domain "mb.test" action "mb"
+match from any for domain "lm.test" action "lm"
+match from any for domain "pipe.test" action "pipe"
+`, script))
+	to := []string{"alice@md.test", "alice@flat.test", "alice@mb.test", "alice@lm.test", "alice@pipe.test"}
+	want := map[string]bool{} // by subject: junk
+	send := func(helo string, senders ...string) {
+		c, err := gosmtp.Dial("127.0.0.1:25")
+		if err == nil {
+			defer c.Close()
+			err = c.Hello(helo)
+		}
+		for _, from := range senders {
+			subject := fmt.Sprintf("mail %d", len(want))
+			want[subject] = helo == "junk.test" || !strings.HasPrefix(from, "clean@")
+			if err == nil {
+				err = c.SendMail(from, to, strings.NewReader("Subject: "+subject+"\r\n\r\nx\r\n"))
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", helo, err)
+		}
+	}
+	send("c.test", "clean@x.org", "built@x.org", "clean@x.org", "program@x.org", "clean@x.org")
+	send("junk.test", "clean@x.org", "clean@x.org")
+	waitEmpty(t, d, waitLimit)
+	where := map[string]string{".Junk": "/home/alice/Maildir/.Junk/new/*", "Maildir": "/home/alice/Maildir/new/*", "flat": "/home/alice/Flat/new/*",
+		"mbox": "/var/mail/alice", "lmtp": lmtp + "/*", "mda": "/home/alice/pipe.*"}
+	for name, pattern := range where {
+		t.Run(name, func(t *testing.T) { checkJunk(t, pattern, name, want) })
+	}
+	if t.Failed() {
+		t.Log(tail([]byte(d.log()), 60))
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// checkJunk compares the mails in a place with what should be there.
+func checkJunk(t *testing.T, pattern, name string, want map[string]bool) {
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range strings.Split("\n"+string(b), "\nFrom ") {
+			_, subject, ok := strings.Cut(m, "\nSubject: ")
+			if !ok {
+				continue
+			}
+			subject, _, _ = strings.Cut(subject, "\n")
+			if _, twice := got[subject]; twice {
+				t.Errorf("%s is there twice", subject)
+			}
+			got[subject] = strings.Count(m, "\nX-Spam: Yes\n") == 1
+		}
+	}
+	for subject, junk := range want {
+		is, there := got[subject]
+		wanted := name != ".Junk" && name != "Maildir" || junk == (name == ".Junk")
+		if there != wanted || there && is != junk {
+			t.Errorf("%s: there %v, marked %v; want %v, %v", subject, there, is, wanted, junk)
+		}
+	}
+	if len(got) == 0 {
+		t.Error("nothing is there")
 	}
 }

@@ -28,7 +28,7 @@ type sink struct {
 	Names []string
 }
 
-func startSink(addr, dir string) (*sink, error) {
+func startSink(addr, dir string, set ...func(*gosmtp.Server)) (*sink, error) {
 	ln, err := net.Listen("tcp4", addr)
 	if err != nil {
 		return nil, err
@@ -41,6 +41,9 @@ func startSink(addr, dir string) (*sink, error) {
 	s.srv.Domain = "sink.test"
 	s.srv.EnableDSN = true
 	s.srv.EnableSMTPUTF8 = true
+	for _, f := range set {
+		f(s.srv)
+	}
 	go func() { _ = s.srv.Serve(ln) }() // ends with close
 	return s, nil
 }

@@ -111,9 +111,10 @@ func (s *Session) ask(p Phase, param string) (v Verdict, ok bool) {
 	v = s.filter.Ask(s.ctx, p, param)
 	switch v.Action {
 	case Junk:
-		if s.tx != nil {
+		switch {
+		case s.tx != nil:
 			s.tx.junk = true
-		} else {
+		case p != PhaseMailFrom: // which is about the transaction that it begins
 			s.junk = true
 		}
 	case Reject:

@@ -204,6 +204,8 @@ func TestFilterDecisions(t *testing.T) {
 	}
 }
 
+// Junk marks the message, from MAIL on; before it the session, with all its
+// messages.
 func TestFilterJunk(t *testing.T) {
 	for _, phase := range []Phase{PhaseConnect, PhaseMailFrom, PhaseRcptTo, PhaseData} {
 		f := &recorder{verdicts: map[Phase]Verdict{phase: {Action: Junk}}}
@@ -212,6 +214,11 @@ func TestFilterJunk(t *testing.T) {
 		c.must("HELO c", "MAIL FROM:<>", "RCPT TO:<alice@x>", "DATA", "A: b\r\n.")
 		if got := u.b.stored()[0].body; !strings.HasPrefix(got, "X-Spam: Yes\nReceived: ") {
 			t.Errorf("%s: got %q", phase, got)
+		}
+		f.verdicts = nil
+		c.must("MAIL FROM:<>", "RCPT TO:<alice@x>", "DATA", "A: b\r\n.")
+		if got, want := strings.HasPrefix(u.b.stored()[1].body, "X-Spam: Yes\n"), phase == PhaseConnect; got != want {
+			t.Errorf("%s: the next message: %v", phase, got)
 		}
 	}
 }
