@@ -218,11 +218,11 @@ func (o *outside) use(l *listener, t *testing.T) (stop func()) {
 // job is one mail as all writers get it, and the places that a value from outside
 // can stand in.
 type job struct {
-	env                            mail.Envelope
-	helo, heloTable, server        string
-	mailFrom, srsDomain            string
-	user, password, envid, address string
-	text                           []byte
+	env                     mail.Envelope
+	helo, heloTable, server string
+	mailFrom, srsDomain     string
+	user, password          string
+	text                    []byte
 }
 
 func newJob() *job {
