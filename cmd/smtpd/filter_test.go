@@ -204,7 +204,7 @@ var (
 
 // plain is the lines of a session with names, times and ids aside; those of the
 // message are by themselves, for they may come before or after the reply to
-// DATA.
+// DATA, but not before what follows their end.
 func plain(lines []string) (told, message []string) {
 	for _, line := range lines {
 		what, name, _, rest := fieldsOf(line)
@@ -215,7 +215,9 @@ func plain(lines []string) (told, message []string) {
 			if strings.HasPrefix(text, "\t") {
 				text = receivedRE.ReplaceAllString(text, "$1")
 			}
-			message = append(message, text)
+			if message = append(message, text); text == "." {
+				told = append(told, "end of the lines")
+			}
 			continue
 		case "protocol-server":
 			if len(rest) < 4 || rest[3] == '-' {

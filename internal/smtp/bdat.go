@@ -49,9 +49,9 @@ func (s *Session) bdat(arg string) {
 	case reply != "":
 		s.refuse(reply)
 	case last:
-		s.finish()
+		s.finish("")
 	case m.failed():
-		s.finish() // with the refusal: the sender need not go on
+		s.finish("") // with the refusal: the sender need not go on
 	default:
 		s.say(replyChunk + strconv.FormatInt(size, 10))
 	}

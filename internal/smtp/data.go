@@ -52,8 +52,7 @@ func (s *Session) data(arg string) {
 		return
 	}
 	s.lastWord = "."
-	s.report(EventClient, ".")
-	s.finish()
+	s.finish(".")
 }
 
 func (s *Session) reportTx(e Event, outcome string) {
@@ -263,10 +262,15 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// finish decides on the message that has come in whole, and answers.
-func (s *Session) finish() {
+// finish decides on the message that has come in whole, and answers. Filters
+// hear of the word with which the client ended it, if it had one, once the
+// lines before it have come out of them.
+func (s *Session) finish(word string) {
 	m := s.tx.msg
 	m.end()
+	if word != "" {
+		s.report(EventClient, word)
+	}
 	switch {
 	case m.refuse != "":
 		s.refuse(m.refuse)

@@ -51,7 +51,7 @@ func Inject(ctx context.Context, c *Config, n Notice) (mail.MessageID, error) {
 		s.broken(err)
 		return 0, s.giveUp()
 	}
-	s.finish()
+	s.finish("")
 	if s.lastReply[0] != '2' {
 		return 0, s.giveUp()
 	}
