@@ -91,6 +91,10 @@ func relayGate(r *relay, c *connector, now time.Time) gate {
 	g.check(&r.dom.conns, l.MaxConnPerDomain, limitDomain, l.ConnDelayDomain, now)
 	g.check(&c.conns, l.MaxConnPerConnector, limitConn, l.ConnDelayConnector, now)
 	g.check(&c.source.conns, l.MaxConnPerSource, limitSource, l.ConnDelaySource, now)
+	// What the operator asked for holds for connections that are being made too.
+	if l.SourceLimitGiven && l.MaxConnPerSource > 0 && c.source.n >= l.MaxConnPerSource {
+		g.flags |= limitSource
+	}
 	if r.group != nil {
 		g.check(&r.group.conns, l.MaxConnPerGroup, limitGroup, 0, now)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,6 +94,41 @@ func TestShelve(t *testing.T) {
 	})
 	if w.codes()[250] != 1 {
 		t.Errorf("%s", w.results())
+	}
+}
+
+// The operator's own max-conn-per-source holds for connections that are not
+// ready yet; the default leaves them out once they have proved slow.
+func TestSourceLimitGiven(t *testing.T) {
+	for name, tt := range map[string]struct {
+		given bool
+		peak  int // at most
+	}{"default": {false, 8}, "given": {true, 2}} {
+		w := newWorld(t)
+		w.opt.Timeouts = DefaultTimeouts()
+		w.cfg.MTA.Default.MaxConnPerSource, w.cfg.MTA.Default.SourceLimitGiven = 2, tt.given
+		var open, peak atomic.Int32
+		h := &goodHost{}
+		for i := range 8 {
+			addr := fmt.Sprintf("192.0.2.%d", i+1)
+			w.mx(fmt.Sprintf("d%d.test", i), fmt.Sprintf("10 mx%d.test %s", i, addr))
+			w.hosts[addr+":25"] = func(p *peer) {
+				peak.Store(max(peak.Load(), open.Add(1)))
+				w.pass(2 * time.Second)
+				h.serve(p)
+				open.Add(-1)
+			}
+		}
+		w.run(func(e *Engine) {
+			for i := range 8 {
+				w.many(e, &config.Relay{}, 1, fmt.Sprintf("d%d.test", i))
+			}
+			w.wait(8)
+		})
+		got := int(peak.Load())
+		if w.codes()[250] != 8 || got > tt.peak || !tt.given && got <= 2 {
+			t.Errorf("%s: %d connections at a time\n%s", name, got, w.results())
+		}
 	}
 }
 

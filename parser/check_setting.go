@@ -342,6 +342,9 @@ func (c *checker) limits(s *settingStmt, l *config.MTALimits) {
 			c.errorf(value.pos, "%s cannot be 0: no mail would be taken", word.text)
 		case ints[word.text] != nil:
 			*ints[word.text] = c.count(value)
+			if l != nil && word.text == "max-conn-per-source" {
+				l.SourceLimitGiven = true
+			}
 		case delays[word.text] != nil:
 			*delays[word.text] = time.Duration(c.count(value)) * time.Second
 		default:

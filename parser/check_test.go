@@ -267,6 +267,8 @@ listen on rl0 inet4 port 587 tls-require verify ca priv pki mail.example.org aut
 listen on all port 2525
 listen on socket tag LOC
 srs key "one"
+mta limit max-conn-per-source 7
+mta limit for domain slow.test max-conn-per-source 100 max-conn-per-host 1
 action "l" maildir "/m/%{dest.user:lowercase}" junk user vmail alias { Root = alice } ttl 2d
 action "r" relay host { smtp+tls://x@a.org, smtps://b.org } tls no-verify auth { x = "u:p" } src 192.0.2.1 helo h.org \
 	pki MAIL.example.org ca priv mail-from "@z.org" srs
@@ -303,6 +305,10 @@ match from auth u for any reject
 	if tab := cfg.Tables[a.Alias]; tab == nil || tab.Pairs[0] != [2]string{"root", "alice"} || tab.Type != config.TableMapping {
 		t.Errorf("alias %+v", tab)
 	}
+	if d, o := config.DefaultMTALimits(), cfg.MTA.For("slow.test"); d.SourceLimitGiven || !cfg.MTA.Default.SourceLimitGiven ||
+		cfg.MTA.Default.MaxConnPerSource != 7 || !o.SourceLimitGiven || o.MaxConnPerSource != 100 || o.MaxConnPerHost != 1 {
+		t.Errorf("limits %+v, %+v", cfg.MTA.Default, o)
+	}
 	r := cfg.Actions["r"].Relay
 	if !r.TLS || !r.NoVerify || r.Helo != "h.org" || r.PKI != "mail.example.org" || r.CA != "priv" || r.MailFrom != "@z.org" || !r.SRS ||
 		len(cfg.Tables[r.Host].List) != 2 || cfg.Tables[r.Src].List[0] != "192.0.2.1" {
@@ -317,7 +323,7 @@ match from auth u for any reject
 	m := cfg.Rules[0]
 	if m.From.Kind != config.FromSrc || !m.From.Not || m.From.Table != "snd2" || m.For.Kind != config.ForDomain || !m.For.Regex ||
 		!m.Auth.Not || m.HELO == nil || m.TLS == nil || m.MailFrom == nil || m.RcptTo == nil || m.Tag == nil || m.Action != "l" ||
-		m.Number != 1 || m.Pos.Line != 15 || m.Pos.File != "x" {
+		m.Number != 1 || m.Pos.Line != 17 || m.Pos.File != "x" {
 		t.Errorf("rule %+v", m)
 	}
 	if m := cfg.Rules[1]; m.From.Kind != config.FromRDNS || m.From.Table != "" || m.For.Kind != config.ForAny || m.RcptTo == nil {
@@ -334,7 +340,7 @@ match from auth u for any reject
 	}
 	var b bytes.Buffer
 	Describe(&b, cfg)
-	for _, want := range []string{"server name: mail.example.org\n", "3. x:17: match from any for any auth { u } reject\n", "listen 172.20.0.12:587 tls-require verify"} {
+	for _, want := range []string{"server name: mail.example.org\n", "3. x:19: match from any for any auth { u } reject\n", "listen 172.20.0.12:587 tls-require verify"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("described without %q:\n%s", want, b.String())
 		}

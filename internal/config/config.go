@@ -129,6 +129,7 @@ type MTALimits struct {
 	Family string // "", "inet4" or "inet6"
 
 	MaxConnPerHost, MaxConnPerRoute, MaxConnPerSource        int
+	SourceLimitGiven                                         bool // MaxConnPerSource is the operator's
 	MaxConnPerConnector, MaxConnPerRelay, MaxConnPerDomain   int
 	ConnDelayHost, ConnDelayRoute, ConnDelaySource           time.Duration
 	ConnDelayConnector, ConnDelayRelay, ConnDelayDomain      time.Duration
