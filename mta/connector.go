@@ -202,7 +202,14 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 }
 
 func (r *relay) routeKey(c *connector, to candidate) routeKey {
-	return routeKey{c.source.addr, to.addr, r.port, r.policy.need, r.policy.verify}
+	k := routeKey{src: c.source.addr, dst: to.addr, port: r.port, need: r.policy.need, verify: r.policy.verify}
+	if k.need == tlsRequired || k.need == tlsImplicit {
+		k.tls = tlsTerms{ca: r.ca, pki: r.pki, ciphers: r.ciphers, protocols: r.protocols}
+	}
+	if k.verify {
+		k.tls.name = to.name
+	}
+	return k
 }
 
 // waitFor has the relay wait for a place on a route or at a host, and makes one

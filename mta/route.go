@@ -90,6 +90,14 @@ type routeKey struct {
 	port     uint16
 	need     tlsNeed
 	verify   bool
+	tls      tlsTerms
+}
+
+// tlsTerms is what else a relay that has to have TLS asks of it: a host that
+// does not meet it may do for others.
+type tlsTerms struct {
+	name                        string // of the certificate, when it is verified
+	ca, pki, ciphers, protocols string
 }
 
 // route is the way from a source to a host.

@@ -246,6 +246,47 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// A relay that asks more of TLS than a host can does not take the host from
+// those it is good enough for.
+func TestTLSTermsApart(t *testing.T) {
+	a := newAuthority(t)
+	good := a.leaf("mx.d.test", -time.Hour, time.Hour, false)
+	for name, refused := range map[string]config.Relay{
+		"protocols": {Protocols: "tlsv1.3"},
+		"ciphers":   {Ciphers: "ECDHE-RSA-AES256-GCM-SHA384"}, // the key is not of RSA
+		"the name":  {Host: "<other>"},
+	} {
+		w := newWorld(t)
+		w.roots = a.pool()
+		w.addr("mx.d.test", "192.0.2.1")
+		w.addr("mx.e.test", "192.0.2.1")
+		w.lists["<h>"] = []string{"smtp+tls://mx.d.test:25"}
+		w.lists["<other>"] = []string{"smtp+tls://mx.e.test:25"}
+		w.hosts["192.0.2.1:25"] = func(p *peer) {
+			p.say("220 mx")
+			p.hear()
+			p.say("250-mx\r\n250 STARTTLS\r\n")
+			p.hear()
+			p.say("220 go")
+			if p.secure(good, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }) {
+				(&goodHost{}).serveFrom(p)
+			}
+		}
+		if refused.Host == "" {
+			refused.Host = "<h>"
+		}
+		w.run(func(e *Engine) {
+			e.Submit(context.Background(), w.message(&refused, "u@far.test"))
+			w.wait(1)
+			e.Submit(context.Background(), w.message(&config.Relay{Host: "<h>"}, "v@far.test"))
+			w.wait(2)
+		})
+		if w.reports[0].Status.Code != 451 || w.reports[1].Status.Code != 250 {
+			t.Errorf("%s: %s%s", name, w.results(), w.text())
+		}
+	}
+}
+
 func TestProtocolsAndCiphers(t *testing.T) {
 	for in, want := range map[string][2]uint16{
 		"":                 {tls.VersionTLS12, 0},
