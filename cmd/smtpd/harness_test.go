@@ -88,7 +88,7 @@ type daemon struct {
 	dir    string // holds its notify socket
 	socket string
 	ready  chan struct{}
-	ended  chan struct{} // closed when the process has gone
+	ended  chan struct{} // closed when the process has gone and its log is read
 	err    error         // how; valid once ended
 
 	mu    sync.Mutex
@@ -132,9 +132,17 @@ func startDaemon(ctx context.Context, dir, socket string, uid int, args ...strin
 	if err != nil {
 		return nil, err
 	}
-	go d.readLog(r)
+	said := make(chan struct{})
+	go func() {
+		d.readLog(r)
+		close(said)
+	}()
 	go func() {
 		d.err = d.cmd.Wait()
+		select { // its last words, and those of its children, which end with it
+		case <-said:
+		case <-time.After(waitLimit):
+		}
 		conn.Close()
 		close(d.ended)
 		d.cond.Broadcast()
