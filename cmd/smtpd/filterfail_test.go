@@ -127,6 +127,9 @@ func TestFilterMisbehaviour(t *testing.T) {
 			if last := lines[len(lines)-1]; !strings.Contains(last, tt.log) {
 				t.Errorf("log %q; want %q", last, tt.log)
 			}
+			if shown := smtpctl(t, d, "show", "filters"); !strings.Contains(shown, tt.log) {
+				t.Errorf("shown %q; want %q", shown, tt.log)
+			}
 			says.Store(nil)
 			if reply, err := mailer(addr, "a@b.org", "Subject: x\r\n\r\nx"); err != nil || !strings.HasPrefix(reply, "250") {
 				t.Errorf("afterwards: %q, %v", reply, err)

@@ -83,6 +83,7 @@ var (
 	errHello   = errors.New("not a registration")
 	errSlow    = errors.New("does not read its input")
 	errSilent  = errors.New("gives no answer")
+	errGone    = errors.New("exited abnormally")
 	errClosed  = errors.New("stopped")
 )
 

@@ -633,6 +633,9 @@ func (p *Program) forward(st *stage, line []byte, token uint64) {
 	if last {
 		p.mu.Lock()
 		delete(p.streams, token)
+		if !st.dot.IsZero() {
+			p.stat.answered(p.heard.Sub(st.dot))
+		}
 		p.mu.Unlock()
 	}
 	if st.next != nil {

@@ -39,6 +39,7 @@ type stage struct {
 
 	head []byte // of a line, by the one who feeds
 	when time.Time
+	dot  time.Time // when the last one was handed to the program, under its lock
 }
 
 // emitSize is how many octets are handed out at a time.
@@ -281,6 +282,9 @@ func (g *stage) append(line []byte, now time.Time) {
 	}
 	p.out = append(p.out, g.head...)
 	p.out = append(append(p.out, line...), '\n')
+	if len(line) == 1 && line[0] == '.' {
+		g.dot = now
+	}
 	p.dataOut += len(p.out) - n
 }
 

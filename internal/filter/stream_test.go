@@ -108,6 +108,12 @@ func TestStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for _, p := range []*Program{a, b} {
+			var st State
+			if p.stat.fill(&st); st.Requests != sessions || st.Worst <= 0 {
+				t.Errorf("%s: %d messages are counted, the slowest %v", p.o.Name, st.Requests, st.Worst)
+			}
+		}
 		for i := range outs {
 			if got := outs[i].String(); got != want {
 				t.Errorf("pieces of %d: message %d differs: %d octets; want %d", writes, i, len(got), len(want))

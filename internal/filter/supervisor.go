@@ -107,11 +107,10 @@ func (s *Supervisor) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.stat.lost(err)
-		text := "exited abnormally"
-		if !errors.Is(err, io.EOF) && !isReset(err) {
-			text = mail.Clean(err.Error(), 256)
+		if errors.Is(err, io.EOF) || isReset(err) {
+			err = errGone
 		}
+		text := s.stat.lost(err)
 		s.warn("lost processor: " + s.o.Name + " " + text)
 		if served && time.Since(began) > stableLife*pause {
 			pause = min(firstPause, usual)
@@ -207,12 +206,12 @@ func (m *meter) answered(d time.Duration) {
 	m.worst = max(m.worst, d)
 }
 
-func (m *meter) lost(err error) {
+// lost keeps what went wrong, and gives it as it is shown.
+func (m *meter) lost(err error) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err != nil {
-		m.err = mail.Clean(err.Error(), 256)
-	}
+	m.err = mail.Clean(err.Error(), 256)
+	return m.err
 }
 
 func (m *meter) fill(st *State) {
