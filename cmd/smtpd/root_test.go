@@ -42,7 +42,7 @@ func asRoot(t *testing.T) bool {
 		}
 		cmd := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
 			exe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+limit)
-		cmd.Env = append(os.Environ(), insideVar+"=1")
+		cmd.Env = append(os.Environ(), insideVar+"=1", binsVar+"="+bins)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("in name spaces: %v\n%s", err, tail(out, 60))
