@@ -23,6 +23,7 @@ type transaction struct {
 	mailOK   bool
 	dataSent bool // DATA, or all of the text with BDAT, is on its way
 	chunked  bool // the text goes with BDAT, behind the commands
+	reset    bool // RSET stands in front of it
 }
 
 // transaction carries out what begin has begun. When the host takes commands
@@ -207,12 +208,18 @@ func (s *session) unsendable(t *task) *failure {
 func (s *session) envelope(x *transaction) error {
 	t := s.e.opt.Timeouts
 	if x.chunked {
-		s.beginNext()
+		s.beginNext(x)
 	}
 	if err := s.w.flush(t.Block); err != nil {
 		return s.unheard(x, err)
 	}
 	rep, err := s.reply(t.Mail)
+	if err == nil && x.reset && rep.code != 421 {
+		if !rep.ok() {
+			return rejected("RSET", &rep)
+		}
+		rep, err = s.reply(t.Mail)
+	}
 	if err != nil {
 		return err
 	}
@@ -381,18 +388,22 @@ func (s *session) dataReply(x *transaction) error {
 }
 
 // nothingAccepted ends a transaction without recipients. A host that asked for
-// the text nevertheless gets an empty one (RFC 2920 section 3.1).
+// the text nevertheless gets an empty one (RFC 2920 section 3.1). One that has
+// refused a BDAT may still have the sender (RFC 3030 section 2).
 func (s *session) nothingAccepted(x *transaction) error {
 	s.rejected++
 	s.finish(x)
 	t := s.e.opt.Timeouts
 	var rep reply
 	var err error
+	if x.chunked && x.mailOK { // else skipReplies has read it
+		if err = s.chunkReply(); err != nil {
+			return err
+		}
+	}
 	switch {
-	case x.chunked && x.mailOK:
-		return s.chunkReply()
-	case x.chunked: // skipReplies has read it
-	case x.dataSent:
+	case x.chunked && len(s.begun) > 0: // RSET is on its way
+	case x.dataSent && !x.chunked:
 		s.w.out = append(s.w.out, ".\r\n"...)
 		if err = s.w.flush(t.Block); err == nil {
 			rep, err = s.reply(t.End)
@@ -423,7 +434,7 @@ func (s *session) content(x *transaction) error {
 		if s.told != nil {
 			s.told.Tell(toldClient, ".")
 		}
-		s.beginNext()
+		s.beginNext(x)
 		if err := s.w.flush(t.Block); err != nil {
 			return s.lastWords(x, err)
 		}
@@ -481,16 +492,28 @@ func (s *session) lastWords(x *transaction, err error) error {
 const maxAhead = 1
 
 // beginNext begins the next task behind the text of this one (RFC 2920 section
-// 3.1 allows MAIL after the final dot), so that it costs no round trip.
-func (s *session) beginNext() {
+// 3.1 allows MAIL after the final dot), so that it costs no round trip. Behind a
+// BDAT stands RSET first: if all recipients are refused, hosts refuse the text
+// and keep the sender, and would take the next mail for one of his.
+func (s *session) beginNext(last *transaction) {
 	for s.mayBegin() {
 		t, _ := s.e.take(s, false)
 		if t == nil {
 			return
 		}
-		if x := s.begin(t); x != nil {
-			s.begun = append(s.begun, x)
+		before := len(s.w.out)
+		if last.chunked {
+			s.w.out = append(s.w.out, "RSET\r\n"...)
+			s.traceOut("RSET")
 		}
+		x := s.begin(t)
+		if x == nil {
+			s.w.out = s.w.out[:before]
+			continue
+		}
+		x.reset = last.chunked
+		s.begun = append(s.begun, x)
+		last = x
 	}
 }
 

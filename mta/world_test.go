@@ -383,6 +383,7 @@ func (h *goodHost) serveFrom(p *peer) { h.dialogue(p, func() {}) }
 
 func (h *goodHost) dialogue(p *peer, leave func()) {
 	accepted := 0
+	open := false // there is a sender, as hosts have it that refuse a text without recipients
 	for {
 		line := p.hear()
 		h.mu.Lock()
@@ -406,7 +407,11 @@ func (h *goodHost) dialogue(p *peer, leave func()) {
 			if h.mail != nil {
 				reply = h.mail(line)
 			}
-			accepted = 0
+			if open {
+				p.say("503 5.5.1 sender already given")
+				continue
+			}
+			accepted, open = 0, reply[0] == '2'
 			p.say(reply)
 		case "RCPT":
 			reply := "250 2.1.5 ok"
@@ -424,6 +429,7 @@ func (h *goodHost) dialogue(p *peer, leave func()) {
 			}
 			p.say("354 go")
 			body := p.body()
+			open = false
 			h.mu.Lock()
 			h.bodies = append(h.bodies, body)
 			h.mu.Unlock()
@@ -455,9 +461,12 @@ func (h *goodHost) dialogue(p *peer, leave func()) {
 			if h.data != nil {
 				reply = h.data(string(text))
 			}
-			accepted = 0
+			accepted, open = 0, false
 			p.say(reply)
-		case "RSET", "NOOP":
+		case "RSET":
+			accepted, open = 0, false
+			p.say("250 2.0.0 ok")
+		case "NOOP":
 			p.say("250 2.0.0 ok")
 		case "QUIT":
 			leave()
