@@ -138,6 +138,42 @@ func TestFilterMisbehaviour(t *testing.T) {
 	}
 }
 
+// A refusal in words that are no reply ends the session with 421, and the log
+// and show filters say why; the program goes on.
+func TestFilterWrongReply(t *testing.T) {
+	dir := t.TempDir()
+	program := pipeProgram(t)
+	wrong := map[string]string{"ok@b.org": "reject|250 2.0.0 fine", "text@b.org": "disconnect|go away", "long@b.org": "reject|5500 x"}
+	f := newFake(t, dir, "f", func(c *talk) {
+		c.register("filter|smtp-in|mail-from")
+		passing(c, func(_, _, id, rest string) bool {
+			token, from, _ := strings.Cut(rest, "|")
+			if wrong[from] == "" {
+				return true
+			}
+			c.say("filter-result|%s|%s|%s", id, token, wrong[from])
+			return false
+		})
+	})
+	d, addr := filterDaemon(t, dir, fmt.Sprintf(oneFilterConf, program, f.socket))
+	for from, said := range wrong {
+		if reply, err := mailer(addr, from, "x"); err != nil || !strings.HasPrefix(reply, "421 ") {
+			t.Errorf("%s: %q, %v", said, reply, err)
+		}
+		_, text, _ := strings.Cut(said, "|")
+		why := "the reply does not begin with a 4xx or 5xx code and a blank: " + text
+		if err := d.waitLog(regexp.MustCompile("warn: filter f: "+regexp.QuoteMeta(why)), 1); err != nil {
+			t.Error(err)
+		}
+		if shown := smtpctl(t, d, "show", "filters"); !strings.HasPrefix(shown, "f|running|restarts=0|") || !strings.Contains(shown, why) {
+			t.Errorf("shown %q; want %q", shown, why)
+		}
+	}
+	if reply, err := mailer(addr, "a@b.org", "Subject: x\r\n\r\nx"); err != nil || !strings.HasPrefix(reply, "250") {
+		t.Errorf("afterwards: %q, %v", reply, err)
+	}
+}
+
 // A thousand sessions while the program is killed every 200 ms: each mail is
 // refused for now, or delivered whole.
 func TestFilterKilled(t *testing.T) {

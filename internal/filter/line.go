@@ -81,6 +81,7 @@ var (
 	errToken   = errors.New("misbehaving filter")
 	errLong    = errors.New("a line is too long")
 	errHello   = errors.New("not a registration")
+	errReply   = errors.New("the reply does not begin with a 4xx or 5xx code and a blank")
 	errSlow    = errors.New("does not read its input")
 	errSilent  = errors.New("gives no answer")
 	errGone    = errors.New("exited abnormally")

@@ -41,7 +41,8 @@ type Options struct {
 	Tracing        func() bool       // nil: never
 	Trace          func(line string) // told every line while Tracing: "-> ..." from the program, "<- ..." to it
 
-	pause time.Duration // for tests: at most so long between lives; 0: usualPause
+	warn  func(text string) // nil: nobody listens
+	pause time.Duration     // for tests: at most so long between lives; 0: usualPause
 }
 
 // Program is the dialogue with one running program. It is safe for concurrent
@@ -579,6 +580,12 @@ func (p *Program) heed(s *said) error {
 	p.stat.answered(p.heard.Sub(r.since))
 	p.mu.Unlock()
 	r.timer.Stop()
+	if (s.verdict == Reject || s.verdict == Disconnect) && !ValidReply(string(s.text)) {
+		why := p.stat.lost(fmt.Errorf("%w: %s", errReply, s.text))
+		if p.o.warn != nil {
+			p.o.warn("filter " + p.o.Name + ": " + why)
+		}
+	}
 	if s.report && session != nil {
 		session.Tell([]Note{{FilterResponse, p.now, r.phase.Shown() + "|report|" + string(s.text)}})
 	}

@@ -57,6 +57,7 @@ type Supervisor struct {
 // what the log should say.
 func Supervise(o Options, start func(context.Context) (Process, error), warn func(string)) *Supervisor {
 	ctx, cancel := context.WithCancel(context.Background())
+	o.warn = warn
 	s := &Supervisor{o: o, start: start, warn: warn, cancel: cancel, changed: make(chan struct{}), tried: make(chan struct{})}
 	s.work.Go(func() { s.run(ctx) })
 	return s
@@ -206,7 +207,7 @@ func (m *meter) answered(d time.Duration) {
 	m.worst = max(m.worst, d)
 }
 
-// lost keeps what went wrong, and gives it as it is shown.
+// lost keeps what went wrong, and gives the text that is shown.
 func (m *meter) lost(err error) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
