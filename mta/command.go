@@ -102,7 +102,7 @@ func notifyText(n mail.Notify) string {
 // domain with its @. A domain of other letters becomes A-labels unless the host
 // takes UTF-8. False: it cannot be sent.
 func wirePath(a mail.Address, utf8 bool) (user, domain string, ok bool) {
-	if !fitPath(a.User) || !fitPath(a.Domain) {
+	if !mail.FitPath(a.User) || !mail.FitPath(a.Domain) {
 		return "", "", false
 	}
 	if a.Domain == "" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"smtpd/internal/mail"
@@ -58,27 +57,6 @@ func (w *writer) command(parts ...string) error {
 	}
 	w.out = append(w.out, "\r\n"...)
 	return nil
-}
-
-// fitPath reports whether an address can stand between angle brackets: octets
-// that would end the path are allowed in a quoted local-part only.
-func fitPath(s string) bool {
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c < ' ' || c == 0x7f:
-			return false
-		case c == '"':
-			quoted = !quoted
-		case c == '\\' && quoted:
-			if i++; i == len(s) || s[i] < ' ' || s[i] == 0x7f {
-				return false
-			}
-		case !quoted && strings.IndexByte(" <>", c) >= 0:
-			return false
-		}
-	}
-	return !quoted
 }
 
 // flush writes what was gathered. The time is for the whole of it.

@@ -115,17 +115,29 @@ func parse(args []string) (options, error) {
 		}
 		o.from += "@" + o.helo
 	}
-	if o.from == "<>" {
-		o.from = ""
+	o.from = path(o.from)
+	for i, r := range o.rcpts {
+		o.rcpts[i] = path(r)
 	}
-	return o, sendable(append([]string{o.helo, o.from}, o.rcpts...))
+	return o, o.sendable()
 }
 
-// sendable refuses what would end a command and begin another.
-func sendable(words []string) error {
-	for _, w := range words {
-		if strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return fmt.Errorf("%q holds a control character", mail.Clean(w, 64))
+// path is an address without the angle brackets that a user may put around it.
+func path(s string) string {
+	if strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// sendable refuses what would end an argument or a command and begin another.
+func (o *options) sendable() error {
+	if strings.ContainsFunc(o.helo, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("%q cannot be a name: it holds a blank or a control character", mail.Clean(o.helo, 64))
+	}
+	for _, a := range append([]string{o.from}, o.rcpts...) {
+		if !mail.FitPath(a) {
+			return fmt.Errorf("%q cannot be an address: it holds a blank, a bracket or a control character", mail.Clean(a, 64))
 		}
 	}
 	return nil

@@ -216,6 +216,35 @@ func TestInjected(t *testing.T) {
 	}
 }
 
+// TestSendable: what comes from a command line stays one argument of one command.
+func TestSendable(t *testing.T) {
+	for _, bad := range []string{"x\r\nRSET", "x\nRSET", "x\rRSET", "x\x00", "x y", "a@b> SIZE=1", "a@b>", "<a@b", "\"a@b"} {
+		for _, args := range [][]string{{"-H", bad, "u@x"}, {"-F", bad, "u@x"}, {bad}} {
+			if _, err := parse(args); err == nil && (args[0] != "-H" || strings.ContainsAny(bad, "\r\n\x00 ")) {
+				t.Errorf("%q is taken", args)
+			}
+		}
+	}
+	o, err := parse([]string{"-F", "<a@b>", "<u@x>", "\"v w>\"@x", "y@x"})
+	if err != nil || o.from != "a@b" || strings.Join(o.rcpts, "|") != "u@x|\"v w>\"@x|y@x" {
+		t.Errorf("%v: from %q to %q", err, o.from, o.rcpts)
+	}
+}
+
+// TestSuites: -T takes the names that smtpd.conf takes.
+func TestSuites(t *testing.T) {
+	const want = tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+	for _, name := range []string{"ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"} {
+		p, err := parseTLS("noverify,ciphers=" + name)
+		if err != nil || len(p.ciphers) != 1 || p.ciphers[0] != want {
+			t.Errorf("%s: %v, %x", name, err, p.ciphers)
+		}
+	}
+	if _, err := parseTLS("ciphers=NONE-SUCH"); err == nil {
+		t.Error("an unknown name is taken")
+	}
+}
+
 // TestHelo: a server that does not know EHLO is greeted with HELO, unless TLS or a
 // login is wanted.
 func TestHelo(t *testing.T) {
@@ -337,7 +366,7 @@ func TestNoLines(t *testing.T) {
 		srv.Close()
 		<-done
 		s.mu.Lock()
-		if got := strings.Join(s.got, "|"); got != "" || !strings.Contains(out.String(), "holds a control character") {
+		if got := strings.Join(s.got, "|"); got != "" || !strings.Contains(out.String(), "control character") {
 			t.Errorf("%s: got %q, said %q", name, got, out.String())
 		}
 		s.mu.Unlock()

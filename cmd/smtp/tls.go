@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"smtpd/internal/config"
 )
 
 // tlsParams is what -T sets.
@@ -81,18 +83,14 @@ func (t *tlsParams) protocols(list string) error {
 	return nil
 }
 
-// suites are those of TLS 1.2 by the names of the registry; in TLS 1.3 there is
-// no choice.
+// suites are those of TLS 1.2 by a list as smtpd.conf has it; in TLS 1.3 there
+// is no choice.
 func suites(list string) ([]uint16, error) {
-	var ids []uint16
-	for name := range strings.SplitSeq(list, ":") {
-		i := slices.IndexFunc(tls.CipherSuites(), func(c *tls.CipherSuite) bool { return c.Name == name })
-		if i < 0 {
-			return nil, errors.New("unknown cipher suite: " + name)
-		}
-		ids = append(ids, tls.CipherSuites()[i].ID)
+	l, err := config.ParseCiphers(list)
+	if err == nil && len(l.Unknown) > 0 {
+		err = errors.New("unknown cipher suite: " + l.Unknown[0])
 	}
-	return ids, nil
+	return l.Suites, err
 }
 
 // config is for a session with host; check: its certificate has to be good.

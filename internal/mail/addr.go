@@ -54,3 +54,24 @@ func (a Address) SplitTag(delim string) (user, tag string) {
 	user, tag, _ = strings.Cut(a.User, delim)
 	return user, tag
 }
+
+// FitPath reports whether an address can stand between angle brackets: octets
+// that would end the path are allowed in a quoted local-part only.
+func FitPath(s string) bool {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c < ' ' || c == 0x7f:
+			return false
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			if i++; i == len(s) || s[i] < ' ' || s[i] == 0x7f {
+				return false
+			}
+		case !quoted && strings.IndexByte(" <>", c) >= 0:
+			return false
+		}
+	}
+	return !quoted
+}
