@@ -38,22 +38,35 @@ func cpuTime(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// largeBound is for 100,000 lines, which are to take under a second. It leaves
-// room for slower and for busy machines.
-const largeBound = 2 * time.Second
+// largeBound is what the texts below may take: twice what they do. 100,000 lines
+// are to take under a second on the machine of the day, whose speed is taken from
+// work of the same kind, done right before.
+func largeBound(t *testing.T) time.Duration {
+	t.Helper()
+	start := cpuTime(t)
+	words := map[string][]string{}
+	for i := range 3 * 100_000 {
+		w := strings.Fields(fmt.Sprintf("match from any for domain <t%d> action local%d", i, i))
+		words[w[5]] = w
+	}
+	return largeUnits * (cpuTime(t) - start) / 3
+}
+
+// largeUnits is in times of 100,000 lines cut into words and kept by one of them.
+const largeUnits = 25
 
 // TestLarge: 100,000 lines are checked in under a second.
 func TestLarge(t *testing.T) {
 	o := newFake(t).options(largeText(100_000))
-	start := cpuTime(t)
+	bound, start := largeBound(t), cpuTime(t)
 	cfg, diags := Parse(t.Context(), o)
 	took := cpuTime(t) - start
 	if cfg == nil {
 		t.Fatal(diags[0])
 	}
 	t.Logf("100,000 lines took %v of CPU", took)
-	if took > largeBound {
-		t.Errorf("100,000 lines took %v of CPU", took)
+	if took > bound {
+		t.Errorf("100,000 lines took %v of CPU, at most %v", took, bound)
 	}
 }
 
@@ -71,9 +84,9 @@ func TestLargeOld(t *testing.T) {
 				fmt.Fprintf(&b, format, i)
 			}
 			o := newFake(t).options(b.String())
-			start := cpuTime(t)
+			bound, start := largeBound(t), cpuTime(t)
 			cfg, diags := Parse(t.Context(), o)
-			if took := cpuTime(t) - start; cfg == nil || took > largeBound {
+			if took := cpuTime(t) - start; cfg == nil || took > bound {
 				t.Errorf("%v of CPU, %v", took, diags[0])
 			} else {
 				t.Logf("100,000 old lines took %v of CPU, %s", took, diags[0])
@@ -89,9 +102,9 @@ func TestLargeTags(t *testing.T) {
 		fmt.Fprintf(&b, "listen on lo port %d tag t%d\nmatch tag t%d for any reject\n", 1+i, i, i)
 	}
 	o := newFake(t).options(b.String())
-	start := cpuTime(t)
+	bound, start := largeBound(t), cpuTime(t)
 	cfg, diags := Parse(t.Context(), o)
-	if took := cpuTime(t) - start; cfg == nil || took > largeBound {
+	if took := cpuTime(t) - start; cfg == nil || took > bound {
 		t.Errorf("%v of CPU, %v", took, diags)
 	}
 }
@@ -115,9 +128,9 @@ func TestLargeMistakes(t *testing.T) {
 				fmt.Fprintf(&b, format, i)
 			}
 			o := newFake(t).options(b.String())
-			start := cpuTime(t)
+			bound, start := largeBound(t), cpuTime(t)
 			_, diags := Parse(t.Context(), o)
-			if took := cpuTime(t) - start; took > largeBound || len(diags) < 1000 || len(diags) > maxDiagnostics {
+			if took := cpuTime(t) - start; took > bound || len(diags) < 1000 || len(diags) > maxDiagnostics {
 				t.Errorf("%d diagnostics in %v, first %s", len(diags), took, diags[0])
 			}
 		})
@@ -135,9 +148,9 @@ func TestLargeIncludes(t *testing.T) {
 		sys.files[name] = fakeFile{strings.Repeat(fmt.Sprintf("accept for domain d%d.org relay via smtp://h\n", i), 100), 0o600, 0}
 		fmt.Fprintf(&b, "include %q\n", name)
 	}
-	start := cpuTime(t)
+	bound, start := largeBound(t), cpuTime(t)
 	cfg, diags := Parse(t.Context(), sys.options(b.String()))
-	if took := cpuTime(t) - start; cfg == nil || took > largeBound {
+	if took := cpuTime(t) - start; cfg == nil || took > bound {
 		t.Errorf("%v, first %v", took, diags[0])
 	}
 }
