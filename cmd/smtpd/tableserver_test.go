@@ -108,7 +108,7 @@ func TestTableServerRestarts(t *testing.T) {
 }
 
 func restarts(t *testing.T, ts tableServer) {
-	s := ts.start(t, map[string]string{"team": "nobody"})
+	s := ts.start(t, map[string]string{"team": daemonUser()})
 	buildTable(t, "table-"+ts.backend)
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "table.conf"), ts.conf(s))
@@ -125,7 +125,7 @@ func restarts(t *testing.T, ts tableServer) {
 	}
 	awaitRcpt(t, addr, "team@x.test")
 	s.Stop(t)
-	for _, rcpt := range []string{"team", "other", "nobody"} {
+	for _, rcpt := range []string{"team", "other", daemonUser()} {
 		if got := rcptCode(t, addr, rcpt+"@x.test"); got != "451" {
 			t.Errorf("%s, without the server: got %s", rcpt, got)
 		}

@@ -156,8 +156,8 @@ func start(t testing.TB, c *config.Config, unprivileged bool) *house {
 	h := &house{config: make(chan *config.Config, 4), log: &logged{more: make(chan struct{}, 1)},
 		parent: &fakeParent{
 			users: map[string]*imsg.UserInfo{
-				"alice": {Found: true, Name: "alice", UID: 1001, GID: 1001, Home: "/home/alice"},
-				"bob":   {Found: true, Name: "bob", UID: 1002, GID: 1002, Home: "/home/bob"},
+				"alice": {Found: true, Name: "alice", UID: aliceUID, GID: 1001, Home: "/home/alice"},
+				"bob":   {Found: true, Name: "bob", UID: aliceUID + 1, GID: 1002, Home: "/home/bob"},
 				"me":    {Found: true, Name: "me", UID: uint32(os.Getuid()), GID: 1, Home: "/home/me"},
 				"later": {Temporary: true, Name: "later"},
 			},
@@ -290,6 +290,9 @@ func TestRcptCheck(t *testing.T) {
 		t.Errorf("got %d questions for users, want one each", h.parent.asked)
 	}
 }
+
+// aliceUID is never that of who runs the tests.
+var aliceUID = uint32(os.Getuid()) + 1001
 
 func TestUnprivileged(t *testing.T) {
 	h := start(t, conf(t), true)
@@ -443,7 +446,7 @@ func TestUserbase(t *testing.T) {
 		table, user string
 		want        imsg.UserInfo
 	}{
-		"system":        {"", "alice", imsg.UserInfo{Found: true, Name: "alice", UID: 1001, GID: 1001, Home: "/home/alice"}},
+		"system":        {"", "alice", imsg.UserInfo{Found: true, Name: "alice", UID: aliceUID, GID: 1001, Home: "/home/alice"}},
 		"nobody":        {"", "nosuch", imsg.UserInfo{Name: "nosuch"}},
 		"not now":       {"", "later", imsg.UserInfo{Name: "later", Temporary: true}},
 		"table":         {"users", "virt", imsg.UserInfo{Found: true, Name: "virt", UID: 5000, GID: 5000, Home: "/home/virt"}},
