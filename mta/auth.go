@@ -24,9 +24,9 @@ const maxIterations = 5_000_000
 func (s *session) authenticate() error {
 	switch {
 	case s.tls == nil:
-		return &setupError{said("Refuse to AUTH over insecure channel"), blameRelay}
+		return &setupError{noLogin("Refuse to AUTH over insecure channel"), blameRelay}
 	case len(s.ext.auth) == 0:
-		return &setupError{said("AUTH not advertised"), blameRelay}
+		return &setupError{noLogin("AUTH not advertised"), blameRelay}
 	}
 	// NUL would make two values of one (RFC 4616), and no login has a line end.
 	if strings.ContainsAny(s.secret.user+s.secret.password, "\r\n\x00") {
@@ -34,11 +34,11 @@ func (s *session) authenticate() error {
 	}
 	mech := s.mechanism()
 	if mech == nil {
-		return &setupError{said("no supported AUTH method"), blameRelay}
+		return &setupError{noLogin("no supported AUTH method"), blameRelay}
 	}
 	name, first, err := mech.Start()
 	if err != nil {
-		return &setupError{said("AUTH failed"), blameRelay}
+		return &setupError{noLogin("AUTH failed"), blameRelay}
 	}
 	line := "AUTH " + name
 	if first != nil {
@@ -65,7 +65,7 @@ func (s *session) speakAuth(mech sasl.Client, line string) error {
 			return &setupError{err, blameRoute}
 		}
 		if sc, ok := mech.(*scram); rep.ok() && ok && !sc.done {
-			return &setupError{said("AUTH rejected: the host did not prove that it knows us"), blameRelay}
+			return &setupError{noLogin("AUTH rejected: the host did not prove that it knows us"), blameRelay}
 		}
 		if rep.ok() {
 			return nil
@@ -83,7 +83,7 @@ func (s *session) speakAuth(mech sasl.Client, line string) error {
 		}
 		s.traceOut("********")
 	}
-	return &setupError{said("AUTH rejected: too many steps"), blameRelay}
+	return &setupError{noLogin("AUTH rejected: too many steps"), blameRelay}
 }
 
 // initialResponse is for the AUTH line (RFC 4954 section 4).

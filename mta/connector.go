@@ -1,6 +1,9 @@
 package mta
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -106,16 +109,47 @@ func (e *Engine) noRoute(r *relay, all flags) failure {
 	switch {
 	case all&errFamily != 0 && all&^errFamily == 0:
 		return failFamily
-	case all&errRouteNet != 0:
-		return failNetwork.with(r.lastWhy)
-	case all&errRouteSMTP != 0:
-		return failNetwork.with(r.lastWhy)
+	case all&(errRouteNet|errRouteSMTP) != 0:
+		f := failNetwork
+		f.detail, f.enh = e.causes(r)
+		return f
 	case all&errBlocked != 0:
 		return failBlocked
 	case all&errMX != 0:
-		return failRequireTLS.with(r.lastWhy)
+		detail, _ := e.causes(r)
+		return failRequireTLS.with(detail)
 	}
 	return failNoRoute
+}
+
+// maxCauses is how many hosts a failure names. Ours: it is one line.
+const maxCauses = 4
+
+// causes says of the hosts of a relay that are out of use why, "mx.example.net
+// (192.0.2.1): IO Error: Connection refused; ...", and the code of the best of
+// them. Another relay may have found it.
+func (e *Engine) causes(r *relay) (string, [3]uint8) {
+	var all []string
+	var enh [3]uint8
+	for _, cand := range r.candidates {
+		for _, c := range r.connectors {
+			why, out := r.unfit[cand.addr]
+			if rt := e.routes[r.routeKey(c, cand)]; !out && rt != nil && rt.disabled {
+				why, out = rt.cause, true
+			}
+			line := remoteName(cand.name, e.hosts[cand.addr].name(), cand.addr) + ": " + why.text
+			if !out || c.stale || slices.Contains(all, line) {
+				continue
+			}
+			if all = append(all, line); len(all) == 1 {
+				enh = why.enh
+			}
+		}
+	}
+	if more := len(all) - maxCauses; more > 0 {
+		all = append(all[:maxCauses], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(all, "; "), enh
 }
 
 // wakeLater looks at the relay again at that time, or when a limit may have
@@ -173,7 +207,7 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 			g.flags |= errFamily
 			continue
 		}
-		if r.unfit[cand.addr] {
+		if _, unfit := r.unfit[cand.addr]; unfit {
 			g.flags |= errMX
 			continue
 		}
@@ -185,9 +219,6 @@ func (e *Engine) findRoute(r *relay, c *connector, now time.Time) (*route, candi
 				best, to = h, cand
 			}
 			continue
-		}
-		if rg.flags&(errRouteNet|errRouteSMTP) != 0 {
-			r.lastWhy = rt.cause // another relay may have found it
 		}
 		e.waitFor(r, rt, h, rg.flags)
 		g.flags |= rg.flags

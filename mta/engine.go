@@ -405,27 +405,25 @@ func (e *Engine) ended(s *session, err error) {
 func (e *Engine) setupFailed(s *session, err error, now time.Time) {
 	r, rt := s.relay, s.route
 	to := blameRoute
+	why := cause{mail.Clean(err.Error(), mail.MaxStatusText), failNetwork.enh}
 	if se, ok := errors.AsType[*setupError](err); ok {
-		to = se.blame
+		to, why.enh = se.blame, se.enhanced()
 	}
-	why := mail.Clean(err.Error(), mail.MaxStatusText)
 	switch to {
 	case blameUs:
 		r.notBefore = now.Add(noRoomPause)
 	case blameRelay:
 		r.penalty++
-		r.failed = &failure{code: 451, enh: [3]uint8{4, 7, 0}, text: why, other: true}
+		r.failed = &failure{code: 451, enh: why.enh, text: why.text, other: true}
 		r.until = now.Add(min(penaltyBase*time.Duration(r.penalty*r.penalty), penaltyMax))
 		r.prepared = time.Time{} // the credentials may have changed
 		e.failTasks(r, *r.failed)
 	case blameFit:
-		r.lastWhy = why
 		if r.unfit == nil {
-			r.unfit = map[netip.Addr]bool{}
+			r.unfit = map[netip.Addr]cause{}
 		}
-		r.unfit[s.to.addr] = true
+		r.unfit[s.to.addr] = why
 	default:
-		r.lastWhy = why
 		rt.errors++
 		// A host that took others may only want fewer of us at a time.
 		if !rt.fresh && (rt.n > 0 || (to == blameSMTP && rt.errors < maxBusy)) {

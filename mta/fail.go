@@ -56,12 +56,12 @@ func (f failure) with(detail string) failure {
 	return f
 }
 
-// status is f as the queue keeps it.
+// status is f as the queue keeps it, and as a notice tells programs.
 func (f *failure) status() mail.Status {
-	return mail.Status{Code: f.code, Enh: f.enh, Text: mail.Clean(f.text, mail.MaxStatusText)}
+	return mail.Status{Code: f.code, Enh: f.enh, Text: mail.Clean(f.line(), mail.MaxStatusText)}
 }
 
-// line is f as show queue prints it.
+// line is f as show queue prints it: text, and what led to it.
 func (f *failure) line() string {
 	if f.detail == "" || f.detail == f.text {
 		return f.text
@@ -110,6 +110,37 @@ type setupError struct {
 
 func (e *setupError) Error() string { return e.err.Error() }
 func (e *setupError) Unwrap() error { return e.err }
+
+// enhanced is the code of RFC 3463 for the mail that has to wait because of e.
+func (e *setupError) enhanced() [3]uint8 {
+	c, ok := errors.AsType[coded](e.err)
+	switch {
+	case ok && c.enh[0] != 0:
+		return [3]uint8{4, c.enh[1], c.enh[2]}
+	case e.blame == blameTLS:
+		return [3]uint8{4, 7, 5}
+	case e.blame == blameRelay: // what we were told to say cannot be said
+		return [3]uint8{4, 3, 5}
+	}
+	return failNetwork.enh
+}
+
+// coded is an error with an enhanced code of its own.
+type coded struct {
+	text string
+	enh  [3]uint8
+}
+
+func (e coded) Error() string { return e.text }
+
+// noLogin is why we could not log in.
+func noLogin(text string) error { return coded{text, [3]uint8{4, 7, 0}} }
+
+// cause is why a host cannot be used.
+type cause struct {
+	text string
+	enh  [3]uint8
+}
 
 // blame is what a session's failure tells about.
 type blame uint8

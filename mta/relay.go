@@ -86,8 +86,8 @@ type relay struct {
 	preparing  bool
 	prepared   time.Time // zero: what follows is not known yet
 	candidates []candidate
-	hosts      []*host             // of the candidates; the relay has a reference on each
-	unfit      map[netip.Addr]bool // candidates that cannot do what the relay needs
+	hosts      []*host              // of the candidates; the relay has a reference on each
+	unfit      map[netip.Addr]cause // candidates that cannot do what the relay needs
 	connectors map[netip.Addr]*connector
 	secret     secret
 
@@ -99,7 +99,6 @@ type relay struct {
 
 	wakeAt   time.Time // when the agenda looks at it again; zero: it does not
 	dropping bool
-	lastWhy  string
 }
 
 // secret is a login at a relay.

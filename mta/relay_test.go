@@ -525,7 +525,7 @@ func TestPenalty(t *testing.T) {
 			t.Errorf("log has no %q:\n%s", line, w.text())
 		}
 	}
-	if got := w.reports[0].Line; got != "Network error on destination MXs: IO Error: Connection refused" {
+	if got := w.reports[0].Line; got != "Network error on destination MXs: mx.d.test (192.0.2.1): IO Error: Connection refused" {
 		t.Errorf("line: %q", got)
 	}
 }

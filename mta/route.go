@@ -116,7 +116,7 @@ type route struct {
 	errors   int
 	lastdisc time.Time
 	dropping bool // on the agenda to be forgotten
-	cause    string
+	cause    cause
 	cap      int // connections the host has shown to bear; 0: not known
 }
 
@@ -173,10 +173,10 @@ func (e *Engine) route(key routeKey) *route {
 
 // disable takes a route out of use after a failure, the longer the more often
 // it failed.
-func (e *Engine) disable(rt *route, cause string, smtp bool, now time.Time) {
+func (e *Engine) disable(rt *route, why cause, smtp bool, now time.Time) {
 	rt.penalty++
 	delay := min(penaltyBase*time.Duration(rt.penalty*rt.penalty), penaltyMax)
-	rt.cause, rt.smtp, rt.cap = cause, smtp, 0
+	rt.cause, rt.smtp, rt.cap = why, smtp, 0
 	if until := now.Add(delay); until.After(rt.until) {
 		rt.until = until
 	}

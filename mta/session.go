@@ -272,7 +272,7 @@ func (s *session) greet(life context.Context, need tlsNeed) error {
 		}
 	}
 	if s.relay.requireTLS && !s.ext.requireTLS {
-		return &setupError{said(failRequireTLS.text), blameFit} // RFC 8689 section 4.2.1
+		return &setupError{coded{failRequireTLS.text, failRequireTLS.enh}, blameFit} // RFC 8689 section 4.2.1
 	}
 	if s.relay.authLabel != "" {
 		return s.authenticate()
@@ -312,7 +312,7 @@ func (s *session) dial(life context.Context) error {
 		s.source = addrText(a)
 		if s.e.isBlocked(a, s.relay.domain) {
 			conn.Close()
-			return &setupError{said(failBlocked.text), blameRelay}
+			return &setupError{coded{failBlocked.text, failBlocked.enh}, blameRelay}
 		}
 	}
 	s.event("mta connected")
@@ -341,7 +341,8 @@ func (s *session) banner() error {
 
 // rejected is "WHAT rejected: 550 reply".
 func rejected(what string, rep *reply) error {
-	return said(what + " rejected: " + rep.status().String())
+	st := rep.status()
+	return coded{what + " rejected: " + st.String(), st.Enh}
 }
 
 // hello introduces us: EHLO, and HELO when that is refused and will do. LMTP
@@ -410,10 +411,11 @@ func (s *session) heloName() (string, error) {
 // upgrade is STARTTLS and what follows (RFC 3207).
 func (s *session) upgrade(need tlsNeed) error {
 	if !s.ext.starttls {
+		missing := coded{"TLS required but not supported by remote host", failTLSWanted.enh}
 		if s.relay.requireTLS {
-			return &setupError{said("TLS required but not supported by remote host"), blameFit}
+			return &setupError{missing, blameFit}
 		}
-		return &setupError{said("TLS required but not supported by remote host"), blameSMTP}
+		return &setupError{missing, blameSMTP}
 	}
 	if err := s.w.command("STARTTLS"); err != nil {
 		return &setupError{err, blameRelay}

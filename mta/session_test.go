@@ -1,6 +1,7 @@
 package mta
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -85,6 +86,50 @@ func TestDialogue(t *testing.T) {
 			}
 			if !strings.Contains(w.text(), tt.log) {
 				t.Errorf("log has no %q:\n%s", tt.log, w.text())
+			}
+		})
+	}
+}
+
+// What keeps mail from a host is in the line for people, and decides the code
+// for programs.
+func TestCause(t *testing.T) {
+	const first, second = "mx.d.test (192.0.2.1): ", "b.d.test (192.0.2.2): "
+	const plain = "S: 220 mx\nC: EHLO me.test\nS: 250 mx"
+	tests := map[string]struct {
+		action        config.Relay
+		one, two      string // scripts; empty: refused
+		status, cause string // cause: without the text of the failure
+	}{
+		"refused":        {config.Relay{}, "", "", "4.4.1", first + "IO Error: Connection refused; " + second + "IO Error: Connection refused"},
+		"silent":         {config.Relay{}, "hang", "", "4.4.1", first + "Connection timeout; " + second + "IO Error: Connection refused"},
+		"banner":         {config.Relay{}, "S: 554 5.7.1 go away", "", "4.7.1", first + "BANNER rejected: 554 5.7.1 go away; " + second + "IO Error: Connection refused"},
+		"banner, no enh": {config.Relay{}, "S: 554 go away", "S: 421 4.3.2 busy", "4.4.1", first + "BANNER rejected: 554 go away; " + second + "BANNER rejected: 421 4.3.2 busy"},
+		"no TLS":         {config.Relay{TLS: true}, plain, "S: 554 no", "4.7.4", first + "TLS required but not supported by remote host; " + second + "BANNER rejected: 554 no"},
+		"broken TLS": {config.Relay{TLS: true}, "S: 220 mx\nC: EHLO me.test\nS: 250-mx\nS: 250 STARTTLS\nC: STARTTLS\nS: 220 go\nS: nonsense",
+			"", "4.7.5", ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.mx("d.test", "10 mx.d.test 192.0.2.1", "20 b.d.test 192.0.2.2")
+			for addr, script := range map[string]string{"192.0.2.1:25": tt.one, "192.0.2.2:25": tt.two} {
+				if script != "" {
+					w.hosts[addr] = play(script)
+				}
+			}
+			w.run(func(e *Engine) {
+				e.Submit(t.Context(), w.message(&tt.action, "u@d.test"))
+				w.wait(1)
+			})
+			r := w.reports[0]
+			if got := fmt.Sprintf("%d.%d.%d", r.Status.Enh[0], r.Status.Enh[1], r.Status.Enh[2]); got != tt.status {
+				t.Errorf("status %s, want %s", got, tt.status)
+			}
+			cause, ok := strings.CutPrefix(r.Line, "Network error on destination MXs: ")
+			if !ok || r.Stat != "Network error on destination MXs" || !strings.HasSuffix(r.Line, r.Status.Text) ||
+				(tt.cause != "" && cause != tt.cause) {
+				t.Errorf("stat %q, line %q, text %q", r.Stat, r.Line, r.Status.Text)
 			}
 		})
 	}

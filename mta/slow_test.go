@@ -144,7 +144,7 @@ func TestCauseOfDisabledRoute(t *testing.T) {
 		w.wait(2)
 	})
 	for _, r := range w.reports {
-		if want := "Network error on destination MXs: IO Error: Connection refused"; r.Line != want {
+		if want := "Network error on destination MXs: mx.d.test (192.0.2.1): IO Error: Connection refused"; r.Line != want {
 			t.Errorf("%s: %q, want %q", r.Envelope.Dest, r.Line, want)
 		}
 	}

@@ -207,7 +207,11 @@ func (c *composer) line(e *mail.Envelope) string {
 	if e.LastError != "" && (c.n.Kind == mail.NoticeFailed || c.n.Kind == mail.NoticeDelayed) {
 		s += ": " + e.LastError
 	}
-	return fold(c.clean(s, 6<<10), "    ") + "\n"
+	s = fold(c.clean(s, 6<<10), "    ") + "\n"
+	if st := &e.LastStatus; c.n.Kind == mail.NoticeFailed && st.Code != 0 && st.Temporary() { // expired
+		s += fold(c.clean("    The last attempt failed: "+st.String(), 6<<10), "    ") + "\n"
+	}
+	return s
 }
 
 // perMessage writes the first group of fields (RFC 3464 section 2.2).
@@ -240,9 +244,13 @@ func (c *composer) perRecipient(e *mail.Envelope) string {
 	c.field(&b, "Action", words[c.n.Kind].action)
 	c.field(&b, "Status", c.status(e))
 	failure := c.n.Kind == mail.NoticeFailed || c.n.Kind == mail.NoticeDelayed
-	if failure && e.RemoteMTA != "" && e.LastStatus.Code != 0 {
+	switch {
+	case !failure || e.LastStatus.Code == 0:
+	case e.RemoteMTA != "":
 		c.field(&b, "Remote-MTA", "dns; "+e.RemoteMTA)
 		c.field(&b, "Diagnostic-Code", "smtp; "+e.LastStatus.String())
+	default: // nobody else said it
+		c.field(&b, "Diagnostic-Code", "X-smtpd; "+e.LastStatus.String())
 	}
 	if failure && !e.LastTry.IsZero() {
 		c.field(&b, "Last-Attempt-Date", date(e.LastTry))

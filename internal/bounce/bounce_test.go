@@ -34,7 +34,7 @@ func notice(kind mail.NoticeKind, e mail.Envelope) *Notice {
 }
 
 func local(enh [3]uint8, line string) mail.Envelope {
-	return mail.Envelope{LastStatus: mail.Status{Code: int(enh[0])*100 + 50, Enh: enh}, LastError: line}
+	return mail.Envelope{LastStatus: *mail.NewStatus(int(enh[0])*100+50, enh, line), LastError: line}
 }
 
 func remote(line, host string, dsn mail.DSN) mail.Envelope {
@@ -49,7 +49,10 @@ func notices() map[string]*Notice {
 	m := map[string]*Notice{
 		"failed-mda": notice(mail.NoticeFailed, local([3]uint8{5, 3, 0},
 			`"/bin/sh: 1: cannot create /etc/test/home/pipe.out: Permission denied"`)),
-		"failed-mta":  notice(mail.NoticeFailed, remote("550 5.1.1 no such user", "mx1.remote.test", asked)),
+		"failed-mta": notice(mail.NoticeFailed, remote("550 5.1.1 no such user", "mx1.remote.test", asked)),
+		"expired-local": notice(mail.NoticeFailed, mail.Envelope{LastError: "Envelope expired", LastStatus: *mail.NewStatus(451, [3]uint8{4, 4, 1},
+			"Network error on destination MXs: mx1.remote.test (192.0.2.1): IO Error: Connection refused")}),
+		"never-tried": notice(mail.NoticeFailed, mail.Envelope{LastError: "Envelope expired"}),
 		"expired":     notice(mail.NoticeFailed, remote("451 4.7.1 greylisted", "mx1.remote.test", mail.DSN{})),
 		"delayed":     notice(mail.NoticeDelayed, local([3]uint8{4, 0, 0}, "No MX found for domain")),
 		"delivered":   notice(mail.NoticeDelivered, mail.Envelope{DSN: asked, LastStatus: mail.Status{Code: 250, Enh: [3]uint8{2, 0, 0}}}),

@@ -220,6 +220,11 @@ func (s *state) Done(r *mta.Report) {
 	case r.Status.Permanent():
 		result = "PermFail"
 	}
+	// The delivery line has what log parsers know; what led to it has its own.
+	if r.Line != r.Stat && !r.Status.OK() {
+		s.env.Log.Event(r.Session, "mta cause", slog.String("evpid", e.ID.String()),
+			log.Raw("reason", mail.Clean(r.Line, maxLine)))
+	}
 	rcpt := "<->"
 	if e.Rcpt != e.Dest {
 		rcpt = "<" + e.Rcpt.String() + ">"

@@ -351,11 +351,14 @@ func TestRelay(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	const refused = "Network error on destination MXs: [127.0.0.1]: IO Error: Connection refused"
 	tests := map[string]struct{ action, domain, want, log string }{
 		"null MX":        {"mx", "nullmx.test", "Domain does not accept mail", `0000000000000000 mta delivery evpid=0000000700000001 from=<a@b.test> to=<u0@nullmx.test> rcpt=<-> source="-" relay="nullmx.test" delay=0s result="PermFail" stat="Domain does not accept mail"`},
 		"unknown domain": {"mx", "no.test", "Domain does not exist", "smtp-out: Failed to resolve MX for [relay:no.test,smtp]: Domain does not exist"},
 		"no action":      {"gone", "d.test", "No such action: gone", ""},
-		"refused":        {"out", "d.test", "Network error on destination MXs: IO Error: Connection refused", "mta error reason=IO Error: Connection refused\n"},
+		"refused":        {"out", "d.test", refused, "mta error reason=IO Error: Connection refused\n"},
+		"its cause": {"out", "d.test", refused, "0000000000000000 mta cause evpid=0000000700000001 reason=" + refused + "\n" +
+			`0000000000000000 mta delivery evpid=0000000700000001 from=<a@b.test> to=<u0@d.test> rcpt=<-> source="-" relay="127.0.0.1" delay=0s result="TempFail" stat="Network error on destination MXs"` + "\n"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
