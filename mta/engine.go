@@ -91,7 +91,7 @@ func (e *Engine) SetConfig(cfg *config.Config) {
 	defer e.mu.Unlock()
 	e.cfg = cfg
 	for _, r := range e.relays {
-		r.limits = e.limitsOf(r)
+		e.setLimits(r)
 		e.drain(r)
 	}
 }

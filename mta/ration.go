@@ -46,8 +46,11 @@ type group struct {
 }
 
 // groupName is where an exchanger is: its name without the first label, if what
-// is left is a domain of at least two.
+// is left is a domain of at least two. An address is by itself.
 func groupName(mx string) string {
+	if _, ok := literal(mx); ok {
+		return mx
+	}
 	if _, rest, ok := strings.Cut(mx, "."); ok && strings.Contains(rest, ".") {
 		return rest
 	}

@@ -83,7 +83,7 @@ func TestGroupConnections(t *testing.T) {
 func TestGroupName(t *testing.T) {
 	for mx, want := range map[string]string{
 		"aspmx.l.google.com": "l.google.com", "mx.d.test": "d.test", "d.test": "d.test", "localhost": "localhost",
-		"d-test.mail.protection.outlook.com": "mail.protection.outlook.com",
+		"d-test.mail.protection.outlook.com": "mail.protection.outlook.com", "192.0.2.1": "192.0.2.1", "": "",
 	} {
 		if got := groupName(mx); got != want {
 			t.Errorf("%s: got %s, want %s", mx, got, want)
@@ -115,5 +115,49 @@ func TestPrefer(t *testing.T) {
 				t.Errorf("dialed %v, want %v", w.dialed, tt.want)
 			}
 		})
+	}
+}
+
+// Limits hold for the host that an action names: by its name, its address, or a
+// domain above it, those of a group too.
+func TestLimitsOfHosts(t *testing.T) {
+	tests := map[string]struct {
+		limit, host string
+		applies     bool
+	}{
+		"name":            {"hub.prov.test", "smtp://Hub.prov.test", true},
+		"domain above":    {"prov.test", "hub.prov.test", true},
+		"address":         {"192.0.2.1", "smtp://192.0.2.1", true},
+		"other spelling":  {"2001:db8::1", "smtp://[2001:DB8:0::1]", true},
+		"another domain":  {"other.test", "smtp://hub.prov.test", false},
+		"another address": {"192.0.2.2", "smtp://192.0.2.1", false},
+		"no octets above": {"0.2.1", "smtp://192.0.2.1", false},
+	}
+	for name, tt := range tests {
+		for kind, set := range map[string]func(*config.MTALimits){
+			"domain": func(l *config.MTALimits) { l.MaxMailsPerDomain = 10 },
+			"group":  func(l *config.MTALimits) { l.MaxMailsPerGroup = 10 },
+		} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				w := newWorld(t)
+				own := config.DefaultMTALimits()
+				set(&own)
+				w.cfg.MTA.Domain[tt.limit] = &own
+				w.addr("hub.prov.test", "192.0.2.1")
+				w.lists = map[string][]string{"h": {tt.host}}
+				h := &goodHost{}
+				w.hosts["192.0.2.1:25"], w.hosts["[2001:db8::1]:25"] = h.serve, h.serve
+				var took time.Duration
+				w.run(func(e *Engine) {
+					begin := time.Now()
+					w.many(e, &config.Relay{Host: "h"}, 15, "d.test")
+					w.wait(15)
+					took = time.Since(begin)
+				})
+				if w.codes()[250] != 15 || (took >= time.Minute) != tt.applies {
+					t.Errorf("codes %v, took %v", w.codes(), took)
+				}
+			})
+		}
 	}
 }

@@ -66,7 +66,8 @@ type relay struct {
 	id       uint64 // names it to who holds envelopes back
 	limits   *config.MTALimits
 	dom      *domain
-	group    *group // nil: not known, or a host that the action names
+	place    string // name of its best exchanger; empty: not known, or it is a host that the action names
+	group    *group // nil: not known, or that host has no limits of its own
 	conns
 
 	tasks taskList
@@ -211,7 +212,7 @@ func (e *Engine) relay(k relayKey) *relay {
 	r = &relay{relayKey: k, name: relayName(&k), id: e.lastRelay,
 		connectors: map[netip.Addr]*connector{},
 		sessions:   tls.NewLRUClientSessionCache(tlsSessions)}
-	r.limits = e.limitsOf(r)
+	e.setLimits(r)
 	r.dom = e.domains[k.domain]
 	if r.dom == nil {
 		r.dom = &domain{}
@@ -224,17 +225,19 @@ func (e *Engine) relay(k relayKey) *relay {
 	return r
 }
 
-// limitsOf are the limits of a relay: of its domain, else of where its group
-// is, or above, else those for all.
-func (e *Engine) limitsOf(r *relay) *config.MTALimits {
-	l := e.cfg.MTA.Domain[r.domain]
-	if r.group == nil {
-		return cmp.Or(l, &e.cfg.MTA.Default)
+// setLimits looks up the limits of a relay, and whom it shares them with. A host
+// that an action names is alone unless it has limits of its own: how much a
+// smarthost gets is not for what holds for the providers of others.
+func (e *Engine) setLimits(r *relay) {
+	place := r.place
+	if r.isHost {
+		place = r.domain
 	}
-	for name := r.group.name; l == nil && name != ""; _, name, _ = strings.Cut(name, ".") {
-		l = e.cfg.MTA.Domain[name]
+	r.limits = e.cfg.MTA.For(r.domain, place)
+	if r.isHost && r.limits == &e.cfg.MTA.Default {
+		place = ""
 	}
-	return cmp.Or(l, &e.cfg.MTA.Default)
+	e.joinGroup(r, groupName(place))
 }
 
 // dropIfDone forgets a relay that has nothing to do and nothing to remember.
@@ -415,8 +418,8 @@ func (e *Engine) apply(r *relay, p prepared, now time.Time) {
 	r.prepared, r.candidates, r.secret = now, p.candidates, p.secret
 	r.unfit = nil
 	if !r.isHost && len(p.candidates) > 0 {
-		e.joinGroup(r, groupName(p.candidates[0].name))
-		r.limits = e.limitsOf(r)
+		r.place = p.candidates[0].name
+		e.setLimits(r)
 	}
 	for _, c := range p.candidates {
 		h := e.host(c.addr)

@@ -393,7 +393,8 @@ func (c *checker) intLimits(key string) map[string]*int {
 func (c *checker) mtaLimits(s *settingStmt) {
 	l := &c.cfg.MTA.Default
 	if s.domain != nil {
-		name := strings.ToLower(s.domain.text)
+		c.limitDomain(s.domain)
+		name := config.LimitName(s.domain.text)
 		if l = c.cfg.MTA.Domain[name]; l == nil {
 			l = new(config.MTALimits)
 			*l = c.cfg.MTA.Default
@@ -401,6 +402,31 @@ func (c *checker) mtaLimits(s *settingStmt) {
 		}
 	}
 	c.limits(s, l)
+}
+
+// limitDomain warns of limits for what is no destination.
+func (c *checker) limitDomain(t *token) {
+	name := config.LimitName(t.text)
+	if _, err := netip.ParseAddr(name); err == nil {
+		return
+	}
+	const with = "no destination is called %q, so these limits hold for none; write %s"
+	if _, err := netip.ParsePrefix(name); err == nil {
+		c.warnf(t.pos, with, t.text, "one address for each line")
+		return
+	}
+	if below, ok := strings.CutPrefix(name, "*."); ok {
+		c.warnf(t.pos, with, t.text, below+", which holds for relay hosts and mail exchangers below it too")
+		return
+	}
+	name = name[strings.LastIndexByte(name, '@')+1:]
+	u, err := config.ParseRelayURL(name)
+	switch {
+	case err != nil:
+		c.warnf(t.pos, with, t.text, "the domain or host alone")
+	case config.LimitName(u.Host) != config.LimitName(t.text):
+		c.warnf(t.pos, with, t.text, strings.ToLower(u.Host))
+	}
 }
 
 func (c *checker) smtpDelays() map[string]*time.Duration {

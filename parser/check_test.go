@@ -170,6 +170,13 @@ func TestWarnings(t *testing.T) {
 		"ended":              {"pki a cert " + cert + "old.crt\" key " + cert + "old.key\"", "ended on 2026-11-19"},
 		"user":               {"action o maildir user nobody9\nmatch action o", `user "nobody9" is not known to this system`},
 		"near user":          {"action o maildir user alcie\nmatch action o", `user "alcie" is not known to this system, did you mean "alice"?`},
+		"limits of a host":   {"mta limit for domain \"[IPv6:2001:DB8::1]\" max-conn-per-domain 1\nmta limit for domain \"192.0.2.1\" inet4\nmta limit for domain mx_1.Example.org. inet4", ""},
+		"limits of a URL":    {"mta limit for domain \"smtp+tls://label@mx.example.org:587\" inet4", `x:1: warning: no destination is called "smtp+tls://label@mx.example.org:587", so these limits hold for none; write mx.example.org`},
+		"limits of a port":   {"mta limit for domain \"[2001:db8::1]:25\" inet4", `hold for none; write 2001:db8::1`},
+		"limits of a net":    {"mta limit for domain \"192.0.2.0/24\" inet4", `hold for none; write one address for each line`},
+		"limits of an *":     {"mta limit for domain \"*.example.org\" inet4", `hold for none; write example.org, which holds for relay hosts and mail exchangers below it too`},
+		"limits of a person": {"mta limit for domain \"bob@example.org\" inet4", `hold for none; write example.org`},
+		"limits of nonsense": {"mta limit for domain \"a b\" inet4", `hold for none; write the domain or host alone`},
 		"five intervals":     {"bounce warn-interval 1h, 2h, 3h, 4h, 5h", "only 4 warn-intervals are used"},
 		"bad line of file":   {"table s file:/nets\nmatch from src <s> reject", `x:2: warning: table "s": /nets:2: invalid address or network: "nonsense"`},
 		"password form":      {"pki a cert " + cert + "rl0.crt\" key " + cert + "rl0.key\"\nlisten on lo tls pki a auth { a = b }", "password of \"a\" is not in an encrypted form"},
@@ -305,7 +312,7 @@ match from auth u for any reject
 	if tab := cfg.Tables[a.Alias]; tab == nil || tab.Pairs[0] != [2]string{"root", "alice"} || tab.Type != config.TableMapping {
 		t.Errorf("alias %+v", tab)
 	}
-	if d, o := config.DefaultMTALimits(), cfg.MTA.For("slow.test"); d.SourceLimitGiven || !cfg.MTA.Default.SourceLimitGiven ||
+	if d, o := config.DefaultMTALimits(), cfg.MTA.For("slow.test", ""); d.SourceLimitGiven || !cfg.MTA.Default.SourceLimitGiven ||
 		cfg.MTA.Default.MaxConnPerSource != 7 || !o.SourceLimitGiven || o.MaxConnPerSource != 100 || o.MaxConnPerHost != 1 {
 		t.Errorf("limits %+v, %+v", cfg.MTA.Default, o)
 	}

@@ -5,6 +5,7 @@ package config
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -121,7 +122,7 @@ type MTA struct {
 	MaxDeferred int
 	TLS         string // table: domain -> TLSWish; empty: none
 	Default     MTALimits
-	Domain      map[string]*MTALimits // lower-case domain -> its own limits
+	Domain      map[string]*MTALimits // LimitName -> its own limits
 }
 
 // MTALimits are the bounds on connections out. Durations are in whole seconds.
@@ -227,10 +228,38 @@ func DefaultMTALimits() MTALimits {
 	}
 }
 
-// For is the limits that hold for a lower-case domain.
-func (m *MTA) For(domain string) *MTALimits {
-	if l := m.Domain[domain]; l != nil {
+// For is the limits that hold for a destination: its own, else those of where
+// its hosts are, a name or a domain above it, else those for all. place is the
+// name of the best mail exchanger, or of the host that an action names; empty:
+// not known.
+func (m *MTA) For(domain, place string) *MTALimits {
+	if len(m.Domain) == 0 {
+		return &m.Default
+	}
+	if l := m.Domain[LimitName(domain)]; l != nil {
 		return l
 	}
+	for place = LimitName(place); place != ""; _, place, _ = strings.Cut(place, ".") {
+		if l := m.Domain[place]; l != nil {
+			return l
+		}
+		if _, err := netip.ParseAddr(place); err == nil {
+			break // no domain is above it
+		}
+	}
 	return &m.Default
+}
+
+// LimitName is what a domain, a host name or an address is called in MTA.Domain
+// however it is written: [IPv6:2001:DB8::1] is 2001:db8::1.
+func LimitName(s string) string {
+	s = strings.ToLower(strings.TrimSuffix(s, "."))
+	bare := s
+	if in, ok := strings.CutPrefix(s, "["); ok {
+		bare = strings.TrimPrefix(strings.TrimSuffix(in, "]"), "ipv6:")
+	}
+	if a, err := netip.ParseAddr(bare); err == nil {
+		return a.Unmap().String()
+	}
+	return s
 }

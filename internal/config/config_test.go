@@ -78,7 +78,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 func TestLimitsOfADomain(t *testing.T) {
 	m := &Defaults().MTA
 	m.Domain["slow.test"] = &MTALimits{MaxConnPerHost: 1}
-	if m.For("slow.test").MaxConnPerHost != 1 || m.For("other.test").MaxConnPerHost != 20 {
+	if m.For("slow.test", "").MaxConnPerHost != 1 || m.For("other.test", "").MaxConnPerHost != 20 {
 		t.Error("the wrong limits")
 	}
 	if (&Action{Method: MethodRelay}).IsLocal() || !(&Action{Method: MethodMaildir}).IsLocal() {
