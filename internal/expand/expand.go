@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"smtpd/internal/config"
@@ -87,14 +88,14 @@ type Note struct {
 
 // Result is what becomes of a recipient.
 type Result struct {
-	Status    mail.Status     // 250, or what to refuse the recipient with
-	Rule      *config.Rule    // that decided first; nil: none did
-	Envelopes []mail.Envelope // when 250: at least one
-	Notes     []Note
+	Status   mail.Status   // 250, or what to refuse the recipient with
+	Rule     *config.Rule  // that decided first; nil: none did
+	Branches []mail.Branch // when 250: at least one
+	Notes    []Note
 }
 
-// Request is a recipient with what is known of its session. Envelope is the
-// pattern for those that result; its Rcpt is expanded.
+// Request is a recipient with what is known of its session. Rcpt of Envelope is
+// expanded.
 type Request struct {
 	Envelope mail.Envelope
 	TLS      bool
@@ -115,14 +116,27 @@ func (q *Request) facts() ruleset.Facts {
 // Expand expands q.Envelope.Rcpt. It never fails without a Status. trace may be
 // nil.
 func (x *Expander) Expand(ctx context.Context, q *Request, trace *Trace) *Result {
-	e := &expansion{Expander: x, ctx: ctx, q: q, facts: q.facts(), trace: trace, result: &Result{}}
+	e := expansions.Get().(*expansion)
+	*e = expansion{Expander: x, ctx: ctx, q: q, facts: q.facts(), trace: trace, result: &Result{}}
+	r := e.run()
+	*e = expansion{}
+	expansions.Put(e)
+	return r
+}
+
+// expansions is the memory of those that have ended: most recipients need
+// nothing else.
+var expansions = sync.Pool{New: func() any { return new(expansion) }}
+
+// run does it.
+func (e *expansion) run() *Result {
 	err := e.recipient()
-	if err == nil && len(e.result.Envelopes) == 0 {
+	if err == nil && len(e.result.Branches) == 0 {
 		err = e.dead("nothing is left of it")
 	}
 	e.result.Status = mail.Status{Code: 250, Enh: [3]uint8{2, 1, 5}, Text: "Destination address valid: Recipient ok"}
 	if err != nil {
-		e.result.Envelopes = nil
+		e.result.Branches = nil
 		st, ok := errors.AsType[*mail.Status](err)
 		if !ok {
 			e.note(true, "warn: "+mail.Clean(err.Error(), mail.MaxStatusText))
@@ -144,7 +158,7 @@ type expansion struct {
 	nodes  int
 	depth  int             // of the node last entered, for the trace
 	done   map[string]bool // addresses that were expanded: false while they are
-	first  string          // where the first envelope leads
+	first  node            // of the first branch
 	boxes  map[string]bool // where all lead; nil: there is one at most
 }
 
@@ -185,11 +199,14 @@ func (e *expansion) recipient() error {
 
 // address finds the rule for an address and follows its action.
 func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
-	key := addr.User + "@" + strings.ToLower(addr.Domain)
-	if ended, begun := e.done[key]; ended {
-		return nil // it has given its envelopes already
-	} else if begun {
-		return e.dead("loop at " + addr.String())
+	var key string
+	if e.done != nil {
+		key = doneKey(addr)
+		if ended, begun := e.done[key]; ended {
+			return nil // it has given its branches already
+		} else if begun {
+			return e.dead("loop at " + addr.String())
+		}
 	}
 	if err := e.enter(depth); err != nil {
 		return err
@@ -200,7 +217,7 @@ func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
 		return e.relay(p) // that was all
 	}
 	if e.done == nil {
-		e.done = map[string]bool{}
+		e.done, key = map[string]bool{}, doneKey(addr)
 	}
 	e.done[key] = false
 	if relay {
@@ -213,6 +230,9 @@ func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
 	e.done[key] = true
 	return err
 }
+
+// doneKey is what an address is known by.
+func doneKey(a mail.Address) string { return a.User + "@" + strings.ToLower(a.Domain) }
 
 // enter counts a node and bounds depth and number.
 func (e *expansion) enter(depth int) error {
@@ -263,38 +283,36 @@ func (e *expansion) relay(p *place) error {
 	return e.submit(&node{place: p}, mail.KindMTA, "", "")
 }
 
-// submit adds an envelope, unless one leads to the same place already.
+// submit adds a branch, unless one leads to the same place already.
 func (e *expansion) submit(n *node, kind mail.Kind, user, exec string) error {
-	p, box := n.place, e.box(n, kind, user, exec)
-	if len(e.result.Envelopes) == 0 {
-		e.first = box // mostly the only one
-	} else if e.boxes == nil {
-		e.boxes = map[string]bool{e.first: true}
-	}
-	if e.boxes[box] {
-		e.say("the same as before")
-		return nil
-	}
-	if e.boxes != nil {
+	p := n.place
+	if len(e.result.Branches) == 0 {
+		e.first = *n // mostly the only one
+	} else {
+		if e.boxes == nil {
+			b := &e.result.Branches[0]
+			e.boxes = map[string]bool{e.box(&e.first, b.Kind, b.User, b.Exec): true}
+		}
+		box := e.box(n, kind, user, exec)
+		if e.boxes[box] {
+			e.say("the same as before")
+			return nil
+		}
 		e.boxes[box] = true
 	}
-	if len(e.result.Envelopes) >= MaxEnvelopes {
+	if len(e.result.Branches) >= MaxEnvelopes {
 		return e.trouble("too many envelopes")
 	}
-	env := e.q.Envelope
-	env.Kind, env.Dispatcher, env.Dest, env.User, env.Exec = kind, p.action.Name, p.addr, user, exec
-	env.SubAddr = n.sub
-	if env.TTL = p.action.TTL; env.TTL == 0 {
-		env.TTL = e.Config.Queue.TTL
+	b := mail.Branch{Kind: kind, Internal: p.internal, Dispatcher: p.action.Name, Dest: p.addr,
+		User: user, Exec: exec, SubAddr: n.sub, TTL: p.action.TTL}
+	if b.TTL == 0 {
+		b.TTL = e.Config.Queue.TTL
 	}
-	if p.internal {
-		env.Flags |= mail.FlagInternal
-	}
-	e.result.Envelopes = append(e.result.Envelopes, env)
+	e.result.Branches = append(e.result.Branches, b)
 	return nil
 }
 
-// box names where an envelope leads: two with the same name would be one copy
+// box names where a branch leads: two with the same name would be one copy
 // too many. The destination counts as far as the action can tell it apart: by
 // its sub-address, or wholly when it is named to somebody.
 func (e *expansion) box(n *node, kind mail.Kind, user, exec string) string {

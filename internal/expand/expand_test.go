@@ -165,7 +165,7 @@ func show(q *Request, r *Result) string {
 		return strings.TrimSuffix(r.Status.String(), ": <"+q.Envelope.Rcpt.String()+">")
 	}
 	var out []string
-	for _, e := range r.Envelopes {
+	for _, e := range r.Branches {
 		s := e.Kind.String() + ":" + e.Dispatcher + ":" + e.Dest.String()
 		if e.User != "" {
 			s += ":" + e.User
@@ -176,7 +176,7 @@ func show(q *Request, r *Result) string {
 		if e.SubAddr != "" {
 			s += " +" + e.SubAddr
 		}
-		if e.Flags&mail.FlagInternal != 0 {
+		if e.Internal {
 			s += " internal"
 		}
 		out = append(out, s)
@@ -296,21 +296,21 @@ func TestExpand(t *testing.T) {
 // check holds for every result.
 func check(t *testing.T, x *Expander, q *Request, r *Result) {
 	t.Helper()
-	if (r.Status.Code == 250) != (len(r.Envelopes) > 0) || r.Status.Code < 250 || r.Status.Code > 599 {
-		t.Errorf("status %v with %d envelopes", r.Status, len(r.Envelopes))
+	if (r.Status.Code == 250) != (len(r.Branches) > 0) || r.Status.Code < 250 || r.Status.Code > 599 {
+		t.Errorf("status %v with %d branches", r.Status, len(r.Branches))
 	}
 	seen := map[string]bool{}
-	for _, e := range r.Envelopes {
+	for _, e := range r.Branches {
 		a := x.Config.Actions[e.Dispatcher]
 		if a == nil || (e.Kind == mail.KindMTA) != (a.Method == config.MethodRelay) || (e.Kind == mail.KindMDA) != (e.User != "") {
-			t.Errorf("envelope %+v", e)
+			t.Errorf("branch %+v", e)
 		}
-		if e.Rcpt != q.Envelope.Rcpt || e.TTL <= 0 {
-			t.Errorf("envelope for %v with ttl %v", e.Rcpt, e.TTL)
+		if e.TTL <= 0 {
+			t.Errorf("branch with ttl %v", e.TTL)
 		}
 		key := fmt.Sprint(e.Kind, e.Dispatcher, e.User, e.Exec, e.Dest, e.SubAddr)
 		if seen[key] {
-			t.Errorf("two envelopes %s", key)
+			t.Errorf("two branches %s", key)
 		}
 		seen[key] = true
 	}
@@ -603,7 +603,7 @@ func TestProperties(t *testing.T) {
 			if again := x.Expand(t.Context(), q, &Trace{}); show(q, again) != show(q, r) {
 				t.Errorf("seed %d: got %s, then %s", seed, show(q, r), show(q, again))
 			}
-			for _, e := range r.Envelopes {
+			for _, e := range r.Branches {
 				if _, known := h.users[e.User]; e.Kind == mail.KindMDA && !known && e.User != "_smtpd" {
 					t.Errorf("seed %d: delivery as %s", seed, e.User)
 				}
@@ -655,7 +655,7 @@ func FuzzForward(f *testing.F) {
 		q := request("carol@plain.test")
 		r := x.Expand(t.Context(), q, nil)
 		check(t, x, q, r)
-		for _, e := range r.Envelopes {
+		for _, e := range r.Branches {
 			if strings.ContainsAny(e.Exec+e.User+e.Dest.String(), "\r\n\x00") {
 				t.Errorf("a control character in %+v", e)
 			}

@@ -130,8 +130,10 @@ func Decide(ctx context.Context, x *expand.Expander, q *Facts) *Verdict {
 	for _, n := range r.Notes {
 		v.Notes = append(v.Notes, n.Text)
 	}
-	for i := range r.Envelopes {
-		v.Envelopes = append(v.Envelopes, d.destination(ctx, &r.Envelopes[i]))
+	for i := range r.Branches {
+		e := q.Envelope
+		e.Follow(&r.Branches[i])
+		v.Envelopes = append(v.Envelopes, d.destination(ctx, &e))
 	}
 	return v
 }

@@ -18,6 +18,18 @@ func line(c *Codec, s *string, max int) {
 	}
 }
 
+// again is a value that is mostly the one before, and costs one octet then.
+func again[T comparable](c *Codec, before, v *T, code func(*Codec, *T)) {
+	same := *before == *v
+	c.Bool(&same)
+	switch {
+	case !same:
+		code(c, v)
+	case c.reading:
+		*v = *before
+	}
+}
+
 // status is a Status.
 func status(c *Codec, s *mail.Status) {
 	code := uint16(s.Code)
@@ -30,6 +42,10 @@ func status(c *Codec, s *mail.Status) {
 	}
 	line(c, &s.Text, MaxText)
 }
+
+// name and domain are lines of that length.
+func name(c *Codec, s *string)   { line(c, s, MaxName) }
+func domain(c *Codec, s *string) { line(c, s, mail.MaxDomain) }
 
 func address(c *Codec, a *mail.Address) {
 	line(c, &a.User, mail.MaxLocalPart)

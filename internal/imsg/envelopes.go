@@ -1,44 +1,25 @@
 package imsg
 
 import (
-	"time"
+	"math/bits"
 
 	"smtpd/internal/mail"
 )
 
-// envelopeField is one field of mail.Envelope.
-type envelopeField struct {
-	same func(a, b *mail.Envelope) bool
-	code func(*Codec, *mail.Envelope)
-}
-
-// value is a field that is compared as it is.
-func value[T comparable](at func(*mail.Envelope) *T, code func(*Codec, *T)) envelopeField {
-	return envelopeField{
-		same: func(a, b *mail.Envelope) bool { return *at(a) == *at(b) },
-		code: func(c *Codec, e *mail.Envelope) { code(c, at(e)) },
-	}
-}
+// envelopeField reads or writes one field of mail.Envelope.
+type envelopeField func(*Codec, *mail.Envelope)
 
 // short is a text of at most max octets that is printed, logged or sent.
 func short(max int, at func(*mail.Envelope) *string) envelopeField {
-	return value(at, func(c *Codec, s *string) { line(c, s, max) })
-}
-
-// instant is a time: two with the same nanosecond are the same.
-func instant(at func(*mail.Envelope) *time.Time) envelopeField {
-	return envelopeField{
-		same: func(a, b *mail.Envelope) bool { return at(a).Equal(*at(b)) },
-		code: func(c *Codec, e *mail.Envelope) { c.Time(at(e)) },
-	}
+	return func(c *Codec, e *mail.Envelope) { line(c, at(e), max) }
 }
 
 // envelopeFields are all fields of mail.Envelope, in the order of their bits.
 // Home and Exec are not for printing.
 var envelopeFields = [...]envelopeField{
-	value(func(e *mail.Envelope) *mail.EnvelopeID { return &e.ID }, Uint[mail.EnvelopeID]),
-	value(func(e *mail.Envelope) *mail.Kind { return &e.Kind }, Uint[mail.Kind]),
-	value(func(e *mail.Envelope) *mail.Flags { return &e.Flags }, Uint[mail.Flags]),
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.ID) },
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.Kind) },
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.Flags) },
 	short(MaxName, func(e *mail.Envelope) *string { return &e.Dispatcher }),
 	short(MaxName, func(e *mail.Envelope) *string { return &e.Tag }),
 	short(MaxName, func(e *mail.Envelope) *string { return &e.SMTPName }),
@@ -52,21 +33,43 @@ var envelopeFields = [...]envelopeField{
 	short(mail.MaxDomain, func(e *mail.Envelope) *string { return &e.Rcpt.Domain }),
 	short(mail.MaxLocalPart, func(e *mail.Envelope) *string { return &e.Dest.User }),
 	short(mail.MaxDomain, func(e *mail.Envelope) *string { return &e.Dest.Domain }),
-	value(func(e *mail.Envelope) *mail.DSN { return &e.DSN }, dsn),
+	func(c *Codec, e *mail.Envelope) { dsn(c, &e.DSN) },
 	short(MaxName, func(e *mail.Envelope) *string { return &e.User }),
-	value(func(e *mail.Envelope) *string { return &e.Home }, (*Codec).Text),
-	value(func(e *mail.Envelope) *string { return &e.Exec }, (*Codec).Text),
+	func(c *Codec, e *mail.Envelope) { c.Text(&e.Home) },
+	func(c *Codec, e *mail.Envelope) { c.Text(&e.Exec) },
 	short(mail.MaxLocalPart, func(e *mail.Envelope) *string { return &e.SubAddr }),
-	instant(func(e *mail.Envelope) *time.Time { return &e.Created }),
-	value(func(e *mail.Envelope) *time.Duration { return &e.TTL }, (*Codec).Duration),
-	instant(func(e *mail.Envelope) *time.Time { return &e.LastTry }),
-	value(func(e *mail.Envelope) *uint16 { return &e.Retry }, Uint[uint16]),
-	value(func(e *mail.Envelope) *mail.Status { return &e.LastStatus }, status),
+	func(c *Codec, e *mail.Envelope) { c.Time(&e.Created) },
+	func(c *Codec, e *mail.Envelope) { c.Duration(&e.TTL) },
+	func(c *Codec, e *mail.Envelope) { c.Time(&e.LastTry) },
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.Retry) },
+	func(c *Codec, e *mail.Envelope) { status(c, &e.LastStatus) },
 	short(MaxText, func(e *mail.Envelope) *string { return &e.LastError }),
 	short(MaxName, func(e *mail.Envelope) *string { return &e.RemoteMTA }),
-	value(func(e *mail.Envelope) *uint8 { return &e.DelayNotices }, Uint[uint8]),
-	value(func(e *mail.Envelope) *mail.NoticeKind { return &e.Notice }, Uint[mail.NoticeKind]),
-	value(func(e *mail.Envelope) *time.Duration { return &e.NoticeDelay }, (*Codec).Duration),
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.DelayNotices) },
+	func(c *Codec, e *mail.Envelope) { Uint(c, &e.Notice) },
+	func(c *Codec, e *mail.Envelope) { c.Duration(&e.NoticeDelay) },
+}
+
+// differing are the bits of the fields in which two envelopes differ. It is
+// written out because a message to many is compared with itself so often.
+func differing(a, b *mail.Envelope) (bits uint64) {
+	for i, same := range [len(envelopeFields)]bool{
+		a.ID == b.ID, a.Kind == b.Kind, a.Flags == b.Flags,
+		a.Dispatcher == b.Dispatcher, a.Tag == b.Tag, a.SMTPName == b.SMTPName,
+		a.Helo == b.Helo, a.Host == b.Host, a.Client == b.Client, a.Username == b.Username,
+		a.Sender.User == b.Sender.User, a.Sender.Domain == b.Sender.Domain,
+		a.Rcpt.User == b.Rcpt.User, a.Rcpt.Domain == b.Rcpt.Domain,
+		a.Dest.User == b.Dest.User, a.Dest.Domain == b.Dest.Domain, a.DSN == b.DSN,
+		a.User == b.User, a.Home == b.Home, a.Exec == b.Exec, a.SubAddr == b.SubAddr,
+		a.Created.Equal(b.Created), a.TTL == b.TTL, a.LastTry.Equal(b.LastTry), // of the same nanosecond
+		a.Retry == b.Retry, a.LastStatus == b.LastStatus, a.LastError == b.LastError, a.RemoteMTA == b.RemoteMTA,
+		a.DelayNotices == b.DelayNotices, a.Notice == b.Notice, a.NoticeDelay == b.NoticeDelay,
+	} {
+		if !same {
+			bits |= 1 << i
+		}
+	}
+	return bits
 }
 
 // envelopeAfter is an envelope as what differs from the one before: the
@@ -77,17 +80,11 @@ func envelopeAfter(c *Codec, before, e *mail.Envelope) {
 	if c.reading {
 		*e = *before
 	} else {
-		for i := range envelopeFields {
-			if !envelopeFields[i].same(before, e) {
-				differs |= 1 << i
-			}
-		}
+		differs = differing(before, e)
 	}
 	differs = c.uvarint(differs, 1<<len(envelopeFields)-1)
-	for i := range envelopeFields {
-		if differs&(1<<i) != 0 {
-			envelopeFields[i].code(c, e)
-		}
+	for ; differs != 0; differs &= differs - 1 {
+		envelopeFields[bits.TrailingZeros64(differs)](c, e)
 	}
 }
 

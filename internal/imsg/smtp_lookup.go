@@ -22,8 +22,8 @@ func (m *ClientName) Fields(c *Codec) { c.Name(&m.Host); c.Name(&m.FCrDNS) }
 // what becomes of it. smtp -> lookup; answered by RcptAnswer.
 type RcptCheck struct {
 	Session  mail.SessionID
-	Envelope mail.Envelope   // all but ID, Dispatcher and what expansion decides
-	Next     []mail.Envelope // recipients whose RCPT has come in behind it
+	Envelope mail.Envelope    // all but ID and what expansion decides
+	Next     []mail.Recipient // whose RCPT has come in behind it; all else is as in Envelope
 	TLS      bool
 	Local    bool // came through the local socket
 
@@ -34,7 +34,13 @@ type RcptCheck struct {
 func (m *RcptCheck) Fields(c *Codec) {
 	Uint(c, &m.Session)
 	envelope(c, &m.Envelope)
-	envelopes(c, &m.Next, &m.Envelope)
+	before := mail.Recipient{Address: m.Envelope.Rcpt, DSN: m.Envelope.DSN}
+	List(c, &m.Next, MaxItems, func(c *Codec, r *mail.Recipient) {
+		line(c, &r.User, mail.MaxLocalPart)
+		again(c, &before.Domain, &r.Domain, domain)
+		again(c, &before.DSN, &r.DSN, dsn)
+		before = *r
+	})
 	c.Bool(&m.TLS)
 	c.Bool(&m.Local)
 	Uint(c, &m.Generation)
@@ -48,35 +54,51 @@ type RcptAnswer struct {
 }
 
 // RcptOutcome is what becomes of a recipient: a Status with code 250 and the
-// envelopes that expansion gave, or the Status to refuse with. Envelopes come in
+// branches that expansion gave, or the Status to refuse with. Branches come in
 // parts when they do not fit a frame: then More is set and RcptMore asks for the
 // rest.
 type RcptOutcome struct {
-	Status    mail.Status
-	Own       bool   // Status is in the configuration's own words
-	Rule      string // "file:line" that decided, for the log
-	Envelopes []mail.Envelope
-	More      uint64 // 0, or the token for RcptMore
+	Status   mail.Status
+	Own      bool   // Status is in the configuration's own words
+	Rule     string // "file:line" that decided, for the log
+	Branches []mail.Branch
+	More     uint64 // 0, or the token for RcptMore
+}
+
+// branchAfter is a branch as what differs from the one before.
+func branchAfter(c *Codec, before, b *mail.Branch) {
+	again(c, &before.Kind, &b.Kind, Uint[mail.Kind])
+	c.Bool(&b.Internal)
+	again(c, &before.Dispatcher, &b.Dispatcher, name)
+	line(c, &b.Dest.User, mail.MaxLocalPart)
+	again(c, &before.Dest.Domain, &b.Dest.Domain, domain)
+	again(c, &before.User, &b.User, name)
+	again(c, &before.Exec, &b.Exec, (*Codec).Text)
+	again(c, &before.SubAddr, &b.SubAddr, func(c *Codec, s *string) { line(c, s, mail.MaxLocalPart) })
+	again(c, &before.TTL, &b.TTL, (*Codec).Duration)
 }
 
 // Fields implements Msg.
 func (m *RcptAnswer) Fields(c *Codec) {
-	before := &mail.Envelope{}
+	before, branch := &RcptOutcome{}, &mail.Branch{}
 	outcome := func(c *Codec, o *RcptOutcome) {
-		status(c, &o.Status)
+		again(c, &before.Status, &o.Status, status)
 		c.Bool(&o.Own)
-		c.Text(&o.Rule)
-		envelopes(c, &o.Envelopes, before)
-		if n := len(o.Envelopes); n > 0 {
-			before = &o.Envelopes[n-1]
-		}
+		again(c, &before.Rule, &o.Rule, (*Codec).Text)
+		i := 0
+		List(c, &o.Branches, MaxItems, func(c *Codec, b *mail.Branch) {
+			branchAfter(c, branch, b)
+			branch = &o.Branches[i]
+			i++
+		})
 		Uint(c, &o.More)
+		before = o
 	}
 	outcome(c, &m.RcptOutcome)
 	List(c, &m.Next, MaxItems, outcome)
 }
 
-// RcptMore asks for the next envelopes of a long expansion. smtp -> lookup;
+// RcptMore asks for the next branches of a long expansion. smtp -> lookup;
 // answered by RcptAnswer.
 type RcptMore struct{ Token uint64 }
 

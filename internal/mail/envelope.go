@@ -147,6 +147,34 @@ type Envelope struct {
 	NoticeDelay  time.Duration // NoticeDelayed only: the interval that has passed
 }
 
+// Recipient is a recipient in the client's words.
+type Recipient struct {
+	Address
+	DSN DSN
+}
+
+// Branch is what expansion decides about an envelope; the rest of it is what the
+// session and the client said.
+type Branch struct {
+	Kind       Kind
+	Internal   bool // FlagInternal
+	Dispatcher string
+	Dest       Address
+	User       string
+	Exec       string
+	SubAddr    string
+	TTL        time.Duration
+}
+
+// Follow makes e, which knows session and recipient, the envelope of a branch.
+func (e *Envelope) Follow(b *Branch) {
+	e.Kind, e.Dispatcher, e.Dest, e.TTL = b.Kind, b.Dispatcher, b.Dest, b.TTL
+	e.User, e.Exec, e.SubAddr = b.User, b.Exec, b.SubAddr
+	if b.Internal {
+		e.Flags |= FlagInternal
+	}
+}
+
 // Expires is when the envelope is given up.
 func (e *Envelope) Expires() time.Time { return e.Created.Add(e.TTL) }
 

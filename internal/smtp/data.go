@@ -307,6 +307,7 @@ func (s *Session) commit(m *message) {
 		return
 	}
 	m.free()
+	tx.release()
 	s.tx, s.errs, s.idle = nil, 0, 0
 	s.mails++
 	s.say("250 2.0.0 " + tx.id.String() + " Message accepted for delivery")

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,9 +133,9 @@ var verdicts = map[string]*mail.Status{
 }
 
 func (f *fake) CheckRcpt(_ context.Context, r *Rcpt) []Expansion {
-	list := []Expansion{f.expand(r.Envelope)}
-	for _, e := range r.Next {
-		list = append(list, f.expand(e))
+	list := []Expansion{f.expand(r.Envelope.Rcpt)}
+	for _, to := range r.Next {
+		list = append(list, f.expand(to.Address))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -142,23 +143,23 @@ func (f *fake) CheckRcpt(_ context.Context, r *Rcpt) []Expansion {
 	return list
 }
 
-func (f *fake) expand(e mail.Envelope) Expansion {
+func (f *fake) expand(to mail.Address) Expansion {
 	if f.deaf {
 		return Expansion{Err: errors.New("deaf")}
 	}
-	if st := verdicts[e.Rcpt.String()]; st != nil {
+	if st := verdicts[to.String()]; st != nil {
 		return Expansion{Err: st}
 	}
-	e.Kind, e.Dispatcher, e.User = mail.KindMDA, "local", e.Rcpt.User
-	switch e.Rcpt.User {
+	one := mail.Branch{Kind: mail.KindMDA, Dispatcher: "local", Dest: to, User: to.User}
+	switch to.User {
 	case "postmaster":
-		e.User = "alice"
+		one.User = "alice"
 	case "team":
-		b := e
-		e.User, b.User = "alice", "bob"
-		return Expansion{Envelopes: []mail.Envelope{e, b}}
+		two := one
+		one.User, two.User = "alice", "bob"
+		return Expansion{Branches: []mail.Branch{one, two}}
 	}
-	return Expansion{Envelopes: []mail.Envelope{e}}
+	return Expansion{Branches: []mail.Branch{one}}
 }
 
 func (f *fake) ReserveID(context.Context) (mail.MessageID, error) {
@@ -222,7 +223,7 @@ func (f *fake) Commit(_ context.Context, m *Message) error {
 	if f.down {
 		return errors.New("down")
 	}
-	s := stored{id: m.ID, body: string(m.Inline), size: m.Size, envelopes: m.Envelopes, inFile: m.InFile}
+	s := stored{id: m.ID, body: string(m.Inline), size: m.Size, envelopes: slices.Clone(m.Envelopes), inFile: m.InFile}
 	if m.InFile {
 		s.body = f.files[m.ID].String()
 		delete(f.files, m.ID)

@@ -1,6 +1,7 @@
 package smtp
 
 import (
+	"strconv"
 	"testing"
 
 	"smtpd/internal/config"
@@ -17,14 +18,14 @@ func TestOneCopy(t *testing.T) {
 		"wrapped": {Name: "wrapped", Method: config.MethodMbox, Wrapper: "w"},
 		"mda":     {Name: "mda", Method: config.MethodMDA},
 	}
-	to := func(action, user, dest, sub, exec string) mail.Envelope {
-		return mail.Envelope{Kind: mail.KindMDA, Dispatcher: action, User: user, Dest: mail.SplitAddress(dest), SubAddr: sub, Exec: exec}
+	to := func(action, user, dest, sub, exec string) mail.Branch {
+		return mail.Branch{Kind: mail.KindMDA, Dispatcher: action, User: user, Dest: mail.SplitAddress(dest), SubAddr: sub, Exec: exec}
 	}
-	far := func(dest string) mail.Envelope {
-		return mail.Envelope{Kind: mail.KindMTA, Dispatcher: "out", Dest: mail.SplitAddress(dest)}
+	far := func(dest string) mail.Branch {
+		return mail.Branch{Kind: mail.KindMTA, Dispatcher: "out", Dest: mail.SplitAddress(dest)}
 	}
 	tests := map[string]struct {
-		a, b  mail.Envelope
+		a, b  mail.Branch
 		delim string
 		one   bool
 	}{
@@ -53,8 +54,8 @@ func TestOneCopy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := &Config{Actions: actions, SMTP: config.SMTP{SubAddrDelim: tt.delim}}
 			tx := &transaction{}
-			tx.add([]mail.Envelope{tt.a}, c)
-			last := tx.add([]mail.Envelope{tt.b}, c)
+			tx.add(mail.Recipient{}, []mail.Branch{tt.a}, c)
+			last := tx.add(mail.Recipient{}, []mail.Branch{tt.b}, c)
 			want := 2
 			if tt.one {
 				want = 1
@@ -63,5 +64,44 @@ func TestOneCopy(t *testing.T) {
 				t.Errorf("%d envelopes, the last is number %d; want %d", len(tx.envelopes), last, want)
 			}
 		})
+	}
+}
+
+// TestTwins: a message to more recipients than there is room for, some of them
+// twice, and places whose hashes are the same by chance.
+func TestTwins(t *testing.T) {
+	c := &Config{}
+	far := func(n int) []mail.Branch {
+		return []mail.Branch{{Kind: mail.KindMTA, Dispatcher: "out", Dest: mail.Address{User: "u" + strconv.Itoa(n), Domain: "x.org"}}}
+	}
+	for range 3 { // the second is given the room of the first
+		tx := &transaction{ahead: make([]mail.Recipient, 1)}
+		for i := range 3 * maxAhead {
+			to := mail.Recipient{Address: mail.Address{User: "r" + strconv.Itoa(i)}}
+			if last := tx.add(to, far(i), c); last != i+1 {
+				t.Fatalf("place %d; want %d", last, i+1)
+			}
+			if last := tx.add(to, far(i/2), c); last != i/2+1 {
+				t.Fatalf("again: place %d; want %d", last, i/2+1)
+			}
+		}
+		for i, e := range tx.envelopes {
+			if e.Dest != far(i)[0].Dest || e.Rcpt.User != "r"+strconv.Itoa(i) {
+				t.Fatalf("envelope %d: %+v", i, e)
+			}
+		}
+		e := mail.Envelope{}
+		e.Follow(&far(1000)[0])
+		tx.boxes[mailboxOf(&e, nil, "").hash(tx.seed)] = 1 // that of the first
+		for range 2 {
+			if last := tx.add(mail.Recipient{}, far(1000), c); last != 3*maxAhead+1 {
+				t.Fatalf("one hash: place %d", last)
+			}
+		}
+		room := tx.room
+		tx.release()
+		if *room != [maxAhead + 1]mail.Envelope{} {
+			t.Fatal("something is left in the room")
+		}
 	}
 }

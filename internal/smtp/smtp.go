@@ -107,8 +107,8 @@ var ErrCredentials = errors.New("smtp: wrong credentials")
 // Rcpt is a recipient to be checked.
 type Rcpt struct {
 	Session  mail.SessionID
-	Envelope mail.Envelope   // all but ID, Dispatcher and what expansion decides
-	Next     []mail.Envelope // recipients whose RCPT has come in behind it
+	Envelope mail.Envelope    // all but ID and what expansion decides
+	Next     []mail.Recipient // whose RCPT has come in behind it; all else is as in Envelope
 	TLS      bool
 	Local    bool // through the local socket, or a notice
 }
@@ -123,11 +123,11 @@ func (o *OwnWords) Error() string { return o.Status.String() }
 // Unwrap gives the status.
 func (o *OwnWords) Unwrap() error { return o.Status }
 
-// Expansion is what becomes of a recipient: the envelopes, one at least, or why
+// Expansion is what becomes of a recipient: the branches, one at least, or why
 // it is refused.
 type Expansion struct {
-	Envelopes []mail.Envelope
-	Err       error
+	Branches []mail.Branch
+	Err      error
 }
 
 // Message is a message to be made durable. The body has LF line ends, no dot
@@ -135,10 +135,10 @@ type Expansion struct {
 // from 1, is recipient number n.
 type Message struct {
 	ID        mail.MessageID
-	Size      int64  // octets of the body
-	Inline    []byte // the body, unless InFile; valid until Commit returns
-	InFile    bool   // the body is in the file of CreateBody, which is closed
-	Envelopes []mail.Envelope
+	Size      int64           // octets of the body
+	Inline    []byte          // the body, unless InFile; valid until Commit returns
+	InFile    bool            // the body is in the file of CreateBody, which is closed
+	Envelopes []mail.Envelope // valid until Commit returns
 }
 
 // Client is who is at the other end.

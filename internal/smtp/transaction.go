@@ -3,8 +3,9 @@ package smtp
 import (
 	"context"
 	"errors"
-	"slices"
+	"hash/maphash"
 	"strings"
+	"sync"
 
 	"smtpd/internal/config"
 	"smtpd/internal/mail"
@@ -20,10 +21,14 @@ type transaction struct {
 	sender    mail.Address
 	p         params
 	rcpts     []rcpt
-	ahead     []known // about recipients whose RCPT has its turn next
-	blind     bool    // nothing is asked ahead any more
-	envelopes []mail.Envelope
-	boxes     map[mailbox]int // where each goes -> its place in envelopes
+	pattern   mail.Envelope    // what envelopes begin with, as of the last question
+	ahead     []mail.Recipient // asked about whose RCPT has its turn next
+	found     []Expansion      // of those
+	blind     bool             // nothing is asked ahead any more
+	envelopes []mail.Envelope  // in room, as long as there is
+	room      *[maxAhead + 1]mail.Envelope
+	boxes     map[uint64]int // hash of where each goes -> its place in envelopes
+	seed      maphash.Seed   // of boxes
 	junk      bool
 	msg       *message // BDAT has begun
 	refused   bool     // BDAT has failed: the chunks that follow are dropped
@@ -153,6 +158,7 @@ func (s *Session) rollback() {
 	if tx.msg != nil {
 		tx.msg.abort()
 	}
+	tx.release()
 	if !tx.kept && !begun {
 		s.c.Backend.ReleaseID(tx.id)
 	}
@@ -172,56 +178,62 @@ func (s *Session) rcpt(text string) {
 		s.refuse(replyTooManyRcpts)
 		return
 	}
-	to, dsn, reply := s.parseRcpt(text)
+	to, reply := s.parseRcpt(text)
 	if reply != "" {
 		s.refuse(reply)
 		return
 	}
 	v, ok := s.ask(PhaseRcptTo, s.argument(text))
 	if !ok {
-		s.reportRcpt(to, "permfail")
+		s.reportRcpt(to.Address, "permfail")
 		return
 	}
-	shown := to
+	shown := to.Address
 	if v.Action == Rewrite {
-		if to, dsn, reply = s.parseRcpt(v.Text); reply != "" {
+		if to, reply = s.parseRcpt(v.Text); reply != "" {
 			s.refuse(reply)
 			return
 		}
 	}
-	s.expand(to, shown, dsn)
+	s.expand(to, shown)
 }
 
-func (s *Session) parseRcpt(text string) (to mail.Address, dsn mail.DSN, reply string) {
-	to, rest, err := parsePath(text, s.tx.p.utf8)
-	if err != nil || to.IsNull() {
-		return to, dsn, replyRcptSyntax
+func (s *Session) parseRcpt(text string) (to mail.Recipient, reply string) {
+	addr, rest, err := parsePath(text, s.tx.p.utf8)
+	if err != nil || addr.IsNull() {
+		to.Address = addr
+		return to, replyRcptSyntax
 	}
-	if reply = s.rcptParams(rest, &dsn); reply != "" {
-		return to, dsn, reply
+	to.Address = addr
+	if reply = s.rcptParams(rest, &to.DSN); reply != "" {
+		return to, reply
 	}
-	s.completeDomain(&to)
-	dsn.Ret, dsn.EnvID = s.tx.p.dsn.Ret, s.tx.p.dsn.EnvID
-	return to, dsn, ""
+	s.completeDomain(&to.Address)
+	to.DSN.Ret, to.DSN.EnvID = s.tx.p.dsn.Ret, s.tx.p.dsn.EnvID
+	return to, ""
 }
 
 // expand asks what becomes of a recipient and answers RCPT.
-func (s *Session) expand(to, shown mail.Address, dsn mail.DSN) {
-	envelopes, err := s.expansion(to, dsn)
-	if err != nil {
-		s.refuseRcpt(to, shown, err)
+func (s *Session) expand(to mail.Recipient, shown mail.Address) {
+	x := s.expansion(to)
+	if x.Err != nil {
+		s.refuseRcpt(to.Address, shown, x.Err)
 		return
 	}
-	if len(s.tx.envelopes)+len(envelopes) > maxEnvelopes && len(s.tx.envelopes) > 0 {
+	tx := s.tx
+	if len(tx.envelopes)+len(x.Branches) > maxEnvelopes && len(tx.envelopes) > 0 {
 		s.refuse(replyTooManyRcpts)
 		return
 	}
-	last := s.tx.add(envelopes, s.c)
-	s.tx.rcpts = append(s.tx.rcpts, rcpt{to, last})
+	last := tx.add(to, x.Branches, s.c)
+	if tx.rcpts == nil {
+		tx.rcpts = make([]rcpt, 0, 1+len(tx.ahead)) // those come next
+	}
+	tx.rcpts = append(tx.rcpts, rcpt{to.Address, last})
 	if s.heard {
-		for i := range envelopes {
-			n := len(s.tx.envelopes) - len(envelopes) + i + 1
-			s.report(EventTxEnvelope, s.tx.id.String(), s.tx.id.Envelope(uint32(max(n, 1))).String())
+		for i := range x.Branches {
+			n := len(tx.envelopes) - len(x.Branches) + i + 1
+			s.report(EventTxEnvelope, tx.id.String(), tx.id.Envelope(uint32(max(n, 1))).String())
 		}
 	}
 	s.say(replyRcptOK)
@@ -275,8 +287,8 @@ func outcome(st *mail.Status) string {
 	return "tempfail"
 }
 
-// template is what an envelope of this transaction begins with.
-func (s *Session) template(to mail.Address, dsn mail.DSN) mail.Envelope {
+// template is what the envelopes of this transaction begin with.
+func (s *Session) template() mail.Envelope {
 	e := mail.Envelope{
 		Tag:      s.c.Listener.Tag,
 		SMTPName: s.name,
@@ -285,9 +297,6 @@ func (s *Session) template(to mail.Address, dsn mail.DSN) mail.Envelope {
 		Client:   s.client.Text(),
 		Username: s.user,
 		Sender:   s.tx.sender,
-		Rcpt:     to,
-		Dest:     to,
-		DSN:      dsn,
 		Created:  s.c.Now(),
 	}
 	if s.authed {
@@ -313,37 +322,82 @@ type mailbox struct {
 	kind       mail.Kind
 	dispatcher string
 	user, exec string
-	dest, sub  string
+	dest       mail.Address
+	sub        string
+}
+
+// rooms are memory for the envelopes of a message to many.
+var rooms = sync.Pool{New: func() any { return new([maxAhead + 1]mail.Envelope) }}
+
+// release gives the memory of envelopes back, once nobody looks at them.
+func (tx *transaction) release() {
+	if tx.room != nil {
+		clear(tx.room[:min(len(tx.envelopes), len(tx.room))])
+		rooms.Put(tx.room)
+	}
+	tx.room, tx.envelopes, tx.boxes = nil, nil, nil
 }
 
 // add takes the envelopes of one recipient in, leaving out those that go where
 // another one goes already, and gives the number of the last one's place.
-func (tx *transaction) add(envelopes []mail.Envelope, c *Config) (last int) {
-	boxOf := func(e *mail.Envelope) mailbox { return mailboxOf(e, c.Actions[e.Dispatcher], c.SMTP.SubAddrDelim) }
-	if len(tx.envelopes) == 0 && len(envelopes) == 1 { // as most mail is
-		tx.envelopes = append(tx.envelopes, envelopes[0])
-		return 1
+func (tx *transaction) add(to mail.Recipient, branches []mail.Branch, c *Config) (last int) {
+	if tx.envelopes == nil && len(branches)+len(tx.ahead) > 1 {
+		tx.room = rooms.Get().(*[maxAhead + 1]mail.Envelope)
+		tx.envelopes = tx.room[:0]
 	}
-	if tx.boxes == nil {
-		n := len(tx.envelopes) + len(envelopes) + len(tx.ahead) // those come next
-		tx.boxes = make(map[mailbox]int, n)
-		tx.envelopes = slices.Grow(tx.envelopes, n-len(tx.envelopes))
-		for i := range tx.envelopes {
-			tx.boxes[boxOf(&tx.envelopes[i])] = i + 1
+	for i := range branches {
+		tx.envelopes = append(tx.envelopes, tx.pattern)
+		last = len(tx.envelopes)
+		e := &tx.envelopes[last-1]
+		e.Rcpt, e.DSN = to.Address, to.DSN
+		e.Follow(&branches[i])
+		if n := tx.twin(c); n != 0 {
+			*e = mail.Envelope{}
+			tx.envelopes = tx.envelopes[:last-1]
+			last = n
 		}
-	}
-	for i := range envelopes {
-		box := boxOf(&envelopes[i])
-		n, known := tx.boxes[box]
-		if !known {
-			tx.envelopes = append(tx.envelopes, envelopes[i])
-			n = len(tx.envelopes)
-			tx.boxes[box] = n
-		}
-		last = n
 	}
 	return last
 }
+
+// twin is the place of the envelope that goes where the last one goes; 0: there
+// is none.
+func (tx *transaction) twin(c *Config) int {
+	n := len(tx.envelopes)
+	if n == 1 { // as most mail is
+		return 0
+	}
+	if tx.boxes == nil {
+		tx.seed = maphash.MakeSeed()
+		tx.boxes = make(map[uint64]int, n+len(tx.ahead)) // those come next
+		tx.boxes[tx.box(0, c).hash(tx.seed)] = 1
+	}
+	box := tx.box(n-1, c)
+	hash := box.hash(tx.seed)
+	place, known := tx.boxes[hash]
+	switch {
+	case !known:
+		tx.boxes[hash] = n
+		return 0
+	case tx.box(place-1, c) == box:
+		return place
+	}
+	for i := range n - 1 { // two places with one hash
+		if tx.box(i, c) == box {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// box is where an envelope goes.
+func (tx *transaction) box(i int, c *Config) mailbox {
+	e := &tx.envelopes[i]
+	return mailboxOf(e, c.Actions[e.Dispatcher], c.SMTP.SubAddrDelim)
+}
+
+// hash tells mailboxes apart, mostly.
+func (b mailbox) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, b) }
 
 // mailboxOf tells where an envelope goes. Local delivery is to the user, unless
 // the action looks at the address or at what is behind the delimiter in it; all
@@ -351,7 +405,7 @@ func (tx *transaction) add(envelopes []mail.Envelope, c *Config) (last int) {
 func mailboxOf(e *mail.Envelope, a *config.Action, delim string) mailbox {
 	box := mailbox{kind: e.Kind, dispatcher: e.Dispatcher, user: e.User, exec: e.Exec}
 	if e.Kind != mail.KindMDA || a == nil || looksAtAddress(a, e) {
-		box.dest = e.Dest.User + "@" + strings.ToLower(e.Dest.Domain)
+		box.dest = mail.Address{User: e.Dest.User, Domain: strings.ToLower(e.Dest.Domain)}
 		box.sub = e.SubAddr
 		return box
 	}

@@ -247,7 +247,7 @@ func rcpt(addr string) *imsg.RcptCheck {
 func show(a *imsg.RcptAnswer) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s [%s]", a.Status.String(), a.Rule)
-	for _, e := range a.Envelopes {
+	for _, e := range a.Branches {
 		fmt.Fprintf(&b, " %s:%s:%s:%s%s", e.Kind, e.Dispatcher, e.Dest, e.User, e.Exec)
 	}
 	return b.String()
@@ -328,7 +328,7 @@ func TestLongExpansion(t *testing.T) {
 			t.Fatalf("got %v", a.Status)
 		}
 		parts++
-		for _, e := range a.Envelopes {
+		for _, e := range a.Branches {
 			got[e.Dest.String()] = true
 		}
 		if a.More == 0 {
@@ -673,7 +673,7 @@ func TestRcptCheckNext(t *testing.T) {
 	addrs := []string{"alice@example.org", "nosuch@example.org", "x@else.test", "bob@example.org"}
 	m := rcpt(addrs[0])
 	for _, a := range addrs[1:] {
-		m.Next = append(m.Next, rcpt(a).Envelope)
+		m.Next = append(m.Next, mail.Recipient{Address: mail.SplitAddress(a)})
 	}
 	together := ask[*imsg.RcptAnswer](t, h.smtp, m)
 	got := append([]imsg.RcptOutcome{together.RcptOutcome}, together.Next...)

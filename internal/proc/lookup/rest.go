@@ -11,12 +11,12 @@ import (
 
 // Bounds of expansions that are handed over in parts.
 const (
-	partSize = imsg.MaxFrame - 64<<10 // octets of envelopes in one answer
+	partSize = imsg.MaxFrame - 64<<10 // octets of branches in one answer
 	maxRest  = 256                    // ours: expansions that wait to be asked for
 	restTime = 2 * time.Minute        // ours: smtp asks at once or never
 )
 
-// rest holds the envelopes that did not fit an answer until smtp asks for
+// rest holds the branches that did not fit an answer until smtp asks for
 // them. It is safe for concurrent use.
 type rest struct {
 	mu   sync.Mutex
@@ -24,42 +24,39 @@ type rest struct {
 }
 
 type remainder struct {
-	envelopes []mail.Envelope
-	expires   time.Time
+	branches []mail.Branch
+	expires  time.Time
 }
 
-// cut splits off what fits one answer, at least one envelope.
-func cut(envs []mail.Envelope) (part, others []mail.Envelope) {
+// cut splits off what fits one answer, at least one.
+func cut(branches []mail.Branch) (part, others []mail.Branch) {
 	size := 0
-	for i := range envs {
-		if size += envelopeSize(&envs[i]); i > 0 && (size > partSize || i == imsg.MaxItems) {
-			return envs[:i], envs[i:]
+	for i := range branches {
+		if size += branchSize(&branches[i]); i > 0 && (size > partSize || i == imsg.MaxItems) {
+			return branches[:i], branches[i:]
 		}
 	}
-	return envs, nil
+	return branches, nil
 }
 
-// sizeOf is what envelopes take in a frame, at most, with what comes with them.
-func sizeOf(envs []mail.Envelope) int {
+// sizeOf is what branches take in a frame, at most, with what comes with them.
+func sizeOf(branches []mail.Branch) int {
 	size := imsg.MaxText + imsg.MaxName
-	for i := range envs {
-		size += envelopeSize(&envs[i])
+	for i := range branches {
+		size += branchSize(&branches[i])
 	}
 	return size
 }
 
-// envelopeSize is what an envelope takes in a frame, at most.
-func envelopeSize(e *mail.Envelope) int {
-	const numbers = 200 // all that is not text, and the lengths of that
-	return numbers + len(e.Dispatcher) + len(e.Tag) + len(e.SMTPName) + len(e.Helo) + len(e.Host) + len(e.Client) +
-		len(e.Username) + len(e.Sender.User) + len(e.Sender.Domain) + len(e.Rcpt.User) + len(e.Rcpt.Domain) +
-		len(e.Dest.User) + len(e.Dest.Domain) + len(e.DSN.EnvID) + len(e.DSN.ORcpt) + len(e.User) + len(e.Home) +
-		len(e.Exec) + len(e.SubAddr) + len(e.LastStatus.Text) + len(e.LastError) + len(e.RemoteMTA)
+// branchSize is what a branch takes in a frame, at most.
+func branchSize(b *mail.Branch) int {
+	const numbers = 50 // all that is not text, and the lengths of that
+	return numbers + len(b.Dispatcher) + len(b.Dest.User) + len(b.Dest.Domain) + len(b.User) + len(b.Exec) + len(b.SubAddr)
 }
 
-// keep puts envelopes away and gives the token to ask for them; 0: too many
+// keep puts branches away and gives the token to ask for them; 0: too many
 // wait already.
-func (r *rest) keep(envs []mail.Envelope, now time.Time) uint64 {
+func (r *rest) keep(branches []mail.Branch, now time.Time) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for token, k := range r.kept {
@@ -74,14 +71,14 @@ func (r *rest) keep(envs []mail.Envelope, now time.Time) uint64 {
 		r.kept = map[uint64]remainder{}
 	}
 	token := rand.Uint64()
-	for token == 0 || r.kept[token].envelopes != nil {
+	for token == 0 || r.kept[token].branches != nil {
 		token = rand.Uint64()
 	}
-	r.kept[token] = remainder{envs, now.Add(restTime)}
+	r.kept[token] = remainder{branches, now.Add(restTime)}
 	return token
 }
 
-// next is the answer to a token: envelopes, and another token if there are
+// next is the answer to a token: branches, and another token if there are
 // still more.
 func (r *rest) next(token uint64, now time.Time) *imsg.RcptAnswer {
 	r.mu.Lock()
@@ -92,12 +89,12 @@ func (r *rest) next(token uint64, now time.Time) *imsg.RcptAnswer {
 		return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
 	}
 	a := &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}}}
-	part, others := cut(k.envelopes)
+	part, others := cut(k.branches)
 	if len(others) > 0 {
 		if a.More = r.keep(others, now); a.More == 0 {
 			return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
 		}
 	}
-	a.Envelopes = part
+	a.Branches = part
 	return a
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"smtpd/internal/auth"
+	"smtpd/internal/config"
 	"smtpd/internal/expand"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
@@ -74,9 +75,11 @@ const aheadTime = time.Second
 // rcptCheck finds what becomes of a recipient, and of those that follow as long
 // as that is quick and fits the answer.
 func (s *server) rcptCheck(ctx context.Context, w *world, m *imsg.RcptCheck) *imsg.RcptAnswer {
-	res := s.expand(ctx, w, m, m.Envelope)
-	part, others := cut(res.Envelopes)
-	answer := &imsg.RcptAnswer{RcptOutcome: outcome(res, part)}
+	q := &expand.Request{Envelope: m.Envelope, TLS: m.TLS, Local: m.Local}
+	res := s.expand(ctx, w, m.Session, q)
+	part, others := cut(res.Branches)
+	var name ruleName
+	answer := &imsg.RcptAnswer{RcptOutcome: outcome(res, part, &name)}
 	if len(others) > 0 {
 		if answer.More = s.rest.keep(others, s.env.Now()); answer.More == 0 {
 			return &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: temporary()}}
@@ -85,45 +88,61 @@ func (s *server) rcptCheck(ctx context.Context, w *world, m *imsg.RcptCheck) *im
 	}
 	size := sizeOf(part)
 	until := s.env.Now().Add(aheadTime)
-	for _, next := range m.Next {
+	answer.Next = make([]imsg.RcptOutcome, 0, len(m.Next))
+	for i := range m.Next {
 		if s.env.Now().After(until) {
 			break
 		}
-		res := s.expand(ctx, w, m, next)
-		if size += sizeOf(res.Envelopes); size > partSize || ctx.Err() != nil {
+		q.Envelope.Rcpt, q.Envelope.Dest, q.Envelope.DSN = m.Next[i].Address, m.Next[i].Address, m.Next[i].DSN
+		res := s.expand(ctx, w, m.Session, q)
+		if size += sizeOf(res.Branches); size > partSize || ctx.Err() != nil {
 			break
 		}
-		answer.Next = append(answer.Next, outcome(res, res.Envelopes))
+		answer.Next = append(answer.Next, outcome(res, res.Branches, &name))
 	}
 	return answer
 }
 
 // expand expands one recipient of a question.
-func (s *server) expand(ctx context.Context, w *world, m *imsg.RcptCheck, e mail.Envelope) *expand.Result {
+func (s *server) expand(ctx context.Context, w *world, session mail.SessionID, q *expand.Request) *expand.Result {
 	var trace *expand.Trace
 	if s.env.Log.Tracing("expand") || s.env.Log.Tracing("rules") || s.env.Log.Tracing("lookup") {
 		trace = &expand.Trace{}
 	}
-	res := w.expand.Expand(ctx, &expand.Request{Envelope: e, TLS: m.TLS, Local: m.Local}, trace)
-	if st := s.verified(ctx, w, res.Envelopes); st != nil {
+	res := w.expand.Expand(ctx, q, trace)
+	if st := s.verified(ctx, w, &q.Envelope, res.Branches); st != nil {
 		if trace != nil {
 			trace.Steps = append(trace.Steps, expand.Step{Text: "the store refuses: " + st.String()})
 		}
-		res.Status, res.Envelopes = *st, nil
+		res.Status, res.Branches = *st, nil
 	}
 	s.notes(res.Notes)
 	if trace != nil {
-		s.trace(m.Session, trace)
+		s.trace(session, trace)
 	}
 	return res
 }
 
-func outcome(res *expand.Result, envelopes []mail.Envelope) imsg.RcptOutcome {
-	o := imsg.RcptOutcome{Status: res.Status, Envelopes: envelopes}
+func outcome(res *expand.Result, branches []mail.Branch, name *ruleName) imsg.RcptOutcome {
+	o := imsg.RcptOutcome{Status: res.Status, Branches: branches}
 	if res.Rule != nil {
-		o.Rule, o.Own = ruleset.Where(res.Rule), res.Rule.Reply != ""
+		o.Rule, o.Own = name.of(res.Rule), res.Rule.Reply != ""
 	}
 	return o
+}
+
+// ruleName is what the rule last named is called: the recipients of a mail are
+// mostly decided by one.
+type ruleName struct {
+	rule *config.Rule
+	name string
+}
+
+func (n *ruleName) of(r *config.Rule) string {
+	if n.rule != r {
+		n.rule, n.name = r, ruleset.Where(r)
+	}
+	return n.name
 }
 
 func (s *server) notes(notes []expand.Note) {

@@ -80,22 +80,23 @@ func (st *stores) mayWarn(now time.Time) bool {
 // single mailbox is asked about: one member whose mailbox is full must not keep
 // the others of a list from their mail. A store that cannot be asked refuses
 // nobody: the queue keeps the mail until it can.
-func (s *server) verified(ctx context.Context, w *world, envelopes []mail.Envelope) *mail.Status {
-	if len(envelopes) != 1 {
+func (s *server) verified(ctx context.Context, w *world, asked *mail.Envelope, branches []mail.Branch) *mail.Status {
+	if len(branches) != 1 {
 		return nil
 	}
-	e := &envelopes[0]
-	act := w.conf.Actions[e.Dispatcher]
-	if act == nil || !act.VerifyRcpt || e.Exec != "" {
+	act := w.conf.Actions[branches[0].Dispatcher]
+	if act == nil || !act.VerifyRcpt || branches[0].Exec != "" {
 		return nil
 	}
+	e := *asked
+	e.Follow(&branches[0])
 	now := s.env.Now()
 	key := storeKey{w.conf.Generation, e.Dispatcher, e.User, e.Dest.String()}
 	status, known := s.stores.recall(key, now)
 	if !known {
 		ctx, cancel := context.WithTimeout(ctx, storeTime)
 		defer cancel()
-		a, err := ipc.Ask[*imsg.StoreAnswer](ctx, s.peers.MDA, &imsg.StoreCheck{Envelope: *e})
+		a, err := ipc.Ask[*imsg.StoreAnswer](ctx, s.peers.MDA, &imsg.StoreCheck{Envelope: e})
 		if err != nil || !a.Answered {
 			if s.stores.mayWarn(now) {
 				why := "mda gives no answer"

@@ -153,7 +153,7 @@ func (b *backend) CheckSender(ctx context.Context, user string, sender mail.Addr
 	return nil
 }
 
-// maxExpansion bounds the envelopes taken from lookup for one recipient. Ours:
+// maxExpansion bounds the branches taken from lookup for one recipient. Ours:
 // the session takes no more for a whole message.
 const maxExpansion = 20000
 
@@ -166,43 +166,41 @@ func (b *backend) CheckRcpt(ctx context.Context, r *engine.Rcpt) []engine.Expans
 		return []engine.Expansion{{Err: err}}
 	}
 	list := make([]engine.Expansion, 1, 1+len(a.Next))
-	list[0].Envelopes, list[0].Err = b.expansion(ctx, r, &r.Envelope, &a.RcptOutcome)
+	list[0] = b.expansion(ctx, r, r.Envelope.Rcpt, &a.RcptOutcome)
 	for i := range min(len(a.Next), len(r.Next)) {
-		var e engine.Expansion
-		e.Envelopes, e.Err = b.expansion(ctx, r, &r.Next[i], &a.Next[i])
-		list = append(list, e)
+		list = append(list, b.expansion(ctx, r, r.Next[i].Address, &a.Next[i]))
 	}
 	return list
 }
 
 // expansion is what lookup said of one recipient, with what did not fit its
 // answer.
-func (b *backend) expansion(ctx context.Context, r *engine.Rcpt, e *mail.Envelope, o *imsg.RcptOutcome) ([]mail.Envelope, error) {
+func (b *backend) expansion(ctx context.Context, r *engine.Rcpt, to mail.Address, o *imsg.RcptOutcome) engine.Expansion {
 	if log := b.s.env.Log; log.Verbose() {
-		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, e.Rcpt, o.Rule, &o.Status))
+		log.Debug(fmt.Sprintf("debug: smtp: %s: <%s>: rule %s: %s", r.Session, to, o.Rule, &o.Status))
 	}
 	if !o.Status.OK() && o.Own {
-		return nil, &engine.OwnWords{Status: mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)}
+		return engine.Expansion{Err: &engine.OwnWords{Status: mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)}}
 	}
 	if !o.Status.OK() {
-		return nil, mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)
+		return engine.Expansion{Err: mail.NewStatus(o.Status.Code, o.Status.Enh, o.Status.Text)}
 	}
-	envelopes := o.Envelopes
+	branches := o.Branches
 	for token := o.More; token != 0; {
 		a, err := ask[*imsg.RcptAnswer](ctx, b.s.lookup, &imsg.RcptMore{Token: token})
 		if err != nil {
-			return nil, fmt.Errorf("ask lookup for more: %w", err)
+			return engine.Expansion{Err: fmt.Errorf("ask lookup for more: %w", err)}
 		}
-		if !a.Status.OK() || len(envelopes)+len(a.Envelopes) > maxExpansion {
-			return nil, mail.NewStatus(452, [3]uint8{4, 5, 3}, "Too many recipients")
+		if !a.Status.OK() || len(branches)+len(a.Branches) > maxExpansion {
+			return engine.Expansion{Err: mail.NewStatus(452, [3]uint8{4, 5, 3}, "Too many recipients")}
 		}
-		envelopes = append(envelopes, a.Envelopes...)
+		branches = append(branches, a.Branches...)
 		token = a.More
 	}
-	if len(envelopes) == 0 {
-		return nil, errors.New("lookup: accepted, but for nobody")
+	if len(branches) == 0 {
+		return engine.Expansion{Err: errors.New("lookup: accepted, but for nobody")}
 	}
-	return envelopes, nil
+	return engine.Expansion{Branches: branches}
 }
 
 // ReserveID implements engine.Backend.

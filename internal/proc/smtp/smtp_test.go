@@ -159,9 +159,9 @@ func (w *world) fromLookup(r *ipc.Request) {
 		case "gone":
 			w.lookup.Close()
 		default:
-			e := m.Envelope
-			e.Kind, e.Dispatcher, e.User = mail.KindMDA, "local", e.Rcpt.User
-			r.Reply(&imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}, Envelopes: []mail.Envelope{e}}}, nil)
+			to := m.Envelope.Rcpt
+			b := mail.Branch{Kind: mail.KindMDA, Dispatcher: "local", Dest: to, User: to.User}
+			r.Reply(&imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}, Branches: []mail.Branch{b}}}, nil)
 		}
 	}
 }
@@ -173,7 +173,7 @@ func (w *world) expansion(r *ipc.Request, token uint64) {
 	a := &imsg.RcptAnswer{RcptOutcome: imsg.RcptOutcome{Status: mail.Status{Code: 250}}}
 	for i := range listSize {
 		user := fmt.Sprintf("u%d-%d", token, i)
-		a.Envelopes = append(a.Envelopes, mail.Envelope{Kind: mail.KindMTA, Dispatcher: "relay", Host: strings.Repeat("h", 200),
+		a.Branches = append(a.Branches, mail.Branch{Kind: mail.KindMTA, Dispatcher: "relay", Exec: strings.Repeat(string(rune('a'+i%20)), 200),
 			Dest: mail.Address{User: user, Domain: "list.test"}})
 	}
 	if token < listParts {
