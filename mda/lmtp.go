@@ -17,8 +17,9 @@ const (
 	// lmtpPort is used when the destination names none. (24 is registered for
 	// LMTP; the reference uses 25.)
 	lmtpPort = "25"
-	// maxStores bounds the idle connections kept. Ours.
-	maxStores = 8
+	// maxStores bounds the idle connections kept. Ours: as many deliveries as mda
+	// has made at a time, so that none of these closes what the next would need.
+	maxStores = 32
 	// storeIdle is how long a connection is kept for the next delivery. Ours:
 	// well under what any store allows.
 	storeIdle = 5 * time.Second

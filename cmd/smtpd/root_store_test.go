@@ -153,6 +153,7 @@ match from any for domain away.test action away
 	l.send(20, 2, []string{"bob@ask.test"}, nil)
 	l.send(20, 2, []string{"bob@tcp.test"}, nil)
 	waitEmpty(t, d, waitLimit)
+	storeWorker(t, ids(t, "_smtpd"))
 	arrived := collect(t, "/home/alice/Store/new", "/home/bob/Store/new")
 	l.check(t, arrived, false)
 	seen := false
@@ -170,6 +171,29 @@ match from any for domain away.test action away
 	}
 	if err := d.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// storeWorker finds the delivery process for the store that is reached over TCP
+// among those that wait for more: the daemon's user, in no other group, with a
+// filter.
+func storeWorker(t *testing.T, uid string) {
+	t.Helper()
+	found := 0
+	for _, pid := range processes("smtpd: deliver") {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || statusField(string(b), "Seccomp") == "0" {
+			continue
+		}
+		found++
+		for name, want := range map[string]string{"Uid": strings.TrimSpace(strings.Repeat(uid+" ", 4)), "Groups": uid, "Seccomp": "2", "NoNewPrivs": "1", "CapEff": "0"} {
+			if got := statusField(string(b), name); got != want {
+				t.Errorf("the worker for a store: %s is %s, want %s", name, got, want)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d workers for the store; want 1", found)
 	}
 }
 

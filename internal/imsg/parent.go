@@ -230,6 +230,8 @@ type DeliverStart struct {
 	GID  uint32
 	Home string
 	Mbox bool // it only writes the system mailbox: may have the group that owns the spool
+
+	Store bool // it only talks to a store over TCP: may start nothing
 }
 
 // Fields implements Msg.
@@ -239,6 +241,7 @@ func (m *DeliverStart) Fields(c *Codec) {
 	Uint(c, &m.GID)
 	c.Text(&m.Home)
 	c.Bool(&m.Mbox)
+	c.Bool(&m.Store)
 }
 
 // DeliverStarted answers DeliverStart; Error is set when there is no worker.

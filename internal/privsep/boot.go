@@ -28,6 +28,7 @@ type Boot struct {
 	Dir          string // where the role's files are, seen from within Root
 	Unprivileged bool
 	JSONLog      bool
+	Store        bool // a delivery worker that only talks to a store over TCP
 	Severity     bool // log lines begin with their syslog severity
 }
 

@@ -79,6 +79,9 @@ func Worker(b Boot, run func(context.Context, *ipc.Link, *log.Logger) error) int
 	if err == nil && !b.Unprivileged && os.Getuid() == 0 {
 		err = errors.New("refusing to run as root")
 	}
+	if err == nil && b.Store {
+		err = confine(imsg.Deliver, b)
+	}
 	if err == nil {
 		link := ipc.NewLink(imsg.Deliver, imsg.MDA)
 		link.Attach(conn)

@@ -36,7 +36,8 @@ var (
 )
 
 // deniedTo is what each role must never do besides. lookup starts table and
-// filter programs and asks the name system; mta connects out.
+// filter programs and asks the name system; mta connects out, and so does a
+// delivery worker that has to do with a store only.
 func deniedTo(role imsg.Role) []uint32 {
 	list := append([]uint32(nil), denied...)
 	add := func(groups ...[]uint32) {
@@ -49,7 +50,7 @@ func deniedTo(role imsg.Role) []uint32 {
 		add(execCalls, socketCalls, connectCalls, bindCalls, listenCalls, acceptCalls)
 	case imsg.SMTP, imsg.Control:
 		add(execCalls, socketCalls, connectCalls, bindCalls, listenCalls)
-	case imsg.MTA:
+	case imsg.MTA, imsg.Deliver:
 		add(execCalls, listenCalls, acceptCalls)
 	case imsg.Lookup:
 		add(listenCalls, acceptCalls)
@@ -59,8 +60,8 @@ func deniedTo(role imsg.Role) []uint32 {
 
 // confine sets no_new_privs and the filter on all threads, and the name that
 // pgrep sees.
-func confine(role imsg.Role, _ Boot) error {
-	if role == imsg.Deliver {
+func confine(role imsg.Role, b Boot) error {
+	if role == imsg.Deliver && !b.Store {
 		return nil // runs as the user and may start what the user may start
 	}
 	return denyList(deniedTo(role))

@@ -18,12 +18,13 @@ var promises = map[imsg.Role]string{
 	imsg.Scheduler: "stdio recvfd",
 	imsg.MTA:       "stdio inet recvfd",
 	imsg.MDA:       "stdio sendfd recvfd",
+	imsg.Deliver:   "stdio rpath inet dns recvfd", // for a store; the others are not confined
 }
 
-func confine(role imsg.Role, _ Boot) error {
+func confine(role imsg.Role, b Boot) error {
 	p, ok := promises[role]
-	if !ok {
-		return nil // the delivery worker runs as the user
+	if !ok || (role == imsg.Deliver && !b.Store) {
+		return nil // other delivery workers run as the user
 	}
 	if err := unix.PledgePromises(p); err != nil {
 		return fmt.Errorf("pledge: %w", err)

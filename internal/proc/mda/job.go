@@ -34,7 +34,8 @@ type job struct {
 	session mail.SessionID
 	run     imsg.DeliverRun
 	user    imsg.UserInfo
-	again   int // times that its worker was gone before it began
+	as      imsg.UserInfo // what the worker runs as
+	again   int           // times that its worker was gone before it began
 
 	// answer makes it a question to the store, of which nothing is logged or kept.
 	answer func(*imsg.DeliverResult)

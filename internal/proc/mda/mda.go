@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"smtpd/internal/config"
+	"smtpd/internal/ctl"
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/lease"
@@ -192,18 +193,21 @@ func (s *state) begin(ctx context.Context, j *job, tasks *sync.WaitGroup) {
 
 // identified goes on once the user is known.
 func (s *state) identified(j *job) {
-	u := &j.user
+	j.as = j.user
+	foreign := s.env.Unprivileged && int(j.user.UID) != s.uid
 	switch {
-	case u.UID == 0: // a system mailbox of root as well: nothing is delivered as root
-		s.finished(j, permfail("MDA not allowed to deliver to: "+u.Name))
-	case s.env.Unprivileged && int(u.UID) != s.uid && j.run.Method == string(config.MethodLMTP):
-		u.UID, u.GID = uint32(s.uid), uint32(os.Getgid()) // a store needs no identity
-		s.pool.submit(j)
-	case s.env.Unprivileged && int(u.UID) != s.uid:
-		s.finished(j, tempfail("not started by root: cannot deliver as "+u.Name))
-	default:
-		s.pool.submit(j)
+	case j.user.UID == 0: // a system mailbox of root as well: nothing is delivered as root
+		s.finished(j, permfail("MDA not allowed to deliver to: "+j.user.Name))
+		return
+	case foreign && j.run.Method == string(config.MethodLMTP), j.store() != "" && j.act.User == "":
+		// A store needs no identity. By a socket of the system it can see one, so
+		// there the user's is kept as long as we can have it.
+		j.as = imsg.UserInfo{Name: ctl.DaemonUser, UID: uint32(s.uid), GID: uint32(os.Getgid()), Home: "/"}
+	case foreign:
+		s.finished(j, tempfail("not started by root: cannot deliver as "+j.user.Name))
+		return
 	}
+	s.pool.submit(j)
 }
 
 // holding lists the envelopes that are ours.

@@ -748,52 +748,6 @@ func TestMoreUsersThanPlaces(t *testing.T) {
 	}
 }
 
-// TestTurns: while mail goes on coming users wait for the places of others until
-// it pays, and no longer than turnWait.
-func TestTurns(t *testing.T) {
-	start := time.Unix(1000000000, 0)
-	mails := func(n int) []*job { return make([]*job, n) }
-	tests := map[string]struct {
-		lane  lane
-		quiet time.Duration // since the last mail of anybody
-		want  int
-	}{
-		"one mail":         {lane{plain: mails(1), since: start}, 0, 0},
-		"some mails":       {lane{plain: mails(turnMails - 1), since: start}, 0, 0},
-		"enough mails":     {lane{plain: mails(turnMails - 2), commands: mails(2), since: start}, 0, 1},
-		"long enough":      {lane{plain: mails(1), since: start.Add(-turnWait)}, 0, 1},
-		"a client waits":   {lane{plain: mails(1), since: start, asked: true}, 0, 1},
-		"nothing comes":    {lane{plain: mails(1), since: start}, flowTime, 1},
-		"nothing just now": {lane{plain: mails(1), since: start}, flowTime - 1, 0},
-	}
-	for name, tt := range tests {
-		p := &pool{waiting: []*lane{&tt.lane}, came: start.Add(-tt.quiet)}
-		if got := p.due(start); got != tt.want {
-			t.Errorf("%s: got %d due; want %d", name, got, tt.want)
-		}
-	}
-}
-
-// TestAskedFirst: of two who wait for a place, the one for whom a client waits
-// gets it.
-func TestAskedFirst(t *testing.T) {
-	h := newHouse(t, nil)
-	p := h.state.pool
-	one := func(name string) *job { return &job{user: imsg.UserInfo{Name: name}, body: &body{}} }
-	p.mu.Lock()
-	p.came = p.now()
-	early := &lane{id: identity{uid: 1}, plain: []*job{one("early")}, wants: true, since: p.came}
-	asked := &lane{id: identity{uid: 2}, plain: []*job{one("asked")}, wants: true, since: p.came, asked: true}
-	p.waiting = []*lane{early, asked}
-	p.live = p.limits.MaxSession - 1
-	p.fill()
-	if asked.wants || !asked.starting || !early.wants {
-		t.Errorf("asked waits %v, early waits %v; want only early to", asked.wants, early.wants)
-	}
-	p.waiting, p.live, p.stopped = nil, 1, true // what was started here is no delivery
-	p.mu.Unlock()
-}
-
 // TestIdleWorkers gives six users three rounds of mail and as many places: one
 // worker each is enough.
 func TestIdleWorkers(t *testing.T) {

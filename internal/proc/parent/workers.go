@@ -79,7 +79,7 @@ func (w *workers) spawn(m *imsg.DeliverStart) (*os.File, error) {
 		return nil, err
 	}
 	defer stderr.close()
-	b := privsep.Boot{Unprivileged: o.Unprivileged, Severity: w.p.asBoot(imsg.MDA).Severity, JSONLog: w.p.asBoot(imsg.MDA).JSONLog}
+	b := privsep.Boot{Unprivileged: o.Unprivileged, Store: m.Store, Severity: w.p.asBoot(imsg.MDA).Severity, JSONLog: w.p.asBoot(imsg.MDA).JSONLog}
 	as := &privsep.As{UID: m.UID, GID: m.GID, Dir: m.Home}
 	if gid, ok := mda.SpoolGroup(mailSpool); m.Mbox && ok {
 		as.Extra = []uint32{uint32(gid)} // may make mailboxes and dot-locks there

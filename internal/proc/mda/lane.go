@@ -1,0 +1,200 @@
+package mda
+
+import (
+	"context"
+	"hash/fnv"
+	"os"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+)
+
+// identity is what a worker runs as, and for what. A worker for system mailboxes
+// does nothing else, for the parent may give it the group that owns them, and one
+// for a store nothing else either: the store may be slow.
+type identity struct {
+	uid, gid uint32
+	mbox     bool
+	store    string // TCP: as the action names it
+}
+
+// key names those of a party among an identity's deliveries to the scheduler. The
+// top bit tells it from the keys of mta; two with one key would only share their
+// turns.
+func (id identity) key(party string) uint64 {
+	if id.store != "" {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(id.store + "\x00" + party))
+		return 1<<63 | h.Sum64()
+	}
+	key := 1<<63 | uint64(id.uid)<<30 | uint64(id.gid)<<1&(1<<30-1)
+	if id.mbox {
+		key |= 1
+	}
+	return key
+}
+
+// lane is the deliveries of one identity, and its worker.
+type lane struct {
+	id       identity
+	plain    line
+	commands []*job
+	back     map[string]*handed // by party; what is with queue until there is room
+
+	worker   *worker // nil: none
+	starting bool
+	wants    bool // is in pool.waiting
+	running  int  // plain deliveries with the worker
+	busy     int  // commands with the worker
+	idle     *time.Timer
+
+	came  time.Time // the latest delivery
+	since time.Time // wants a worker
+	asked bool      // a client waits for the answer of a store
+}
+
+// handed is envelopes given back to queue, as far as known; there may be some
+// that are not known of.
+type handed struct{ held int }
+
+// worker is one delivery process.
+type worker struct {
+	link     channel
+	begun    time.Time
+	answered bool            // has made a delivery
+	gone     context.Context // ends when the channel does
+	end      context.CancelFunc
+	leave    bool // gets nothing more: its place is wanted
+}
+
+// channel is the part of ipc.Link that a worker is driven by.
+type channel interface {
+	Call(ctx context.Context, m imsg.Msg, f *os.File) (imsg.Msg, *os.File, error)
+	Serve(h ipc.Handler, onAttach func(), onLost func(error))
+	Close()
+}
+
+// waiting counts the deliveries that wait, as `mda limit` does.
+func (l *lane) waiting(j *job) int {
+	if j.isCommand() {
+		return len(l.commands)
+	}
+	return l.plain.of(j.party()) / plainFactor
+}
+
+func (l *lane) add(j *job) {
+	if j.isCommand() {
+		l.commands = append(l.commands, j)
+	} else {
+		l.plain.add(j)
+	}
+}
+
+func (l *lane) count() int { return l.plain.n + len(l.commands) }
+
+func (l *lane) empty() bool { return l.count() == 0 }
+
+func (l *lane) unused() bool { return l.running+l.busy == 0 }
+
+// first is a delivery that waits; there must be one.
+func (l *lane) first() *job {
+	switch {
+	case len(l.commands) > 0:
+		return l.commands[0]
+	case len(l.plain.asked) > 0:
+		return l.plain.asked[0]
+	}
+	return l.plain.parties[l.plain.turns[0]][0]
+}
+
+// take empties the lane.
+func (l *lane) take() []*job {
+	all := l.commands
+	for l.plain.n > 0 {
+		all = append(all, l.plain.next())
+	}
+	l.commands = nil
+	return all
+}
+
+// store is the TCP store that a delivery goes to and that need not care who
+// brings it; empty: none. A path that begins with a format may turn out to be
+// that of a socket, whose owner and peer matter.
+func (j *job) store() string {
+	m := &j.run
+	if m.Method != string(config.MethodLMTP) || m.Wrapper != "" || m.Path == "" {
+		return ""
+	}
+	switch m.Path[0] {
+	case '/', '%', '~':
+		return ""
+	}
+	return m.Path
+}
+
+// party is who takes turns with others in a lane.
+func (j *job) party() string {
+	if j.store() == "" {
+		return ""
+	}
+	return j.env.User
+}
+
+// line is deliveries that wait: first what clients wait for, then the parties in
+// turn, each in order. The zero value is empty.
+type line struct {
+	n       int
+	asked   []*job
+	turns   []string // parties that have deliveries, next first
+	parties map[string][]*job
+}
+
+func (q *line) add(j *job) {
+	q.n++
+	if j.answer != nil {
+		q.asked = append(q.asked, j)
+		return
+	}
+	party := j.party()
+	if q.parties == nil {
+		q.parties = map[string][]*job{}
+	}
+	if len(q.parties[party]) == 0 {
+		q.turns = append(q.turns, party)
+	}
+	q.parties[party] = append(q.parties[party], j)
+}
+
+// next takes one out; there must be one.
+func (q *line) next() *job {
+	q.n--
+	if len(q.asked) > 0 {
+		j := q.asked[0]
+		q.asked = rest(q.asked)
+		return j
+	}
+	party := q.turns[0]
+	q.turns = q.turns[1:]
+	list := q.parties[party]
+	j := list[0]
+	if list = rest(list); list == nil {
+		delete(q.parties, party)
+	} else {
+		q.parties[party] = list
+		q.turns = append(q.turns, party)
+	}
+	return j
+}
+
+func rest(list []*job) []*job {
+	list[0] = nil
+	if list = list[1:]; len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// of counts the deliveries of a party.
+func (q *line) of(party string) int { return len(q.parties[party]) }

@@ -1,0 +1,167 @@
+package mda
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"smtpd/internal/config"
+	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
+	"smtpd/internal/log"
+	"smtpd/internal/mail"
+	"smtpd/internal/privsep"
+	"smtpd/internal/stat"
+)
+
+// What things cost in the model, which has two cores.
+const (
+	modelCores = 2
+	modelStart = 5 * time.Millisecond
+	modelMail  = 300 * time.Microsecond
+)
+
+// model is a pool whose workers take time and do nothing.
+type model struct {
+	*pool
+	cores chan struct{}
+
+	mu     sync.Mutex
+	starts map[uint32]int
+	most   int // workers at a time
+	now    int
+	late   []time.Duration // from submit to the end, of each delivery
+	order  []uint32        // users in the order in which their deliveries ended
+	left   sync.WaitGroup
+}
+
+// runModel plays with a pool of so many places.
+func runModel(t *testing.T, places int, play func(m *model)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := &model{cores: make(chan struct{}, modelCores), starts: map[uint32]int{}}
+		m.pool = newPool(&privsep.Env{Now: time.Now, Log: log.Discard(), Stat: &stat.Set{}})
+		m.setLimits(config.MDA{MaxSession: places, MaxSessionPerUser: 7})
+		m.spawn = m.begin
+		m.finished = func(j *job, r *imsg.DeliverResult) {
+			if !r.Status.OK() {
+				t.Errorf("%s: %s", j.user.Name, r.Line)
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.late = append(m.late, time.Since(j.env.Created))
+			m.order = append(m.order, j.user.UID)
+			m.left.Done()
+		}
+		play(m)
+		m.left.Wait()
+		m.stop(time.Second)
+		if m.most > places {
+			t.Errorf("%d workers at a time; want %d at most", m.most, places)
+		}
+	})
+}
+
+// work takes one of the cores for a while.
+func (m *model) work(d time.Duration) {
+	m.cores <- struct{}{}
+	time.Sleep(d)
+	<-m.cores
+}
+
+func (m *model) begin(l *lane, u imsg.UserInfo) (*worker, error) {
+	m.mu.Lock()
+	m.starts[u.UID]++
+	m.now++
+	m.most = max(m.most, m.now)
+	m.mu.Unlock()
+	m.work(modelStart)
+	return m.worker(&modelWorker{m: m}), nil
+}
+
+type modelWorker struct {
+	m    *model
+	lost func(error)
+	once sync.Once
+}
+
+func (w *modelWorker) Serve(_ ipc.Handler, _ func(), lost func(error)) { w.lost = lost }
+
+func (w *modelWorker) Call(context.Context, imsg.Msg, *os.File) (imsg.Msg, *os.File, error) {
+	w.m.work(modelMail)
+	return &imsg.DeliverResult{Status: mail.Status{Code: 250}}, nil, nil
+}
+
+func (w *modelWorker) Close() {
+	w.once.Do(func() {
+		w.m.mu.Lock()
+		w.m.now--
+		w.m.mu.Unlock()
+		w.lost(nil)
+	})
+}
+
+// send has a mail come for a user.
+func (m *model) send(user uint32) {
+	m.left.Add(1)
+	u := imsg.UserInfo{Name: fmt.Sprint(user), UID: user}
+	b := &body{asked: true, budget: &budget{}}
+	b.refs.Store(1)
+	m.submit(&job{env: &mail.Envelope{Created: time.Now()}, user: u, as: u, body: b})
+}
+
+func (m *model) sum() int {
+	n := 0
+	for _, k := range m.starts {
+		n += k
+	}
+	return n
+}
+
+// TestModelStream: mail goes on coming for more users than there are places.
+// Workers are not started in vain, nobody waits long, and no time is lost.
+func TestModelStream(t *testing.T) {
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, 999)
+	tests := map[string]struct {
+		mails  int
+		gap    time.Duration
+		user   func(i int) uint32
+		starts int           // at most
+		wait   time.Duration // at most
+		took   time.Duration // at most
+	}{
+		"100 users in turn, as in bench C":  {600, time.Millisecond, func(i int) uint32 { return uint32(i % 100) }, 100, time.Second, time.Second},
+		"the same for long":                 {6000, time.Millisecond, func(i int) uint32 { return uint32(i % 100) }, 400, 1200 * time.Millisecond, 6300 * time.Millisecond},
+		"200 users":                         {5000, time.Millisecond, func(i int) uint32 { return uint32(i % 200) }, 1000, 1500 * time.Millisecond, 5500 * time.Millisecond},
+		"a few users get most":              {4000, time.Millisecond, func(int) uint32 { return uint32(zipf.Uint64()) }, 1100, 1500 * time.Millisecond, 4700 * time.Millisecond},
+		"one gets half":                     {4000, time.Millisecond, func(i int) uint32 { return uint32(i % 2 * (i / 2 % 100)) }, 350, 1200 * time.Millisecond, 4300 * time.Millisecond},
+		"1,000 users, a mail each, at once": {1000, 0, func(i int) uint32 { return uint32(i) }, 1000, 3 * time.Second, 3 * time.Second},
+		"bursts":                            {2000, 0, func(i int) uint32 { return uint32(i / 20) }, 100, 1000 * time.Millisecond, 1000 * time.Millisecond},
+		"slowly":                            {500, 30 * time.Millisecond, func(i int) uint32 { return uint32(i * 7 % 100) }, 500, 50 * time.Millisecond, 16 * time.Second},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			runModel(t, 50, func(m *model) {
+				begin := time.Now()
+				for i := range tt.mails {
+					m.send(1000 + tt.user(i))
+					time.Sleep(tt.gap)
+				}
+				m.left.Wait()
+				took := time.Since(begin)
+				slices.Sort(m.late)
+				starts, wait := m.sum(), m.late[len(m.late)-1]
+				t.Logf("%d workers started, waits up to %v, half up to %v, took %v", starts, wait, m.late[len(m.late)/2], took)
+				if starts > tt.starts || wait > tt.wait || took > tt.took {
+					t.Errorf("want at most %d, %v, %v", tt.starts, tt.wait, tt.took)
+				}
+			})
+		})
+	}
+}
