@@ -199,8 +199,8 @@ func (e *Engine) target(ctx context.Context, a *config.Relay, env *mail.Envelope
 	u, isHost, fail := e.smarthost(ctx, a, k.domain, env.Sender)
 	if fail == nil && !isHost {
 		facts.domain, fail = e.tlsWish(ctx, k.domain)
-		if k.requireTLS {
-			facts.host = e.trustIn(ctx, k.domain)
+		if fail == nil && k.requireTLS {
+			facts.host, fail = e.trustIn(ctx, k.domain)
 		}
 	}
 	if fail != nil {

@@ -116,8 +116,8 @@ const (
 type DNS interface {
 	Query(ctx context.Context, name string, qtype uint16) ([]Record, Result)
 	// Secured reports whether DNSSEC vouches for the answer to that question, by
-	// the word of a resolver that we believe.
-	Secured(ctx context.Context, name string, qtype uint16) bool
+	// the word of a resolver that we believe, and what the answer is.
+	Secured(ctx context.Context, name string, qtype uint16) (bool, Result)
 }
 
 // Tables asks tables of the configuration. It is safe for concurrent use. An

@@ -119,15 +119,21 @@ func decideTLS(f tlsFacts) (tlsPolicy, *failure) {
 }
 
 // trustIn is why the hosts of a destination without relay host would be believed
-// (RFC 8689 section 4.2.1).
-func (e *Engine) trustIn(ctx context.Context, domain string) hostTrust {
+// (RFC 8689 section 4.2.1), or why there are none.
+func (e *Engine) trustIn(ctx context.Context, domain string) (hostTrust, *failure) {
 	if strings.HasPrefix(domain, "[") {
-		return hostGiven
+		return hostGiven, nil
 	}
-	if e.opt.DNS.Secured(ctx, domain, TypeMX) {
-		return hostSecured
+	secured, result := e.opt.DNS.Secured(ctx, domain, TypeMX)
+	switch {
+	case result == DNSFailure: // a forged answer too: it may have been repaired next time
+		return hostFromDNS, &failMXLookup
+	case result == DNSNoName:
+		return hostFromDNS, &failNoDomain
+	case secured:
+		return hostSecured, nil
 	}
-	return hostFromDNS
+	return hostFromDNS, nil
 }
 
 // scheme is how the log and listings name what a relay does.

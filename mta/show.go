@@ -228,7 +228,7 @@ func (e *Engine) explainTLS(ctx context.Context, name string, a *config.Relay, d
 	d := destination{name: domain}
 	u, isHost, fail := e.smarthost(ctx, a, domain, mail.Address{})
 	if fail == nil && !isHost {
-		facts.host = e.trustIn(ctx, domain)
+		facts.host, _ = e.trustIn(ctx, domain) // why not is said by resolve
 		facts.domain, fail = e.tlsWish(ctx, domain)
 	}
 	if fail != nil {

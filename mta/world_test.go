@@ -109,8 +109,9 @@ func (w *world) Query(ctx context.Context, name string, qtype uint16) ([]Record,
 	return nil, DNSNoName
 }
 
-func (w *world) Secured(_ context.Context, name string, qtype uint16) bool {
-	return w.secured[typeNames[qtype]+" "+name]
+func (w *world) Secured(ctx context.Context, name string, qtype uint16) (bool, Result) {
+	_, result := w.Query(ctx, name, qtype)
+	return w.secured[typeNames[qtype]+" "+name], result
 }
 
 func (w *world) Lookup(_ context.Context, table, service, key string) (string, bool, error) {

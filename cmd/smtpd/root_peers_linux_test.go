@@ -49,7 +49,8 @@ func TestRootPeers(t *testing.T) {
 				scheme = "smtp"
 			}
 			d := startRoot(t, fmt.Sprintf("listen on 127.0.0.1 port 2525 hostname mx.test\nca peer cert %q\n"+
-				"action out relay host \"%s://localhost:%s\" ca peer\nmatch from any for any action out\n",
+				"action out relay host \"%s://localhost:%s\" ca peer\n"+
+				"mta limit max-conn-per-host 1\nmatch from any for domain example.org reject\nmatch from any for any action out\n", // notices would hold the tokens
 				filepath.Join(dir, "rsa.crt"), scheme, port))
 			defer d.kill()
 			const mails = 40
@@ -65,6 +66,9 @@ func TestRootPeers(t *testing.T) {
 			if scheme == "smtp+tls" && !strings.Contains(d.log(), `mta cert-check result="valid"`) {
 				t.Error("the certificate was not verified")
 			}
+			if name == "exim" {
+				refusedMail(t, d, letters)
+			}
 			texts := peerTexts(t, name, dir)
 			for token, m := range letters {
 				head := "X-Token: " + token + "\n"
@@ -79,6 +83,50 @@ func TestRootPeers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// refusedMail sends Exim mail that it refuses, whole or for some recipients, each
+// followed on the same connection by some that it takes: every recipient ends as
+// Exim said, and no mail gets the sender of another. Those taken join letters.
+func refusedMail(t *testing.T, d *daemon, letters map[string]letter) {
+	const gone, late = `result="PermFail" stat="550 no such person here"`, `result="TempFail" stat="451 come back later"`
+	tests := []struct {
+		subject string
+		rcpts   map[string]string // local part -> end of its delivery line
+	}{
+		{"one of two", map[string]string{"5a": gone, "ok-a": `result="Ok"`}},
+		{"all of them", map[string]string{"5b": gone, "5c": gone, "4b": late}},
+		{"after that", map[string]string{"ok-b": `result="Ok"`}},
+		{"refuse", map[string]string{"ok-c": `result="PermFail" stat="550 not this text"`}},
+		{"after the text", map[string]string{"ok-d": `result="Ok"`, "4d": late}},
+		{"defer", map[string]string{"ok-e": `result="TempFail" stat="451 not now"`}},
+		{"the last", map[string]string{"ok-f": `result="Ok"`}},
+	}
+	type ending struct{ line, mail string }
+	var want []ending
+	smtpctl(t, d, "pause", "mta")                 // so that the next mail goes right behind the last
+	for size := 100; size < 100_000; size *= 30 { // to 90 KB: in one chunk, and in several
+		for i, tt := range tests {
+			m := newLetter("u@far.test", size)
+			m.text = strings.Replace(m.text, "Subject: test", "Subject: "+tt.subject, 1)
+			from := fmt.Sprintf("from-%d-%d@example.org", size, i)
+			var rcpts []string
+			for user, end := range tt.rcpts {
+				rcpts = append(rcpts, fmt.Sprintf("%s-%d@far.test", user, size))
+				want = append(want, ending{fmt.Sprintf(`mta delivery .* from=<%s> to=<%s-%d@far\.test> .* %s`, from, user, size, end), from})
+				if strings.HasPrefix(end, `result="Ok"`) {
+					letters[m.token] = m
+				}
+			}
+			submitAt(t, "127.0.0.1:2525", from, m, rcpts...)
+		}
+	}
+	smtpctl(t, d, "resume", "mta")
+	for _, w := range want {
+		if err := d.waitLog(regexp.MustCompile(w.line), 1); err != nil {
+			t.Errorf("want %s\n%s", w.line, grepLog(d, w.mail))
+		}
 	}
 }
 

@@ -170,7 +170,9 @@ func (o *outside) Query(_ context.Context, _ string, qtype uint16) ([]mta.Record
 	}
 	return nil, mta.DNSNoData
 }
-func (o *outside) Secured(context.Context, string, uint16) bool { return false }
+func (o *outside) Secured(context.Context, string, uint16) (bool, mta.Result) {
+	return false, mta.DNSOK
+}
 func (o *outside) Lookup(_ context.Context, table, _, _ string) (string, bool, error) {
 	v, ok := o.maps[table]
 	return v, ok, nil

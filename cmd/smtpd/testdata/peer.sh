@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # peer.sh NAME PORT DIR: run the mail server that bench/systems/NAME describes
-# on a port of its own, Postfix and Exim with STARTTLS; it takes everything and keeps it below
+# on a port of its own, Postfix and Exim with STARTTLS; it takes everything, but
+# see below, and keeps it below
 # DIR/sys/spool. With PORT list: print its texts. For private name spaces only.
 set -u
 NAME=$1 PORT=$2 SYS_DIR=$3/sys CERTS=$3 SINK_PORT=9 SYS_WRAP= BENCH=$(cd "$(dirname "$0")/../../../bench" && pwd)
@@ -29,4 +30,23 @@ opensmtpd*)
 	sys_setup hold ;;
 *) sys_setup tls-rsa ;;
 esac
+# Exim also refuses: recipients 5... and 4..., and mail whose Subject says so.
+[ "$NAME" != exim ] || {
+	sed -i 's/^\(acl_smtp_rcpt\|acl_smtp_data\) = accept/\1 = \1/' "$SYS_DIR/exim.conf"
+	cat >>"$SYS_DIR/exim.conf" <<-'EOF'
+	begin acl
+	acl_smtp_rcpt:
+	  deny local_parts = ^5
+	    message = no such person here
+	  defer local_parts = ^4
+	    message = come back later
+	  accept
+	acl_smtp_data:
+	  deny condition = ${if eq{$h_Subject:}{refuse}}
+	    message = not this text
+	  defer condition = ${if eq{$h_Subject:}{defer}}
+	    message = not now
+	  accept
+	EOF
+}
 sys_exec

@@ -38,9 +38,12 @@ func (d *dns) Query(ctx context.Context, name string, qtype uint16) ([]mta.Recor
 }
 
 // Secured implements mta.DNS.
-func (d *dns) Secured(ctx context.Context, name string, qtype uint16) bool {
+func (d *dns) Secured(ctx context.Context, name string, qtype uint16) (bool, mta.Result) {
 	a, err := ipc.Ask[*imsg.DNSAnswer](ctx, d.link, &imsg.DNSQuery{Name: name, QType: qtype})
-	return err == nil && a.AD
+	if err != nil || a.Result > uint8(mta.DNSFailure) {
+		return false, mta.DNSFailure
+	}
+	return a.AD, mta.Result(a.Result)
 }
 
 // tables asks lookup, except for tables that the configuration itself holds.
