@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +67,84 @@ func TestRootDiskFull(t *testing.T) {
 	l.check(t, collect(t, "/home/alice/Maildir/new", sinkDir), true)
 	if err := d.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRootDiskFullDelays has forty mails become late while the disk is full: no
+// notice is lost, each is told once when there is room, and the late mail is kept.
+func TestRootDiskFullDelays(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	const late = 40
+	if err := os.MkdirAll("/var/spool/smtpd", 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", "/var/spool/smtpd", "tmpfs", 0, "size=24m,mode=0711"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := startSink("127.0.0.1:2525", filepath.Join(t.TempDir(), "sink"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	d := startRoot(t, "bounce warn-interval 1s\n"+rootConf)
+	smtpctl(t, d, "pause", "mta")
+	smtpctl(t, d, "pause", "mda")
+	l := &ledger{from: "alice@localhost", acked: map[string]string{}}
+	for i := range late {
+		if code := l.one(fmt.Sprintf("4u%d@far.test", i), 1<<10); code != 0 {
+			t.Fatalf("refused: %d", code)
+		}
+	}
+	l.fillUp(t, "bob@localhost")
+	smtpctl(t, d, "resume", "mta")
+	if err := d.waitLog(regexp.MustCompile(`mta delivery .* result="TempFail"`), late); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.waitLog(regexp.MustCompile(`warn: queue: .*: 452 4.3.1 Insufficient system storage`), 2); err != nil {
+		t.Fatal(err) // the first is of a mail
+	}
+	smtpctl(t, d, "remove", "where", "to=bob@localhost")
+	smtpctl(t, d, "resume", "mda")
+	told := regexp.MustCompile(`(?m)^Final-Recipient: rfc822; (4u[0-9]+@far.test)$`)
+	tellers := map[string]int{}
+	waitFor(t, "all notices", func() bool {
+		clear(tellers)
+		files, _ := filepath.Glob("/home/alice/Maildir/new/*")
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if m := told.FindSubmatch(b); err == nil && m != nil {
+				tellers[string(m[1])]++
+			}
+		}
+		smtpctl(t, d, "schedule", "where", "kind=bounce") // what was refused room has a time to wait
+		return len(tellers) == late
+	})
+	if n := strings.Count(smtpctl(t, d, "show", "queue", "where", "to=4u*"), "|pending|"); n != late {
+		t.Errorf("%d of %d late mails are kept", n, late)
+	}
+	waitFor(t, "no other mail", func() bool { return smtpctl(t, d, "show", "queue", "where", "domain=localhost") == "" })
+	for to, n := range tellers {
+		if n != 1 {
+			t.Errorf("%d notices about %s", n, to)
+		}
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// fillUp sends ever smaller mails until the spool has no room for the smallest.
+func (l *ledger) fillUp(t *testing.T, to string) {
+	t.Helper()
+	sent := 0
+	for size := 256 << 10; size >= 1<<10; size /= 8 {
+		for code := 0; code != 452; sent++ {
+			if code = l.one(to, size); (code != 0 && code != 452) || sent > 20000 {
+				t.Fatalf("mail %d, of %d octets: answered %d", sent, size, code)
+			}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -138,6 +139,8 @@ func newLetter(to string, size int) letter {
 
 // ledger is what was acknowledged, by token.
 type ledger struct {
+	from string // reverse-path; "": sender@example.org
+
 	mu    sync.Mutex
 	acked map[string]string // token -> text with LF
 }
@@ -206,7 +209,7 @@ func (l *ledger) session(left *atomic.Int64, to string, stop <-chan struct{}) {
 }
 
 func (l *ledger) transaction(c *gosmtp.Client, m letter, to string) error {
-	if err := c.Mail("sender@example.org", nil); err != nil {
+	if err := c.Mail(cmp.Or(l.from, "sender@example.org"), nil); err != nil {
 		return err
 	}
 	if err := c.Rcpt(to, nil); err != nil {
