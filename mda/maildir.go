@@ -18,8 +18,9 @@ const (
 )
 
 // maildir delivers into a Maildir: a file in tmp, on disk, renamed to new, the
-// folder on disk. The name comes from the envelope, so that a delivery that is
-// repeated after a crash does not make a second file.
+// folder on disk. The name comes from the message, so that a delivery that is
+// repeated after a crash does not make a second file, whichever of the
+// recipients that share the folder comes first then.
 func (d *Deliverer) maildir(v *Delivery) error {
 	path, err := v.maildirPath()
 	if err != nil {
@@ -119,10 +120,11 @@ func (d *Deliverer) maybeRepeated(v *Delivery) bool {
 	return v.ID != 0 && (v.Retry > 0 || v.Created.Before(d.start))
 }
 
-// fileName is `<epoch>.<16 hex digits>.<hostname>`.
+// fileName is `<epoch>.<16 hex digits>.<hostname>`; the digits are the id of the
+// message's first envelope.
 func fileName(v *Delivery, now time.Time) string {
-	id, at := uint64(v.ID), v.Created
-	if id == 0 {
+	id, at := uint64(v.ID.Message().Envelope(1)), v.Created
+	if v.ID == 0 {
 		var r [8]byte
 		_, _ = rand.Read(r[:]) // never fails
 		id, at = binary.BigEndian.Uint64(r[:]), now

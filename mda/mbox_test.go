@@ -19,11 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain lets the test binary be the other program that locks a mailbox, or
-// the other user of a race.
+// TestMain lets the test binary be the other program that locks a mailbox, a
+// worker that dies, or the other user of a race.
 func TestMain(m *testing.M) {
 	if how := os.Getenv("MDA_TEST_LOCK"); how != "" {
 		os.Exit(holdLock(how, os.Args[1]))
+	}
+	if how := os.Getenv(killVar); how != "" {
+		os.Exit(killMain(how))
 	}
 	if d := os.Getenv("MDA_TEST_RACE"); d != "" {
 		os.Exit(raceMain(d))

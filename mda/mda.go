@@ -37,7 +37,7 @@ const (
 
 // Delivery is one message for one user.
 type Delivery struct {
-	ID      mail.EnvelopeID // names the file in a Maildir; 0: a random name
+	ID      mail.EnvelopeID // its message names the file in a Maildir; 0: a random name
 	Created time.Time       // of the envelope; part of that name
 	Retry   uint16          // attempts before this one
 	UTF8    bool            // the transaction used SMTPUTF8

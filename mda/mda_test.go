@@ -95,7 +95,7 @@ func list(t *testing.T, path ...string) []string {
 }
 
 func TestMaildir(t *testing.T) {
-	const name = "1795216670.102118e0b265bb9b.mx.example.org"
+	const name = "1795216670.102118e000000001.mx.example.org"
 	tests := map[string]struct {
 		change func(*Delivery)
 		before []string // folders that exist
@@ -123,7 +123,7 @@ func TestMaildir(t *testing.T) {
 		}, before: []string{"Maildir/.lists"}, want: "Maildir/.Junk/new/" + name},
 		"nearly junk": {change: func(v *Delivery) { v.Junk, v.Text.Data = true, []byte("X-Spam: yes!\n\nX-Spam: yes\n") },
 			before: []string{}, want: "Maildir/new/" + name},
-		"hostname": {change: func(v *Delivery) { v.Hostname = "a/b:c" }, want: "Maildir/new/1795216670.102118e0b265bb9b.a_b_c"},
+		"hostname": {change: func(v *Delivery) { v.Hostname = "a/b:c" }, want: "Maildir/new/1795216670.102118e000000001.a_b_c"},
 		"as it is": {change: func(v *Delivery) { v.AsIs = true }, want: "Maildir/new/" + name, text: exampleText},
 		"empty":    {change: func(v *Delivery) { v.AsIs, v.Text.Data = true, nil }, want: "Maildir/new/" + name, text: ""},
 	}

@@ -65,7 +65,7 @@ func TestRun(t *testing.T) {
 	if r := run(t, l, m, nil); !r.Status.OK() || r.Stat != "Delivered" {
 		t.Fatalf("got %+v", r)
 	}
-	files, _ := filepath.Glob(m.Envelope.Home + "/Maildir/new/*.0102030405060708.mx")
+	files, _ := filepath.Glob(m.Envelope.Home + "/Maildir/new/*.0102030400000001.mx")
 	if len(files) != 1 {
 		t.Fatalf("files: %v", files)
 	}

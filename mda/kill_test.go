@@ -1,0 +1,153 @@
+package mda
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"smtpd/internal/mail"
+)
+
+// killVar makes the test binary a worker that dies: STEP NUMBER NAMED HOME.
+const killVar = "MDA_TEST_KILL"
+
+// inBatches is how many messages a worker that dies has to deliver: the first
+// makes one batch, the others the next.
+const inBatches = 9
+
+// batchDelivery is message i of those, for alice or, tagged, for alice+tag whose
+// mail goes into the same folder; every third has its text in a file.
+func batchDelivery(home string, i int, tagged bool) *Delivery {
+	v := &Delivery{ID: mail.EnvelopeID(0x10211800+i)<<32 + 1, Created: exampleTime, Method: Maildir,
+		Values: Values{Sender: mail.Address{User: "a", Domain: "b.org"}, Rcpt: mail.Address{User: "team", Domain: "md.test"},
+			Dest: mail.Address{User: "alice", Domain: "md.test"}, User: "alice", Home: home, Delim: "+"},
+		Hostname: "mx.example.org"}
+	if tagged {
+		v.ID, v.Dest.User = v.ID+1, "alice+tag"
+	}
+	text := batchText(i)
+	if v.Text = (Text{Data: text}); i%3 == 0 {
+		v.Text = Text{File: bytes.NewReader(text), Size: int64(len(text))}
+	}
+	return v
+}
+
+func batchText(i int) []byte {
+	return fmt.Appendf(nil, "Subject: %d\n\n%s", i, strings.Repeat("0123456789abcde\n", 100+9000*(i%3/2)))
+}
+
+// killMain delivers two batches and kills itself at a step of the last.
+func killMain(how string) int {
+	var step, home string
+	var number int
+	var named bool
+	if _, err := fmt.Sscan(how, &step, &number, &named, &home); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	d := New(Options{UID: os.Geteuid(), SpoolDir: home})
+	d.noTmpfile.Store(named)
+	var mu sync.Mutex
+	var joined sync.WaitGroup
+	joined.Add(inBatches)
+	seen := map[string]int{}
+	d.fault = func(s string) error {
+		if s == "join" {
+			joined.Done()
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[s]++; s == "dirsync" && seen[s] == 1 {
+			joined.Wait() // the others pile up behind the first
+		}
+		if s == step && seen[s] == number+1 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		return nil
+	}
+	var wg sync.WaitGroup
+	for i := range inBatches {
+		v := batchDelivery(home, i, false)
+		wg.Go(func() { d.Deliver(context.Background(), v) })
+	}
+	wg.Wait()
+	return 1 // it should not have come so far
+}
+
+// TestMaildirBatchKilled kills a worker at each stage of a batch of eight files.
+// Whoever delivers them again, whichever recipient of a message comes first,
+// makes no second file, and none is missing or cut short.
+func TestMaildirBatchKilled(t *testing.T) {
+	stages := map[string][]int{"write": {1, 5, 8}, "sync": {1, 4, 8}, "rename": {1, 4, 8}, "dirsync": {1}}
+	for _, named := range []bool{false, true} {
+		for step, numbers := range stages {
+			for _, number := range numbers {
+				t.Run(fmt.Sprintf("%s %d named %v", step, number, named), func(t *testing.T) {
+					t.Parallel()
+					killBatch(t, step, number, named)
+				})
+			}
+		}
+	}
+}
+
+func killBatch(t *testing.T, step string, number int, named bool) {
+	home := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %v %s", killVar, step, number, named, home))
+	out, err := cmd.CombinedOutput()
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || ws.Signal() != syscall.SIGKILL {
+		t.Fatalf("the worker: %v %s", err, out)
+	}
+	first := 1 // of the batch before
+	switch step {
+	case "rename":
+		first += number - 1
+	case "dirsync":
+		first += inBatches - 1
+	}
+	if n := len(list(t, home, "Maildir/new")); n != first {
+		t.Errorf("%d files in new at the end of the worker; want %d", n, first)
+	}
+	d := newDeliverer(t, nil)
+	d.noTmpfile.Store(named)
+	for _, tagged := range []bool{true, false} {
+		var wg sync.WaitGroup
+		for i := range inBatches {
+			v := batchDelivery(home, i, tagged)
+			v.Retry = 1
+			wg.Go(func() {
+				if r := d.Deliver(context.Background(), v); !r.Status.OK() {
+					t.Errorf("%d: %+v", i, r)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	files := list(t, home, "Maildir/new")
+	got := map[string]bool{}
+	for _, f := range files {
+		_, text, _ := strings.Cut(content(t, home, "Maildir/new", f), exampleFront)
+		got[text] = true
+	}
+	for i := range inBatches {
+		if !got[string(batchText(i))] {
+			t.Errorf("message %d is missing, or not whole", i)
+		}
+	}
+	if len(files) != inBatches {
+		t.Errorf("%d files of %d messages: %v", len(files), inBatches, files)
+	}
+	if left, _ := filepath.Glob(home + "/Maildir/tmp/*"); !named && len(left) > 0 {
+		t.Errorf("left in tmp: %v", left)
+	}
+}
