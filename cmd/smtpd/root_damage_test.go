@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -125,4 +128,95 @@ func flowsOn(t *testing.T, l *ledger, ids map[string]string) (lost int) {
 		t.Error(err)
 	}
 	return lost
+}
+
+// TestRootAside damages an envelope, a body in the database, and body files in
+// three ways: smtpctl names each, shows what can be read, puts back what can be
+// sent, and throws away the rest; everything else is delivered.
+func TestRootAside(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	sinkDir := filepath.Join(t.TempDir(), "sink")
+	s, err := startSink("127.0.0.1:2525", sinkDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	d := startRoot(t, rootConf, "-P", "mta")
+	l := &ledger{acked: map[string]string{}}
+	for i := range 6 {
+		if code := l.one(fmt.Sprintf("rcpt%d@far.test", i), []int{1 << 10, 200 << 10}[i%2]); code != 0 {
+			t.Fatalf("refused: %d", code)
+		}
+	}
+	ids := regexp.MustCompile(`(?m)^[0-9a-f]{8}`).FindAllString(smtpctl(t, d, "show", "queue"), -1)
+	if err := d.stop(); err != nil || len(ids) != 6 {
+		t.Fatalf("%v, ids %q", err, ids)
+	}
+	const spool = "/var/spool/smtpd/queue/"
+	body := func(i int) string { return spool + "body/" + ids[i][6:] + "/" + ids[i] }
+	edit(t, spool+"queue.db", func(b []byte) []byte {
+		b = bytes.ReplaceAll(b, []byte("rcpt0"), []byte("rcptO")) // envelope of the first
+		at := bytes.Index(b, []byte("id "+ids[2]))                // body of the third
+		if at < 0 {
+			t.Fatal("no body in the database")
+		}
+		b[bytes.Index(b[at:], []byte("quick"))+at] = 'Q'
+		return b
+	})
+	edit(t, body(1), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
+	edit(t, body(3), func(b []byte) []byte { return b[:len(b)/2] })
+	if err := os.Remove(body(5)); err != nil {
+		t.Fatal(err)
+	}
+	d = startRoot(t, rootConf, "-P", "mta")
+	if out := smtpctl(t, d, "queue", "verify"); !strings.HasSuffix(out, " 4 damaged\n") { // the envelope was found at the start
+		t.Errorf("verify: %q", out)
+	}
+	items := map[string]string{"env-" + ids[0] + "00000001": "checksum mismatch", "msg-" + ids[1]: "body: checksum mismatch",
+		"msg-" + ids[2]: "checksum mismatch", "msg-" + ids[3]: "body has the wrong size", "msg-" + ids[5]: "no such file or directory"}
+	shown := smtpctl(t, d, "show", "corrupt")
+	for name, reason := range items {
+		if !regexp.MustCompile(`(?m)^` + name + `\|\d+\|1\|.*` + reason).MatchString(shown) {
+			t.Errorf("%s is not shown with %q:\n%s", name, reason, shown)
+		}
+		out := smtpctl(t, d, "corrupt", "inspect", name)
+		hasText := name != "msg-"+ids[5] // the first goes with its only envelope
+		if strings.Count(out, "\nenvelope: ") != 1 || hasText != strings.Contains(out, "\nSubject: test\n") {
+			t.Errorf("inspect %s: %q", name, tail([]byte(out), 12))
+		}
+		if name != "msg-"+ids[5] {
+			if out := smtpctl(t, d, "corrupt", "return", name); out != "1 envelope returned\n" {
+				t.Errorf("return %s: %q", name, out)
+			}
+		}
+	}
+	if out, err := exec.Command(filepath.Join(bins, "smtpctl"), "-s", d.socket, "corrupt", "return", "msg-"+ids[5]).CombinedOutput(); err == nil {
+		t.Errorf("a message without its body was returned: %s", out)
+	}
+	smtpctl(t, d, "corrupt", "remove", "msg-"+ids[5])
+	if out := smtpctl(t, d, "show", "corrupt"); out != "" {
+		t.Errorf("left: %q", out)
+	}
+	smtpctl(t, d, "resume", "mta")
+	waitEmpty(t, d, time.Minute)
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	if n := len(collect(t, sinkDir)); n != 5 {
+		t.Errorf("%d of 5 arrived", n)
+	}
+}
+
+// edit changes what a file holds.
+func edit(t *testing.T, name string, change func([]byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = os.WriteFile(name, change(b), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -162,6 +162,9 @@ func ParseDuration(value string) (time.Duration, error) {
 			return 0, errDuration
 		}
 	}
+	if d+days < 0 {
+		return 0, errDuration // more than fits
+	}
 	return d + days, nil
 }
 

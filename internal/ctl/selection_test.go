@@ -67,7 +67,7 @@ func TestSelection(t *testing.T) {
 }
 
 func TestSelectionRefused(t *testing.T) {
-	for _, words := range []string{"", "from", "=x", "from=", "from~x", "age=2h", "age>x", "age>-2h", "age>xd", "tries>x", "state=x",
+	for _, words := range []string{"", "from", "=x", "from=", "from~x", "age=2h", "age>x", "age>-2h", "age>xd", "age>65535d999999h", "tries>x", "state=x",
 		"kind=x", "flag=x", "message=0", "error~(", "color=red", "from=" + strings.Repeat("x", maxCondition),
 		strings.Repeat("age>1s ", maxConditions+1)} {
 		if _, err := ParseSelection(strings.Fields(words)); err == nil {
