@@ -245,7 +245,7 @@ func TestEnvelopes(t *testing.T) {
 	c.startTLS()
 	c.reply()
 	c.must("EHLO c", "AUTH PLAIN AGFsaWNlAHNlY3JldA==", "MAIL FROM:<é@b.org> SMTPUTF8 BODY=8BITMIME REQUIRETLS RET=HDRS ENVID=QQ+3D",
-		"RCPT TO:<alice@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b", "RCPT TO:<postmaster@x>", "RCPT TO:<team@x>", "RCPT TO:<bob@x> NOTIFY=NEVER", "DATA", "A: b\r\n.", "QUIT")
+		"RCPT TO:<alice@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b", "RCPT TO:<postmaster@x>", "RCPT TO:<team@x> ORCPT=utf-8;tü€@x", "RCPT TO:<bob@x> NOTIFY=NEVER", "DATA", "A: b\r\n.", "QUIT")
 	c.wait()
 	m := u.b.stored()[0]
 	var got []string
@@ -253,7 +253,7 @@ func TestEnvelopes(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s>%s %v %s", e.Rcpt, e.User, e.DSN.Notify, e.DSN.ORcpt))
 	}
 	// postmaster is alice, the team is alice and bob, and bob asks again.
-	want := []string{"alice@x>alice 5 rfc822;a+40b", "team@x>bob 0 "}
+	want := []string{"alice@x>alice 5 rfc822;a+40b", `team@x>bob 0 utf-8;t\x{FC}\x{20AC}@x`}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %q; want %q", got, want)
 	}

@@ -53,13 +53,14 @@ func FuzzPath(f *testing.F) {
 // FuzzParams: parameters never hold what could end a line; each is bounded.
 func FuzzParams(f *testing.F) {
 	f.Add("SIZE=1 BODY=8BITMIME RET=FULL ENVID=a+2B", "NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;a+40b")
+	f.Add("SMTPUTF8", "ORCPT=utf-8;\u00fc@md.test")
 	f.Fuzz(func(t *testing.T, mailText, rcptText string) {
 		u := newSetup()
 		s := New(u.c, nowhere{}, netip.AddrPort{}, netip.AddrPort{})
 		p, reply := s.mailParams(mailText)
 		checkReply(t, reply)
 		var d mail.DSN
-		checkReply(t, s.rcptParams(rcptText, &d))
+		checkReply(t, s.rcptParams(rcptText, p.utf8, &d))
 		if reply == "" && (!isClean(p.dsn.EnvID) || len(p.dsn.EnvID) > mail.MaxEnvID || p.size < 0 || p.size > u.c.SMTP.MaxMessageSize) {
 			t.Fatalf("%q gives %+v", mailText, p)
 		}

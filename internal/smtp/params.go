@@ -2,8 +2,11 @@ package smtp
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"smtpd/internal/mail"
 )
@@ -136,18 +139,18 @@ func dsnMailParam(d *mail.DSN, key, value string) string {
 }
 
 // rcptParams reads the parameters of RCPT into d, which begins clean for each.
-func (s *Session) rcptParams(text string, d *mail.DSN) (reply string) {
+// isUTF8 says that MAIL asked for SMTPUTF8.
+func (s *Session) rcptParams(text string, isUTF8 bool, d *mail.DSN) (reply string) {
 	return eachParam(text, func(key, value, word string, _ bool) string {
 		switch {
 		case !s.offers(extDSN):
 		case key == "NOTIFY":
 			return notifyParam(d, value)
 		case key == "ORCPT":
-			kind, text, ok := strings.Cut(value, ";")
-			if !ok || !validAtom(kind) || text == "" || len(value) > mail.MaxORcpt || !validORcpt(kind, text) {
+			d.ORcpt = orcpt(value, isUTF8)
+			if d.ORcpt == "" {
 				return replyORcpt
 			}
-			d.ORcpt = value
 			return ""
 		}
 		return replyParam + cleanWord(word)
@@ -180,18 +183,36 @@ func notifyParam(d *mail.DSN, value string) string {
 	return ""
 }
 
-// validORcpt checks the address of ORCPT: xtext, or for the type utf-8 what
-// RFC 6533 section 3 makes of it.
-func validORcpt(kind, text string) bool {
-	if !strings.EqualFold(kind, "utf-8") {
-		return validXtext(text, mail.MaxORcpt)
+// orcpt is what is kept of ORCPT; empty: it is wrong. Behind the type comes
+// xtext, or for the type utf-8 what RFC 6533 section 3 makes of it: what is not
+// ASCII there, with SMTPUTF8, is kept in the form that is.
+func orcpt(value string, isUTF8 bool) string {
+	kind, text, ok := strings.Cut(value, ";")
+	if !ok || !validAtom(kind) || text == "" || len(value) > mail.MaxORcpt {
+		return ""
 	}
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c >= 0x7f || c == '=' {
-			return false
+	if !strings.EqualFold(kind, "utf-8") {
+		if !validXtext(text, mail.MaxORcpt) {
+			return ""
+		}
+		return value
+	}
+	var b strings.Builder
+	b.WriteString(kind + ";")
+	for _, r := range text {
+		switch {
+		case r <= ' ' || r == 0x7f || r == '=' || r == utf8.RuneError || r >= 0x80 && !(isUTF8 && unicode.IsPrint(r)):
+			return ""
+		case r < 0x80:
+			b.WriteByte(byte(r))
+		default:
+			fmt.Fprintf(&b, `\x{%02X}`, r)
 		}
 	}
-	return true
+	if b.Len() > mail.MaxORcpt {
+		return ""
+	}
+	return b.String()
 }
 
 // validAtom checks the address type of ORCPT (RFC 3461 section 4.2).

@@ -205,7 +205,7 @@ func (s *Session) parseRcpt(text string) (to mail.Recipient, reply string) {
 		return to, replyRcptSyntax
 	}
 	to.Address = addr
-	if reply = s.rcptParams(rest, &to.DSN); reply != "" {
+	if reply = s.rcptParams(rest, s.tx.p.utf8, &to.DSN); reply != "" {
 		return to, reply
 	}
 	s.completeDomain(&to.Address)
