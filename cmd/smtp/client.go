@@ -129,17 +129,20 @@ func (c *client) greet(ctx context.Context, conn net.Conn) (*smtp.Client, error)
 		}
 		conn = t
 	case config.SchemeSMTP, config.SchemeSMTPTLS:
-		offered, err := c.startTLS(conn)
+		offered, said, err := c.startTLS(conn)
 		if err == nil && !offered && c.server.Scheme == config.SchemeSMTPTLS {
 			err = errors.New("TLS is not offered")
 		}
+		g := &greeted{again: said, skip: len(c.hello())}
 		if err == nil && offered {
 			conn, err = c.handshake(ctx, conn, tlsConf)
+			g = &greeted{again: []byte("220 again\r\n")} // EHLO is due once more, RFC 3207 section 4.2
 		}
 		if err != nil {
 			return nil, err
 		}
-		return c.second(conn)
+		g.Conn = conn
+		conn = g
 	}
 	s := smtp.NewClient(conn)
 	return s, s.Hello(c.helo)
@@ -156,49 +159,70 @@ func (c *client) handshake(ctx context.Context, conn net.Conn, conf *tls.Config)
 	return t, nil
 }
 
+// hello is the first command, as the client of go-smtp writes it.
+func (c *client) hello() string { return "EHLO " + c.helo + "\r\n" }
+
 // startTLS says EHLO and, when the server offers it, STARTTLS, by hand: the
-// client of go-smtp does not begin TLS in mid session.
-func (c *client) startTLS(conn net.Conn) (offered bool, err error) {
+// client of go-smtp does not begin TLS in mid session. said is what the server
+// has said to it.
+func (c *client) startTLS(conn net.Conn) (offered bool, said []byte, err error) {
 	if err := conn.SetDeadline(time.Now().Add(stepTime)); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	// No line is read ahead of what was asked for: what a server sends behind
 	// its reply to STARTTLS must not be taken for what it says in TLS.
-	text := textproto.NewConn(oneByOne{conn})
+	in := &oneByOne{Conn: conn}
+	text := textproto.NewConn(in)
 	if _, _, err := text.ReadResponse(220); err != nil {
-		return false, err
+		return false, nil, err
 	}
-	if err := text.PrintfLine("EHLO %s", c.helo); err != nil {
-		return false, err
+	if _, err := io.WriteString(conn, c.hello()); err != nil {
+		return false, nil, err
 	}
 	_, reply, err := text.ReadResponse(250)
-	if err != nil {
-		return false, nil // the session goes on with HELO
+	if _, refused := errors.AsType[*textproto.Error](err); err != nil && !refused {
+		return false, nil, err
 	}
 	for line := range strings.SplitSeq(reply, "\n") {
-		offered = offered || strings.EqualFold(strings.TrimSpace(line), "STARTTLS")
+		offered = err == nil && (offered || strings.EqualFold(strings.TrimSpace(line), "STARTTLS"))
 	}
 	if !offered {
-		return false, nil
+		return false, in.seen, nil // if EHLO was refused the session goes on with HELO
 	}
 	if err := text.PrintfLine("STARTTLS"); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	if _, _, err := text.ReadResponse(220); err != nil {
-		return false, err
+		return false, nil, err
 	}
-	return true, conn.SetDeadline(time.Time{})
+	return true, nil, conn.SetDeadline(time.Time{})
 }
 
-// oneByOne reads single octets.
-type oneByOne struct{ net.Conn }
+// oneByOne reads single octets, and keeps them.
+type oneByOne struct {
+	net.Conn
+	seen []byte
+}
 
-func (o oneByOne) Read(p []byte) (int, error) { return o.Conn.Read(p[:min(1, len(p))]) }
+func (o *oneByOne) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p[:min(1, len(p))])
+	o.seen = append(o.seen, p[:n]...)
+	return n, err
+}
 
-// greeted is a connection whose greeting was read already: it is said again.
+// greeted is a connection on which was spoken already: what the server said is
+// said again, and what it was told not repeated.
 type greeted struct {
 	net.Conn
 	again []byte
+	skip  int // octets that the server has
+}
+
+func (g *greeted) Write(p []byte) (int, error) {
+	had := min(g.skip, len(p))
+	g.skip -= had
+	n, err := g.Conn.Write(p[had:])
+	return had + n, err
 }
 
 func (g *greeted) Read(p []byte) (int, error) {
@@ -208,12 +232,6 @@ func (g *greeted) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return g.Conn.Read(p)
-}
-
-// second begins a session anew on a connection that was greeted.
-func (c *client) second(conn net.Conn) (*smtp.Client, error) {
-	s := smtp.NewClient(&greeted{Conn: conn, again: []byte("220 again\r\n")})
-	return s, s.Hello(c.helo)
 }
 
 // send carries the transaction out. A recipient that is refused is reported and
@@ -241,10 +259,17 @@ func (c *client) send(s *smtp.Client) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, bytes.NewReader(c.text)); err != nil {
+	if _, err := w.Write(lines(c.text)); err != nil {
 		return err
 	}
 	return w.Close()
+}
+
+// lines is a text in which LF or CRLF alone ends a line, and CR by itself is a
+// blank: no server may see a line end where another sees none.
+func lines(text []byte) []byte {
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	return bytes.ReplaceAll(text, []byte("\r"), []byte(" "))
 }
 
 // mailOptions asks for what the text and the addresses need and the server has.

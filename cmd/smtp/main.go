@@ -192,6 +192,7 @@ func credentials(path, label string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	login := ""
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -205,10 +206,18 @@ func credentials(path, label string) (string, error) {
 			}
 			value = fields[1]
 		}
-		if u, p, ok := strings.Cut(value, ":"); !ok || p == "" || u == "" || strings.ContainsAny(u, " \t") {
+		u, p, ok := strings.Cut(value, ":")
+		switch {
+		case !ok || p == "" || u == "" || strings.ContainsAny(u, " \t") || strings.ContainsAny(value, "\x00\r"):
 			return "", errors.New(path + ": want user:password")
+		case label == "" && login != "":
+			return "", errors.New(path + ": more than one line, and no label in the server's URL says which")
+		case login == "":
+			login = value
 		}
-		return value, nil
 	}
-	return "", errors.New(path + ": no credentials")
+	if login == "" {
+		return "", errors.New(path + ": no credentials")
+	}
+	return login, nil
 }

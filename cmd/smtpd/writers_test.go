@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -297,17 +299,20 @@ func writers(cert *tls.Certificate) map[string]func(t *testing.T, j *job) (*list
 	}
 	const ext = "PIPELINING 8BITMIME SIZE DSN SMTPUTF8 "
 	return map[string]func(t *testing.T, j *job) (*listener, bool){
-		"mta, DATA":    relay(&listener{ext: "DSN"}, "smtp+notls://h.test"),
-		"mta, BDAT":    relay(&listener{ext: ext + "CHUNKING"}, "smtp+notls://h.test"),
-		"mta, HELO":    relay(&listener{noEHLO: true}, "smtp+notls://h.test"),
-		"mta, RSET":    relay(&listener{ext: ext, noRcpt: true}, "smtp+notls://h.test"),
-		"mta, LMTP":    relay(&listener{ext: ext}, "lmtp://h.test:24"),
-		"mta, PLAIN":   relay(&listener{ext: ext, cert: cert, auth: "PLAIN"}, "smtp+tls://lbl@h.test"),
-		"mta, LOGIN":   relay(&listener{ext: ext, cert: cert, auth: "LOGIN"}, "smtp+tls://lbl@h.test"),
-		"mta, SCRAM":   relay(&listener{ext: ext, cert: cert, auth: "SCRAM-SHA-256"}, "smtp+tls://lbl@h.test"),
-		"mda, LMTP":    deliverLMTP,
-		"mda, RCPT":    verifyLMTP,
-		"the enqueuer": enqueueJob,
+		"mta, DATA":     relay(&listener{ext: "DSN"}, "smtp+notls://h.test"),
+		"mta, BDAT":     relay(&listener{ext: ext + "CHUNKING"}, "smtp+notls://h.test"),
+		"mta, HELO":     relay(&listener{noEHLO: true}, "smtp+notls://h.test"),
+		"mta, RSET":     relay(&listener{ext: ext, noRcpt: true}, "smtp+notls://h.test"),
+		"mta, LMTP":     relay(&listener{ext: ext}, "lmtp://h.test:24"),
+		"mta, PLAIN":    relay(&listener{ext: ext, cert: cert, auth: "PLAIN"}, "smtp+tls://lbl@h.test"),
+		"mta, LOGIN":    relay(&listener{ext: ext, cert: cert, auth: "LOGIN"}, "smtp+tls://lbl@h.test"),
+		"mta, SCRAM":    relay(&listener{ext: ext, cert: cert, auth: "SCRAM-SHA-256"}, "smtp+tls://lbl@h.test"),
+		"mda, LMTP":     deliverLMTP,
+		"mda, RCPT":     verifyLMTP,
+		"the enqueuer":  enqueueJob,
+		"smtp(1)":       clientJob("smtp", nil),
+		"smtp(1), TLS":  clientJob("smtp+tls", cert),
+		"smtp(1), LMTP": clientJob("lmtp", nil),
 	}
 }
 
@@ -358,6 +363,27 @@ func enqueueJob(t *testing.T, j *job) (*listener, bool) {
 	c.Close()
 	stop()
 	return l, err == nil
+}
+
+// clientJob has the small client carry the job out, with a login in TLS.
+func clientJob(scheme string, cert *tls.Certificate) func(t *testing.T, j *job) (*listener, bool) {
+	return func(t *testing.T, j *job) (*listener, bool) {
+		l, o := &listener{ext: "8BITMIME SMTPUTF8", cert: cert, auth: "PLAIN"}, &outside{}
+		stop := o.use(l, t)
+		args := []string{"-C", "-H", j.server, "-F", j.env.Sender.String(), "-s", scheme + "://" + o.addr}
+		if cert != nil {
+			file := filepath.Join(t.TempDir(), "login")
+			if err := os.WriteFile(file, []byte(j.user+":"+j.password+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			args = append(args, "-a", file)
+		}
+		cmd := exec.Command(filepath.Join(bins, "smtp"), append(args, j.env.Dest.String())...)
+		cmd.Stdin = bytes.NewReader(j.text)
+		err := cmd.Run()
+		stop()
+		return l, err == nil && len(l.texts) == 1
+	}
 }
 
 // heard is what a host was told, logins decoded.
@@ -452,7 +478,7 @@ func readText(s, end string) (text, rest string) {
 func TestWritersText(t *testing.T) {
 	const evil = "MAIL FROM:<evil@x.test>\r\nRCPT TO:<evil@y.test>\r\nDATA\r\nevil\r\n.\r\n"
 	all := writers(nil)
-	for _, name := range []string{"mta, DATA", "mta, LMTP", "mda, LMTP", "the enqueuer"} {
+	for _, name := range []string{"mta, DATA", "mta, LMTP", "mda, LMTP", "the enqueuer", "smtp(1)"} {
 		for _, before := range []string{"", "\r", "\n", "\r\n", "x\r", "x\n"} {
 			for _, after := range []string{"\r", "\n", "\r\n", "\r\r\n", "\n\r", "\x00\n", "x"} {
 				j := newJob()
