@@ -169,7 +169,7 @@ func (f *flags) logger(stderr io.Writer) (*log.Logger, log.Form, func(int, []byt
 	s := log.NewSyslog("/dev/log", stderr, time.Now)
 	l := log.New(s, log.FormSeverity)
 	l.SetVerbose(f.verbose)
-	return l, log.FormSeverity, s.Line
+	return l, log.FormSeverity, s.Lines
 }
 
 // smtpctlPath is the smtpctl beside this program, or where it is installed.

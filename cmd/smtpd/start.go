@@ -155,7 +155,7 @@ func (f *flags) parentOptions(conf *config.Config, po parser.Options, stderr io.
 			o.Switches.PauseSMTP = true
 		}
 	}
-	o.Log, o.Form, o.Line = f.logger(stderr)
+	o.Log, o.Form, o.Lines = f.logger(stderr)
 	o.Notify, o.Watchdog = serviceManager()
 	if o.Unprivileged {
 		return o, nil

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -89,7 +88,7 @@ func (l *Logger) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
 		l.put(slog.LevelInfo, what, attrs)
 		return
 	}
-	l.put(slog.LevelInfo, id.String()+" "+what, attrs)
+	l.line(slog.LevelInfo, id.String(), what, attrs)
 }
 
 // Batch collects lines that belong together, which then cost one write, or one
@@ -97,18 +96,20 @@ func (l *Logger) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
 // lost. Only for processes whose lines go to a pipe: see New.
 type Batch struct {
 	l *Logger
-	w []byte
+	w *[]byte // of the pool of lines; nil: there are none
 }
 
 // pipeBuf is how much a pipe takes in one piece (PIPE_BUF of Linux): lines of
 // other processes do not come in between.
 const pipeBuf = 4096
 
-func (b *Batch) add(line []byte) {
-	if len(b.w)+len(line) > pipeBuf {
-		b.Flush()
+// added has seen to the line that begins at start: what does not fit with it is
+// written.
+func (b *Batch) added(start int) {
+	if w := *b.w; start > 0 && len(w) > pipeBuf {
+		b.write(w[:start])
+		*b.w = w[:copy(w, w[start:])]
 	}
-	b.w = append(b.w, line...)
 }
 
 // Batch begins an empty batch.
@@ -128,13 +129,19 @@ func (b *Batch) Event(id mail.SessionID, what string, attrs ...slog.Attr) {
 // Flush writes the lines, all at once, with those that others flush meanwhile.
 // It need not wait for that; what is logged later comes later.
 func (b *Batch) Flush() {
-	if len(b.w) == 0 {
+	if b.w == nil {
 		return
 	}
+	w := b.w
+	b.w = nil
+	b.write(*w)
+	putLines(w)
+}
+
+// write is Flush for lines.
+func (b *Batch) write(lines []byte) {
 	c := b.l.c
-	first := c.hold(b.w)
-	b.w = b.w[:0]
-	if first {
+	if c.hold(lines) {
 		runtime.Gosched() // whoever has something to say by now goes first
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -199,7 +206,7 @@ func (l *Logger) put(level slog.Level, msg string, attrs []slog.Attr) {
 		l.s.LogAttrs(context.Background(), level, msg, attrs...)
 		return
 	}
-	l.line(level, msg, attrs)
+	l.line(level, "", msg, attrs)
 }
 
 // Raw is an attribute printed as it is. The text must be ours, or cleaned and
@@ -232,26 +239,47 @@ func (w *locked) Write(b []byte) (int, error) {
 
 var lines = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
 
-// line prints a line of the mail log. It is not left to slog, which would look
-// up who logs it.
-func (l *Logger) line(level slog.Level, msg string, attrs []slog.Attr) {
-	p := lines.Get().(*[]byte)
-	defer lines.Put(p)
-	b := (*p)[:0]
+func putLines(p *[]byte) {
+	*p = (*p)[:0]
+	lines.Put(p)
+}
+
+// line prints a line of the mail log, with an id in front if there is one. It is
+// not left to slog, which would look up who logs it.
+func (l *Logger) line(level slog.Level, id, msg string, attrs []slog.Attr) {
+	p := l.buffer()
+	b := *p
+	start := len(b)
 	if l.c.form == FormSeverity {
 		b = append(b, '<', severity(level), '>')
 	}
+	if id != "" {
+		b = append(append(b, id...), ' ')
+	}
 	b = append(b, oneLine(msg)...)
-	for _, a := range attrs {
-		b = appendAttr(b, a)
+	for i := range attrs {
+		b = appendAttr(b, &attrs[i])
 	}
 	b = append(b, '\n')
 	*p = b
 	if l.b != nil {
-		l.b.add(b)
+		l.b.added(start)
 		return
 	}
 	_, _ = l.c.write(b) // there is no other place to say that it failed
+	putLines(p)
+}
+
+// buffer is where a line is added: to those of the batch, or alone.
+func (l *Logger) buffer() *[]byte {
+	if l.b != nil && l.b.w != nil {
+		return l.b.w
+	}
+	p := lines.Get().(*[]byte)
+	if l.b != nil {
+		l.b.w = p
+	}
+	return p
 }
 
 // severity is the digit of syslog(3): crit 2, err 3, info 6, debug 7.
@@ -267,19 +295,23 @@ func severity(l slog.Level) byte {
 	return '7'
 }
 
-func appendAttr(b []byte, a slog.Attr) []byte {
+func appendAttr(b []byte, a *slog.Attr) []byte {
 	b = append(b, ' ')
 	b = append(b, a.Key...)
 	b = append(b, '=')
-	switch v := a.Value.Any().(type) {
-	case raw:
-		return append(b, oneLine(string(v))...)
-	case quoted:
-		return appendQuoted(b, string(v))
+	if a.Value.Kind() == slog.KindAny {
+		switch v := a.Value.Any().(type) {
+		case raw:
+			return append(b, oneLine(string(v))...)
+		case quoted:
+			return appendQuoted(b, string(v))
+		}
 	}
 	s := a.Value.String()
-	if strings.ContainsAny(s, " \"") || hasControl(s) {
-		return appendQuoted(b, s)
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == '"' || c == 0x7f {
+			return appendQuoted(b, s)
+		}
 	}
 	return append(b, s...)
 }

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"smtpd/internal/mail"
@@ -158,12 +160,12 @@ func TestSyslog(t *testing.T) {
 	now := time.Date(2026, 11, 5, 7, 8, 9, 0, time.UTC)
 	var fallback bytes.Buffer
 	s := NewSyslog(path, &fallback, func() time.Time { return now })
-	s.Line(42, []byte("<3>warn: nobody listens\n"))
+	s.Lines(42, []byte("<3>warn: nobody listens\n"))
 	if fallback.String() != "warn: nobody listens\n" {
 		t.Fatalf("fallback: %q", fallback.String())
 	}
 	d := daemon(t, path)
-	s.Line(42, []byte("too soon\n")) // to dial again
+	s.Lines(42, []byte("too soon\n")) // to dial again
 	if fallback.Len() == len("warn: nobody listens\n") {
 		t.Fatal("a daemon that was gone is dialled for each line")
 	}
@@ -179,13 +181,24 @@ func TestSyslog(t *testing.T) {
 	}
 	buf := make([]byte, 1000)
 	for line, want := range tests {
-		s.Line(42, []byte(line))
+		s.Lines(42, []byte(line))
 		n, err := d.Read(buf)
 		if err != nil || string(buf[:n]) != want {
 			t.Errorf("%q: got %q, %v; want %q", line, buf[:n], err, want)
 		}
 	}
+	s.Lines(7, []byte("<6>one\n\n<3>two\nthree")) // together
+	for _, want := range []string{"<22>Nov  5 07:08:10 smtpd[7]: one", "<22>Nov  5 07:08:10 smtpd[7]: ", "<19>Nov  5 07:08:10 smtpd[7]: two", "<22>Nov  5 07:08:10 smtpd[7]: three"} {
+		if n, err := d.Read(buf); err != nil || string(buf[:n]) != want {
+			t.Errorf("got %q, %v; want %q", buf[:n], err, want)
+		}
+	}
 	d.Close()
+	s.Lines(7, []byte("<6>one\n\n<3>two\nthree"))
+	if want := "one\n\ntwo\nthree\n"; fallback.String() != want {
+		t.Errorf("fallback: %q; want %q", fallback.String(), want)
+	}
+	fallback.Reset()
 	d = daemon(t, path+"2")
 	s2 := NewSyslog(path+"2", &fallback, func() time.Time { return now })
 	if n, err := s2.Write([]byte("<6>mine\n")); n != 8 || err != nil {
@@ -208,10 +221,10 @@ func TestSyslogIsStuck(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		for fallback.Len() == 0 {
-			s.Line(1, bytes.Repeat([]byte("x"), 4000))
+			s.Lines(1, bytes.Repeat([]byte("x"), 4000))
 		}
 		for range 100 { // it is left alone for a while
-			s.Line(1, []byte("y"))
+			s.Lines(1, []byte("y"))
 		}
 		close(done)
 	}()
@@ -225,8 +238,9 @@ func TestSyslogIsStuck(t *testing.T) {
 func TestForward(t *testing.T) {
 	long := strings.Repeat("x", maxLine+10)
 	var got []string
-	Forward(strings.NewReader("<6>one\n\n"+long+"\nlast"), func(b []byte) { got = append(got, string(b)) })
-	want := []string{"<6>one\n", "\n", long[:maxLine], long[maxLine:] + "\n", "last"}
+	text := "<6>one\n\n" + long + "\nlast"
+	Forward(strings.NewReader(text), func(b []byte) { got = append(got, string(b)) })
+	want := []string{"<6>one\n\n", long[:maxLine], long[maxLine:] + "\n", "last"}
 	if len(got) != len(want) {
 		t.Fatalf("%d lines", len(got))
 	}
@@ -236,6 +250,11 @@ func TestForward(t *testing.T) {
 		}
 	}
 	Forward(io.LimitReader(strings.NewReader(""), 0), func([]byte) { t.Error("a line of nothing") })
+	got = nil
+	Forward(iotest.OneByteReader(strings.NewReader(text)), func(b []byte) { got = append(got, string(b)) })
+	if want := []string{"<6>one\n", "\n", long[:maxLine], long[maxLine:] + "\n", "last"}; !slices.Equal(got, want) {
+		t.Errorf("by octets: %d lines", len(got))
+	}
 }
 
 func BenchmarkEvent(b *testing.B) {

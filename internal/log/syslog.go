@@ -1,7 +1,7 @@
 package log
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -18,8 +18,7 @@ const facilityMail = 2
 // syslog daemon takes.
 const maxLine = 8 << 10
 
-// Syslog is a writer of lines with a severity in front ("<6>text"), one a
-// Write, that sends them to the system's log daemon. While that is not there
+// Syslog is a writer of lines with a severity in front ("<6>text") that sends them to the system's log daemon. While that is not there
 // they go to the fallback. It reconnects by itself and is safe for concurrent
 // use.
 type Syslog struct {
@@ -33,13 +32,15 @@ type Syslog struct {
 
 	buf, stamp []byte // of the last line, and of its second
 	second     int64
+	missed     []byte    // lines for the fallback
+	until      time.Time // deadline of conn
 }
 
 // retryDial is how long a log daemon that is gone is left alone.
 const retryDial = time.Second
 
 // writeWait is how long a log daemon may take for a line before it counts as
-// gone. Ours: all processes log through one writer and wait meanwhile.
+// gone; it gets half of that at least. Ours: all processes log through one writer and wait meanwhile.
 const writeWait = 250 * time.Millisecond
 
 // NewSyslog uses the daemon at path, usually /dev/log. Nothing is opened yet.
@@ -49,28 +50,36 @@ func NewSyslog(path string, fallback io.Writer, now func() time.Time) *Syslog {
 
 // Write sends one line as this process's.
 func (s *Syslog) Write(line []byte) (int, error) {
-	s.Line(os.Getpid(), line)
+	s.Lines(os.Getpid(), line)
 	return len(line), nil
 }
 
-// Line sends one line as that of another process.
-func (s *Syslog) Line(pid int, line []byte) {
+// Lines sends lines as those of another process.
+func (s *Syslog) Lines(pid int, lines []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missed = s.missed[:0]
+	for len(lines) > 0 {
+		var line []byte
+		line, lines, _ = bytes.Cut(lines, []byte{'\n'})
+		s.line(pid, line)
+	}
+	if len(s.missed) > 0 {
+		// The log must not be lost: an operator in trouble looks here next.
+		_, _ = s.fallback.Write(s.missed) // there is no other place
+	}
+}
+
+// line sends one line without its end, or keeps it for the fallback.
+func (s *Syslog) line(pid int, line []byte) {
 	severity := byte('6')
 	if len(line) >= 3 && line[0] == '<' && line[2] == '>' && line[1] >= '0' && line[1] <= '7' {
 		severity, line = line[1], line[3:]
 	}
-	for len(line) > 0 && line[len(line)-1] == '\n' {
-		line = line[:len(line)-1]
-	}
 	pri := facilityMail<<3 | int(severity-'0')
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reach() && s.send(s.message(pri, pid, line)) {
-		return
+	if !s.reach() || !s.send(s.message(pri, pid, line)) {
+		s.missed = append(append(s.missed, line...), '\n')
 	}
-	// The log must not be lost: an operator in trouble looks here next.
-	s.buf = append(append(s.buf[:0], line...), '\n')
-	_, _ = s.fallback.Write(s.buf) // there is no other place
 }
 
 // message is a line as the daemon takes it.
@@ -95,7 +104,10 @@ func (s *Syslog) send(msg []byte) bool {
 		if !s.reach() {
 			return false
 		}
-		_ = s.conn.SetWriteDeadline(time.Now().Add(writeWait)) // cannot fail on an open socket
+		if now := time.Now(); s.until.Sub(now) < writeWait/2 { // to set it costs as much as a line
+			s.until = now.Add(writeWait)
+			_ = s.conn.SetWriteDeadline(s.until) // cannot fail on an open socket
+		}
 		_, err := s.conn.Write(msg)
 		if err == nil {
 			return true
@@ -119,20 +131,28 @@ func (s *Syslog) dial() bool {
 		s.tried = s.now()
 		return false
 	}
-	s.conn, s.tried = conn, time.Time{}
+	s.conn, s.tried, s.until = conn, time.Time{}, time.Time{}
 	return true
 }
 
-// Forward reads lines from r until it ends and hands each to line, cut to a
-// bound. It is how what a child writes reaches the log.
-func Forward(r io.Reader, line func([]byte)) {
-	br := bufio.NewReaderSize(r, maxLine)
+// Forward reads lines from r until it ends and hands them to lines, whole ones
+// as many as there are, each cut to a bound. It is how what a child writes
+// reaches the log.
+func Forward(r io.Reader, lines func([]byte)) {
+	var buf [maxLine]byte
+	have := 0
 	for {
-		b, err := br.ReadSlice('\n')
-		if len(b) > 0 {
-			line(b)
+		n, err := r.Read(buf[have:])
+		have += n
+		whole := bytes.LastIndexByte(buf[:have], '\n') + 1
+		if err != nil || (whole == 0 && have == len(buf)) {
+			whole = have
 		}
-		if err != nil && err != bufio.ErrBufferFull {
+		if whole > 0 {
+			lines(buf[:whole])
+			have = copy(buf[:], buf[whole:have])
+		}
+		if err != nil {
 			return
 		}
 	}

@@ -330,9 +330,16 @@ func (s *Session) logMessage(tx *transaction, size int64) {
 	defer l.Flush()
 	l.Event(id, "smtp message", slog.String("msgid", tx.id.String()), slog.Int64("size", size),
 		slog.Int("nrcpt", len(tx.rcpts)), slog.String("proto", proto))
-	for _, r := range tx.rcpts {
-		l.Event(id, "smtp envelope", slog.String("evpid", tx.id.Envelope(uint32(r.last)).String()),
-			slog.String("from", "<"+tx.sender.String()+">"), slog.String("to", "<"+r.addr.String()+">"))
+	attrs := []slog.Attr{1: slog.String("from", "<"+tx.sender.String()+">"), 2: {}}
+	for i := range tx.rcpts {
+		r := &tx.rcpts[i]
+		to := "<" + r.addr.User + "@" + r.addr.Domain + ">"
+		if r.addr.Domain == "" {
+			to = "<" + r.addr.User + ">"
+		}
+		attrs[0] = slog.String("evpid", tx.id.Envelope(uint32(r.last)).String())
+		attrs[2] = slog.String("to", to)
+		l.Event(id, "smtp envelope", attrs...)
 	}
 }
 

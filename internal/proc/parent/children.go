@@ -107,7 +107,7 @@ func (o output) close() {
 func (p *parent) childOutput(role imsg.Role) (output, chan struct{}, error) {
 	logged := make(chan struct{})
 	box := &pidBox{}
-	if p.o.Line == nil {
+	if p.o.Lines == nil {
 		close(logged)
 		return output{w: os.Stderr, pid: box}, logged, nil
 	}
@@ -118,7 +118,7 @@ func (p *parent) childOutput(role imsg.Role) (output, chan struct{}, error) {
 	go func() { // ends when the child, and what it started, have closed the pipe
 		defer close(logged)
 		defer r.Close()
-		log.Forward(r, func(line []byte) { p.o.Line(box.get(), line) })
+		log.Forward(r, func(lines []byte) { p.o.Lines(box.get(), lines) })
 	}()
 	return output{w: w, own: true, pid: box}, logged, nil
 }

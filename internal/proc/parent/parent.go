@@ -51,9 +51,9 @@ type Options struct {
 
 	Switches imsg.Switches // as started: -v, -T, -P
 	Log      *log.Logger
-	Form     log.Form                   // of the children's lines
-	Stderr   io.Writer                  // where children's lines go, when not to Line
-	Line     func(pid int, line []byte) // takes a child's line; nil: they write to standard error themselves
+	Form     log.Form                    // of the children's lines
+	Stderr   io.Writer                   // where children's lines go, when not to Line
+	Lines    func(pid int, lines []byte) // takes lines of a child; nil: they write to standard error themselves
 	Version  string
 	Smtpctl  string // path of the program that resubmits offline mail; empty: none
 
