@@ -23,11 +23,13 @@ func raw(t testing.TB, peer, self imsg.Role, h Handler) (*net.UnixConn, *Link, <
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err1 := Conn(fa)
+	defer fa.Close()
+	c, err1 := net.FileConn(fa)
 	theirs, err2 := Conn(fb)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
+	ours := c.(*net.UnixConn)
 	l := NewLink(self, peer)
 	lost := make(chan error, 1)
 	var told error // must be the same

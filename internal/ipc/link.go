@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -115,9 +114,10 @@ func (e *ProtocolError) Error() string { return "protocol violation: " + e.Err.E
 // Unwrap gives the cause.
 func (e *ProtocolError) Unwrap() error { return e.Err }
 
-// Attach gives the link its channel to a new peer and takes conn over. Calls
+// Attach gives the link its channel to a new peer, made ready by Conn or
+// Inherited, and takes conn over. Calls
 // open on an earlier channel fail with ErrGone.
-func (l *Link) Attach(conn *net.UnixConn) { l.attach(newSocket(conn)) }
+func (l *Link) Attach(conn *os.File) { l.attach(newSocket(conn)) }
 
 func (l *Link) attach(conn wire) {
 	ch := newChannel(l, conn)

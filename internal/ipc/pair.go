@@ -1,8 +1,8 @@
 package ipc
 
 import (
+	"errors"
 	"fmt"
-	"net"
 	"os"
 	"syscall"
 
@@ -25,18 +25,39 @@ func Socketpair() (a, b *os.File, err error) {
 }
 
 // Conn makes one end of a channel ready for Link.Attach and closes f.
-func Conn(f *os.File) (*net.UnixConn, error) {
+func Conn(f *os.File) (*os.File, error) {
 	defer f.Close()
-	c, err := net.FileConn(f)
+	rc, err := f.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("channel: %w", err)
 	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("channel: not a unix socket but %T", c)
+	fd := -1
+	cerr := rc.Control(func(p uintptr) { fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(cerr, err); err != nil {
+		return nil, fmt.Errorf("channel: %w", err)
 	}
-	return u, nil
+	conn, err := Inherited(fd)
+	if err != nil {
+		unix.Close(fd)
+	}
+	return conn, err
+}
+
+// Inherited is Conn for a descriptor that this process was started with, or that
+// is its own otherwise. It is taken over unless there is an error.
+func Inherited(fd int) (*os.File, error) {
+	unix.CloseOnExec(fd)
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, fmt.Errorf("channel: %w", err)
+	}
+	if _, ok := sa.(*unix.SockaddrUnix); !ok {
+		return nil, fmt.Errorf("channel: not a unix socket but %T", sa)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("channel: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "channel"), nil
 }
 
 // Connect joins two links within one process: for tests.

@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"errors"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,12 +21,16 @@ type wire interface {
 // socket is one end of a socketpair. One goroutine reads.
 type socket struct {
 	*quick
-	conn *net.UnixConn
+	conn *os.File
 	oob  []byte
 }
 
-func newSocket(conn *net.UnixConn) *socket {
-	return &socket{quick: newQuick(conn), conn: conn, oob: make([]byte, unix.CmsgSpace(8*4))}
+func newSocket(conn *os.File) *socket {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		panic("ipc: a channel that is no file: " + err.Error()) // the only error there is
+	}
+	return &socket{quick: newQuick(rc), conn: conn, oob: make([]byte, unix.CmsgSpace(8*4))}
 }
 
 func (s *socket) close() { s.conn.Close() }
@@ -39,10 +42,26 @@ func (s *socket) writeFile(b []byte, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	cerr := rc.Control(func(fd uintptr) {
-		_, _, err = s.conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil)
-	})
+	cerr := rc.Control(func(fd uintptr) { err = s.sendRights(b, unix.UnixRights(int(fd))) })
 	return errors.Join(cerr, err)
+}
+
+// sendRights sends b with what oob says.
+func (s *socket) sendRights(b, oob []byte) error {
+	var n int
+	var err error
+	werr := s.rc.Write(func(fd uintptr) bool {
+		for {
+			n, err = unix.SendmsgN(int(fd), b, oob, nil, unix.MSG_DONTWAIT|noSignal)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	})
+	if werr == nil && err == nil && n < len(b) {
+		werr = s.write(b[n:])
+	}
+	return errors.Join(werr, err)
 }
 
 func (s *socket) read(b []byte) (int, []*os.File, error) {

@@ -4,7 +4,6 @@ package ipc
 
 import (
 	"io"
-	"net"
 	"syscall"
 	"unsafe"
 
@@ -30,17 +29,16 @@ type quick struct {
 	send     func(fd uintptr) bool
 }
 
-func newQuick(conn *net.UnixConn) *quick {
-	rc, err := conn.SyscallConn()
-	if err != nil {
-		panic("ipc: a channel that is no connection: " + err.Error()) // the only error there is
-	}
+// noSignal has a peer that is gone be an error of the call.
+const noSignal = unix.MSG_NOSIGNAL
+
+func newQuick(rc syscall.RawConn) *quick {
 	q := &quick{rc: rc}
 	q.receive, q.send = q.tryReceive, q.trySend
 	return q
 }
 
-// read is UnixConn.ReadMsgUnix.
+// read waits for octets, or what came with them.
 func (q *quick) read(b, oob []byte) (n, on int, flags int32, err error) {
 	q.in, q.oob = b, oob
 	err = q.rc.Read(q.receive)
@@ -76,7 +74,7 @@ func (q *quick) tryReceive(fd uintptr) bool {
 	}
 }
 
-// write is UnixConn.Write.
+// write writes all of b.
 func (q *quick) write(b []byte) error {
 	q.out, q.outError = b, 0
 	err := q.rc.Write(q.send)
@@ -91,7 +89,7 @@ func (q *quick) write(b []byte) error {
 func (q *quick) trySend(fd uintptr) bool {
 	for len(q.out) > 0 {
 		n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(q.out))), uintptr(len(q.out)),
-			unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+			noSignal|unix.MSG_DONTWAIT, 0, 0)
 		switch e {
 		case 0:
 			q.out = q.out[n:]

@@ -2,7 +2,6 @@ package privsep
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -28,10 +27,11 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 	if err != nil {
 		return nil, nil, err
 	}
-	env, err := b.environ(role)
-	if err != nil {
-		return nil, nil, err
-	}
+	return spawn(exe, role, b, as, stderr)
+}
+
+// spawn is Spawn of the program exe.
+func spawn(exe string, role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near *os.File, err error) {
 	near, far, err := ipc.Socketpair()
 	if err != nil {
 		return nil, nil, err
@@ -40,7 +40,7 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 	cmd = &exec.Cmd{
 		Path:        exe,
 		Args:        []string{titlePrefix + role.String()},
-		Env:         env,
+		Env:         b.environ(role),
 		Dir:         "/",
 		Stderr:      stderr,
 		ExtraFiles:  []*os.File{far},
@@ -53,12 +53,7 @@ func Spawn(role imsg.Role, b Boot, as *As, stderr *os.File) (cmd *exec.Cmd, near
 				Groups: append([]uint32{as.GID}, as.Extra...)}
 		}
 	}
-	if role == imsg.Deliver {
-		err = cmd.Start() // what it starts is the user's, and keeps exact time
-	} else {
-		err = withSlack(cmd.Start)
-	}
-	if err != nil {
+	if err := withSlack(cmd.Start); err != nil {
 		near.Close()
 		return nil, nil, fmt.Errorf("start %s: %w", role, err)
 	}
@@ -75,7 +70,4 @@ func self() (string, error) {
 }
 
 // channel takes over the inherited channel of a child.
-func channel() (*net.UnixConn, error) {
-	syscall.CloseOnExec(channelFD)
-	return ipc.Conn(os.NewFile(channelFD, "channel"))
-}
+func channel() (*os.File, error) { return ipc.Inherited(channelFD) }

@@ -135,7 +135,7 @@ func handOver(r *ipc.Request) net.Conn {
 		r.Reply(&imsg.FilterLinesOut{Failed: true}, nil)
 		return nil
 	}
-	conn, err := ipc.Conn(near)
+	conn, err := filter.Socket(near)
 	if err != nil {
 		far.Close()
 		r.Reply(&imsg.FilterLinesOut{Failed: true}, nil)

@@ -60,7 +60,7 @@ func (s *server) startDistant(ctx context.Context, p *config.Proc, generation ui
 		}
 		return nil, errors.New(mail.Clean(a.Error, 256))
 	}
-	conn, err := ipc.Conn(f)
+	conn, err := filter.Socket(f)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (s *server) startNear(p *config.Proc) (filter.Process, error) {
 		return nil, err
 	}
 	defer far.Close()
-	conn, err := ipc.Conn(near)
+	conn, err := filter.Socket(near)
 	if err != nil {
 		return nil, err
 	}

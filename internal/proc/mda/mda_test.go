@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -297,8 +296,8 @@ func (h *house) asParent(r *ipc.Request) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	var conn *net.UnixConn
-	if conn, err = ipc.Conn(far); err != nil {
+	conn, err := ipc.Conn(far)
+	if err != nil {
 		h.t.Fatal(err)
 	}
 	link := ipc.NewLink(imsg.Deliver, imsg.MDA)

@@ -8,8 +8,8 @@ import (
 	"io"
 	"net"
 
+	"smtpd/internal/filter"
 	"smtpd/internal/imsg"
-	"smtpd/internal/ipc"
 	engine "smtpd/internal/smtp"
 )
 
@@ -89,7 +89,7 @@ func (l *flow) ask(m *imsg.FilterLines) (*imsg.FilterLinesOut, error) {
 	case !a.Stream:
 		return a, nil
 	}
-	conn, err := ipc.Conn(f)
+	conn, err := filter.Socket(f)
 	if err != nil {
 		return nil, err
 	}
