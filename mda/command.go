@@ -82,7 +82,11 @@ func (d *Deliverer) commandLine(v *Delivery) (string, error) {
 // program is the command line of one of the programs that do alone what this
 // package does.
 func (d *Deliverer) program(name string, args ...string) (string, error) {
-	for _, dir := range d.o.Libexec {
+	dirs := d.o.Libexec
+	if dirs == nil {
+		dirs = DefaultLibexec()
+	}
+	for _, dir := range dirs {
 		path := dir + "/" + name
 		if unix.Access(path, unix.X_OK) != nil {
 			continue
@@ -93,7 +97,7 @@ func (d *Deliverer) program(name string, args ...string) (string, error) {
 		}
 		return line, nil
 	}
-	return "", &failure{exit: exOSFile, text: name + " is not in " + strings.Join(d.o.Libexec, " or ")}
+	return "", &failure{exit: exOSFile, text: name + " is not in " + strings.Join(dirs, " or ")}
 }
 
 // quote makes one word of s for a shell, whatever it holds.
@@ -146,7 +150,7 @@ func (d *Deliverer) run(ctx context.Context, v *Delivery, line string) error {
 	cmd.Env, cmd.Dir = v.environment(), v.folder()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in.r, out.w, out.w
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := d.o.Start(cmd.Start); err != nil {
 		return tempfail(exOSErr, "smtpd: ", "", err)
 	}
 	in.started()

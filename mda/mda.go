@@ -66,6 +66,10 @@ type Options struct {
 	Report   func(line string)  // told of locks that were broken; nil: nobody
 	Hostname func() string      // to tell whose a lock is; nil: os.Hostname
 	Alive    func(pid int) bool // nil: asks the system
+
+	// Start runs the function that starts a command, in the surroundings that
+	// commands are to have; nil: as it is.
+	Start func(func() error) error
 }
 
 // DefaultSpoolDir holds the system mailboxes (hier(7)).
@@ -106,9 +110,6 @@ func New(o Options) *Deliverer {
 	if o.SpoolDir == "" {
 		o.SpoolDir = DefaultSpoolDir
 	}
-	if o.Libexec == nil {
-		o.Libexec = DefaultLibexec()
-	}
 	if o.Report == nil {
 		o.Report = func(string) {}
 	}
@@ -117,6 +118,9 @@ func New(o Options) *Deliverer {
 	}
 	if o.Alive == nil {
 		o.Alive = alive
+	}
+	if o.Start == nil {
+		o.Start = func(start func() error) error { return start() }
 	}
 	return &Deliverer{o: o, start: o.Now(), pid: os.Getpid()}
 }

@@ -1,7 +1,6 @@
 package privsep
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,8 +10,19 @@ import (
 	"smtpd/internal/imsg"
 )
 
-// bootVar carries a Boot to a child. It holds nothing secret.
-const bootVar = "SMTPD_BOOT"
+// What carries a Boot to a child. It holds nothing secret.
+const (
+	bootVar = "SMTPD_BOOT" // "UID GID" and the flags
+	rootVar = "SMTPD_ROOT"
+	dirVar  = "SMTPD_DIR"
+)
+
+// The flags.
+const (
+	flagUnprivileged = "unprivileged"
+	flagJSON         = "json"
+	flagSeverity     = "severity"
+)
 
 // channelFD is where a child finds its end of the channel to the parent, or
 // for a delivery worker, to mda.
@@ -43,28 +53,58 @@ func RoleOf(argv0 string) (imsg.Role, bool) {
 
 // ReadBoot takes the Boot out of the environment, which is then cleared.
 func ReadBoot() (Boot, error) {
-	var b Boot
+	b := Boot{Root: os.Getenv(rootVar), Dir: os.Getenv(dirVar)}
 	text := os.Getenv(bootVar)
 	tz := os.Getenv("TZ")
 	os.Clearenv()
 	if tz != "" {
 		os.Setenv("TZ", tz)
 	}
-	if text == "" {
+	words := strings.Fields(text)
+	if len(words) < 2 {
 		return b, errors.New("started by hand: this is a part of smtpd that only smtpd starts")
 	}
-	if err := json.Unmarshal([]byte(text), &b); err != nil {
+	var err1, err2 error
+	b.UID, err1 = strconv.Atoi(words[0])
+	b.GID, err2 = strconv.Atoi(words[1])
+	if err := errors.Join(err1, err2); err != nil {
 		return b, fmt.Errorf("start parameters: %w", err)
+	}
+	for _, w := range words[2:] {
+		switch w {
+		case flagUnprivileged:
+			b.Unprivileged = true
+		case flagJSON:
+			b.JSONLog = true
+		case flagSeverity:
+			b.Severity = true
+		default:
+			return b, fmt.Errorf("start parameters: unknown: %s", w)
+		}
 	}
 	return b, nil
 }
 
-func (b Boot) environ(role imsg.Role) ([]string, error) {
-	text, err := json.Marshal(b)
-	if err != nil {
-		return nil, err
+// environ is what a child finds in its environment. Words and not JSON, which a
+// delivery worker would need for nothing else.
+func (b Boot) environ(role imsg.Role) []string {
+	words := []string{strconv.Itoa(b.UID), strconv.Itoa(b.GID)}
+	if b.Unprivileged {
+		words = append(words, flagUnprivileged)
 	}
-	env := []string{bootVar + "=" + string(text)}
+	if b.JSONLog {
+		words = append(words, flagJSON)
+	}
+	if b.Severity {
+		words = append(words, flagSeverity)
+	}
+	env := []string{bootVar + "=" + strings.Join(words, " ")}
+	if b.Root != "" {
+		env = append(env, rootVar+"="+b.Root)
+	}
+	if b.Dir != "" {
+		env = append(env, dirVar+"="+b.Dir)
+	}
 	if n := cores(role); n > 0 {
 		// The second has Go not look for another answer in the control groups.
 		env = append(env, "GOMAXPROCS="+strconv.Itoa(n), "GODEBUG=containermaxprocs=0")
@@ -74,5 +114,5 @@ func (b Boot) environ(role imsg.Role) ([]string, error) {
 			env = append(env, name+"="+v)
 		}
 	}
-	return env, nil
+	return env
 }

@@ -70,8 +70,15 @@ func confine(role imsg.Role, b Boot) error {
 // SetTitle makes pgrep and top show "smtpd" although the binary was started by
 // way of /proc/self/exe.
 func SetTitle() {
-	// Best effort: a /proc that is not there costs only the short name.
-	_ = os.WriteFile("/proc/self/comm", []byte("smtpd"), 0)
+	name := [...]byte{'s', 'm', 't', 'p', 'd', 0}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// Best effort: it costs only the short name.
+	if unix.Gettid() == unix.Getpid() { // the first thread names the process
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+		return
+	}
+	_ = os.WriteFile("/proc/self/comm", name[:len(name)-1], 0)
 }
 
 const (

@@ -9,7 +9,7 @@ import (
 
 // What is started has the slack, and we do not keep it.
 func TestSlack(t *testing.T) {
-	slack := func(run func(func() error) error) int {
+	of := func(run func(func() error) error) int {
 		var out bytes.Buffer
 		cmd := exec.Command("cat", "/proc/self/timerslack_ns")
 		cmd.Stdout = &out
@@ -26,11 +26,17 @@ func TestSlack(t *testing.T) {
 		return n
 	}
 	plain := func(start func() error) error { return start() }
-	before := slack(plain)
-	if got := slack(withSlack); got != max(timerSlack, before) {
+	before := of(plain)
+	if got := of(withSlack); got != max(timerSlack, before) {
 		t.Errorf("got %d; want %d", got, timerSlack)
 	}
-	if got := slack(plain); got != before {
+	commands := func(start func() error) error {
+		return withSlack(func() error { return ExactTime(start) })
+	}
+	if got := of(commands); got != min(exactSlack, before) {
+		t.Errorf("of a command: got %d; want %d", got, exactSlack)
+	}
+	if got := of(plain); got != before {
 		t.Errorf("afterwards: got %d; want %d", got, before)
 	}
 }

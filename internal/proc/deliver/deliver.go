@@ -17,6 +17,7 @@ import (
 	"smtpd/internal/ipc"
 	"smtpd/internal/log"
 	"smtpd/internal/mail"
+	"smtpd/internal/privsep"
 	"smtpd/mda"
 )
 
@@ -35,6 +36,8 @@ type worker struct {
 	d    *mda.Deliverer
 	idle chan struct{} // nudged when the last delivery has ended
 
+	catch sync.Once // SIGXFSZ is caught, no longer ignored
+
 	mu   sync.Mutex
 	open int // requests not yet answered
 }
@@ -46,13 +49,12 @@ func Run(ctx context.Context, link *ipc.Link, logger *log.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A file that reaches the user's limit is an error of that delivery, not the
-	// end of the process; commands get the default back when they are started.
-	full := make(chan os.Signal, 1)
-	signal.Notify(full, syscall.SIGXFSZ)
-	defer signal.Stop(full)
+	// end of the process.
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
 
 	w := &worker{idle: make(chan struct{}, 1)}
-	w.d = mda.New(mda.Options{UID: os.Geteuid(), Report: func(line string) { logger.Warn(line) }})
+	w.d = mda.New(mda.Options{UID: os.Geteuid(), Report: func(line string) { logger.Warn(line) }, Start: w.start})
 	defer w.d.Close()
 	serve, wait := ipc.Async(maxRunning, func(r *ipc.Request) { w.serve(ctx, r) })
 	link.Serve(func(r *ipc.Request) { w.began(); serve(r) }, nil, func(error) { cancel() })
@@ -75,6 +77,14 @@ func Run(ctx context.Context, link *ipc.Link, logger *log.Logger) error {
 			timer.Reset(idleTime)
 		}
 	}
+}
+
+// start starts a command by start: with the timers and signals of any process.
+func (w *worker) start(start func() error) error {
+	// What is ignored stays so in what is started, what is caught does not. To
+	// catch signals takes a thread, which a worker that starts no command lacks.
+	w.catch.Do(func() { signal.Notify(make(chan os.Signal, 1), syscall.SIGXFSZ) })
+	return privsep.ExactTime(start)
 }
 
 func (w *worker) began() {
