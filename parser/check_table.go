@@ -277,9 +277,9 @@ func readTable(text string) (config.TableType, []entry, error) {
 			}
 			continue
 		}
-		key, value, ok := line, "", true
+		key, value, err := line, "", error(nil)
 		if !forced {
-			key, value, ok = splitEntry(line)
+			key, value, err = table.SplitEntry(line, settled && kind == config.TableMapping)
 		}
 		if !settled {
 			settled = true
@@ -288,8 +288,8 @@ func readTable(text string) (config.TableType, []entry, error) {
 			}
 		}
 		switch {
-		case !ok:
-			return "", nil, fmt.Errorf("%d: invalid map entry", n)
+		case err != nil:
+			return "", nil, fmt.Errorf("%d: %w", n, err)
 		case kind == config.TableMapping && value == "":
 			return "", nil, fmt.Errorf("%d: invalid map entry: %q has no value", n, key)
 		case kind == config.TableList && value != "":
@@ -300,32 +300,6 @@ func readTable(text string) (config.TableType, []entry, error) {
 		out = append(out, entry{key, value, n})
 	}
 	return kind, out, nil
-}
-
-// splitEntry cuts a line into key and value at a blank or a colon, or behind
-// the bracket of a key that begins with one. It reads as package table does.
-func splitEntry(line string) (key, value string, ok bool) {
-	end := strings.IndexAny(line, " \t:")
-	if line[0] == '[' {
-		if end = strings.IndexByte(line, ']') + 1; end == 0 {
-			return "", "", false
-		}
-		if end < len(line) && !strings.ContainsRune(" \t:", rune(line[end])) {
-			return "", "", false
-		}
-	}
-	if end < 0 || end == len(line) {
-		return line, "", true
-	}
-	if end == 0 {
-		return "", "", false
-	}
-	key, value = line[:end], strings.TrimLeft(line[end:], " \t")
-	rest, colon := strings.CutPrefix(value, ":")
-	if colon && (value == line[end:] || rest == "" || strings.ContainsRune(" \t", rune(rest[0]))) {
-		value = strings.TrimLeft(rest, " \t")
-	}
-	return key, value, true
 }
 
 // mapKind tells a file that a makemap wrote: "bbolt", "bdb", "bdb185", or

@@ -97,7 +97,7 @@ func mapEntry(line string, typ MapType) (key, value string, ok bool) {
 	if typ == MapSet {
 		return line, setValue, !strings.ContainsAny(line, " \t") && checkEntry(line, "") == nil
 	}
-	key, value, err := splitEntry(line)
+	key, value, err := SplitEntry(line, true)
 	if err != nil || value == "" || checkEntry(key, value) != nil {
 		return "", "", false
 	}

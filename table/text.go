@@ -55,7 +55,7 @@ func parseText(name, text string, add func(key, value string)) (config.TableType
 		}
 		key, value, err := line, "", error(nil)
 		if !forced {
-			key, value, err = splitEntry(line)
+			key, value, err = SplitEntry(line, typ == config.TableMapping)
 		}
 		if err == nil && typ == "" {
 			typ = typeOf(value == "")
@@ -77,9 +77,15 @@ func parseText(name, text string, add func(key, value string)) (config.TableType
 	return typ, nil
 }
 
-// splitEntry cuts a line without leading and trailing blanks at the first blank
-// or colon; a key in brackets goes up to the bracket that closes.
-func splitEntry(line string) (key, value string, err error) {
+// SplitEntry cuts a line without leading and trailing blanks at the first blank
+// or colon; a key in brackets goes up to the bracket that closes. An IPv6 address
+// or network is not cut, unless lines before it have shown a mapping.
+func SplitEntry(line string, isMapping bool) (key, value string, err error) {
+	if !isMapping && strings.Count(line, ":") > 1 {
+		if _, err := parseNet(line); err == nil {
+			return line, "", nil
+		}
+	}
 	end := strings.IndexAny(line, " \t:")
 	if line[0] == '[' {
 		end = strings.IndexByte(line, ']') + 1
