@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -54,21 +55,23 @@ type pool struct {
 
 	gPending, gRunning, gUser *stat.Counter
 
-	mu      sync.Mutex
-	limits  config.MDA
-	lanes   map[identity]*lane
-	waiting []*lane             // want a worker
-	coming  map[*lane]time.Time // whose worker was begun then and may not be up yet
-	flows   bool                // deliveries come, or have a moment ago
-	moved   time.Time           // the latest that came or ended
-	live    int                 // workers there or starting
-	busy    int                 // commands running
-	check   *time.Timer
-	stopped bool
+	mu       sync.Mutex
+	limits   config.MDA
+	lanes    map[identity]*lane
+	waiting  []*lane             // want a worker
+	coming   map[*lane]time.Time // whose worker was begun then and may not be up yet
+	maxFresh int                 // of these
+	flows    bool                // deliveries come, or have a moment ago
+	moved    time.Time           // the latest that came or ended
+	live     int                 // workers there or starting
+	busy     int                 // commands running
+	check    *time.Timer
+	stopped  bool
 }
 
 func newPool(env *privsep.Env) *pool {
 	p := &pool{env: env, now: env.Now, lanes: map[identity]*lane{}, coming: map[*lane]time.Time{},
+		maxFresh: freshPerCPU * runtime.NumCPU(),
 		gPending: env.Stat.Counter("mda.pending"), gRunning: env.Stat.Counter("mda.running"), gUser: env.Stat.Counter("mda.user")}
 	p.spawn = p.newWorker
 	p.all, p.endAll = context.WithCancel(context.Background())

@@ -22,11 +22,11 @@ const (
 	turnTime = 2 * time.Second
 	// turnCheck is how often places are looked at while users wait.
 	turnCheck = flowTime / 2
-	// maxFresh bounds the workers that come up at a time: more would only keep each
-	// other from it, while the mail of those who wait gathers. One that has answered
-	// is up, and so is, whatever it does, one that was begun freshTime ago.
-	maxFresh  = 8
-	freshTime = 100 * time.Millisecond
+	// freshPerCPU bounds the workers that come up at a time: more would only keep
+	// each other from it, and meanwhile the mail of those who wait gathers. One that
+	// has answered is up, and so is, whatever it does, one begun freshTime ago.
+	freshPerCPU = 2
+	freshTime   = 50 * time.Millisecond
 )
 
 // place has a lane wait for a worker. The lock is held.
@@ -60,7 +60,7 @@ func (p *pool) fill() {
 		return
 	}
 	now := p.now()
-	for n := min(p.limits.MaxSession-p.live, maxFresh-p.fresh(now)); n > 0 && len(p.waiting) > 0; {
+	for n := min(p.limits.MaxSession-p.live, p.maxFresh-p.fresh(now)); n > 0 && len(p.waiting) > 0; {
 		i := 0
 		for k, l := range p.waiting {
 			if l.before(p.waiting[i], now) {
@@ -121,7 +121,7 @@ func (p *pool) makeRoom() {
 		}
 	}
 	fresh := p.fresh(now)
-	want := min(len(p.waiting), maxFresh-fresh)
+	want := min(len(p.waiting), p.maxFresh-fresh)
 	var idle, over []*lane
 	for _, l := range p.lanes {
 		switch w := l.worker; {

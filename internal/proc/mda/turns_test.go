@@ -48,8 +48,11 @@ func runModel(t *testing.T, places int, play func(m *model)) {
 		m := &model{cores: make(chan struct{}, modelCores), starts: map[uint32]int{}}
 		m.pool = newPool(&privsep.Env{Now: time.Now, Log: log.Discard(), Stat: &stat.Set{}})
 		m.setLimits(config.MDA{MaxSession: places, MaxSessionPerUser: 7})
-		m.spawn = m.begin
+		m.spawn, m.maxFresh = m.begin, freshPerCPU*modelCores
 		m.finished = func(j *job, r *imsg.DeliverResult) {
+			if j.answer != nil {
+				j.answer(r)
+			}
 			if !r.Status.OK() {
 				t.Errorf("%s: %s", j.user.Name, r.Line)
 			}
@@ -108,12 +111,15 @@ func (w *modelWorker) Close() {
 }
 
 // send has a mail come for a user.
-func (m *model) send(user uint32) {
+func (m *model) send(user uint32) { m.put(user, nil) }
+
+// put does, or has a client ask about the user.
+func (m *model) put(user uint32, answer func(*imsg.DeliverResult)) {
 	m.left.Add(1)
 	u := imsg.UserInfo{Name: fmt.Sprint(user), UID: user}
 	b := &body{asked: true, budget: &budget{}}
 	b.refs.Store(1)
-	m.submit(&job{env: &mail.Envelope{Created: time.Now()}, user: u, as: u, body: b})
+	m.submit(&job{env: &mail.Envelope{Created: time.Now()}, user: u, as: u, body: b, answer: answer})
 }
 
 func (m *model) sum() int {
@@ -164,4 +170,75 @@ func TestModelStream(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestModelAlone: a mail that comes alone has a worker at once, though all places
+// are taken by idle ones; the one without work for longest has to go.
+func TestModelAlone(t *testing.T) {
+	runModel(t, 50, func(m *model) {
+		for i := range uint32(50) {
+			m.send(i)
+			time.Sleep(time.Millisecond)
+		}
+		m.left.Wait()
+		m.send(0)
+		time.Sleep(flowTime + turnCheck)
+		m.late = nil
+		m.send(50)
+		m.left.Wait()
+		if most := flowTime + turnCheck + modelStart + modelMail; m.late[0] > most {
+			t.Errorf("waited %v; want %v at most", m.late[0], most)
+		}
+		m.send(0)
+		m.send(49)
+		m.left.Wait()
+		if n := m.sum(); n != 51 {
+			t.Errorf("%d workers; want 51", n)
+		}
+	})
+}
+
+// TestModelClient: while mail goes on coming for others, a question that a client
+// waits for has a worker at once.
+func TestModelClient(t *testing.T) {
+	runModel(t, 50, func(m *model) {
+		var took time.Duration
+		for i := range 900 {
+			if m.send(uint32(i % 60)); i == 300 {
+				asked := time.Now()
+				m.put(100, func(*imsg.DeliverResult) { took = time.Since(asked) })
+			}
+			time.Sleep(time.Millisecond)
+		}
+		m.left.Wait()
+		if most := 3 * modelStart; took == 0 || took > most {
+			t.Errorf("waited %v; want %v at most", took, most)
+		}
+	})
+}
+
+// TestModelOrder: of those who wait the one with most mail comes first, but who
+// has waited a second before all others.
+func TestModelOrder(t *testing.T) {
+	runModel(t, 1, func(m *model) {
+		begin := time.Now()
+		for i := 0; time.Since(begin) < turnWait+2*modelStart; i++ {
+			m.send(1) // keeps its worker
+			switch i {
+			case 10:
+				m.send(2)
+			case 1005:
+				m.send(3)
+				for range 5 {
+					m.send(4)
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		m.left.Wait()
+		others := slices.DeleteFunc(slices.Compact(m.order), func(u uint32) bool { return u == 1 })
+		if want := []uint32{2, 4, 3}; !slices.Equal(others, want) {
+			t.Errorf("came in the order %v; want %v", others, want)
+		}
+	})
 }
