@@ -3,9 +3,11 @@ package smtp
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 )
 
 // recorder is a Filter that decides by a table and writes down what it sees.
@@ -310,5 +312,53 @@ func TestFilterForged(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("%q is missing in\n%s", want, body)
 		}
+	}
+}
+
+// What a filter says at length goes out in lines of at most 512 octets, each with
+// the codes, and nothing of it is lost; reports tell of each line, the log of all.
+func TestFilterLongReply(t *testing.T) {
+	words := strings.TrimSpace(strings.Repeat("because of that ", 120))
+	for name, tt := range map[string]struct {
+		codes, text, glue string
+		lines             int
+	}{
+		"words":    {"550 5.7.1 ", words, " ", 4},
+		"no enh":   {"451 ", words, " ", 4},
+		"one word": {"550 5.7.1 ", strings.Repeat("x", 2000), "", 4},
+		"UTF-8":    {"550 5.7.1 ", strings.Repeat("ü", 1000), "", 4},
+		"just fit": {"550 5.7.1 ", strings.Repeat("y", 500), "", 1},
+		"one more": {"550 5.7.1 ", strings.Repeat("y", 501), "", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &recorder{verdicts: map[Phase]Verdict{PhaseNoop: {Reject, tt.codes + tt.text}}}
+			u, c := filtered(t, f)
+			c.reply()
+			c.must("EHLO c")
+			lines := strings.Split(c.cmd("NOOP"), "\n")
+			c.must("QUIT")
+			c.wait()
+			var text []string
+			for i, line := range lines {
+				codes := tt.codes
+				if i < len(lines)-1 {
+					codes = codes[:3] + "-" + codes[4:]
+				}
+				part, ok := strings.CutPrefix(line, codes)
+				if !ok || len(line) > 510 || !utf8.ValidString(line) {
+					t.Errorf("line %d: %d octets, %q", i, len(line), line)
+				}
+				if !slices.Contains(f.seen, "protocol-server|"+line) {
+					t.Errorf("not reported: %q", line)
+				}
+				text = append(text, part)
+			}
+			if got := strings.Join(text, tt.glue); len(lines) != tt.lines || got != tt.text {
+				t.Errorf("%d lines, want %d: %q", len(lines), tt.lines, got)
+			}
+			if want := `result="` + tt.codes + tt.text + `"`; !strings.Contains(u.log.String(), want) {
+				t.Errorf("log has no %.60s", want)
+			}
+		})
 	}
 }

@@ -382,8 +382,32 @@ func (s *Session) badInput(reply string) {
 // sayError sends a reply that may be of several lines, joined by LF.
 func (s *Session) sayError(reply string) {
 	for line := range strings.SplitSeq(reply, "\n") {
+		for len(line) > maxReplyLine {
+			var first string
+			first, line = splitReply(line)
+			s.say(first)
+		}
 		s.say(line)
 	}
+}
+
+// maxReplyLine bounds a reply line, without its CRLF (RFC 5321 section
+// 4.5.3.1.5). Programs may want to say more: that goes into several.
+const maxReplyLine = 512 - len("\r\n")
+
+// splitReply cuts a reply line that is too long, at a blank if there is one in
+// its second half. What is left has the codes again (RFC 2034 section 4).
+func splitReply(line string) (first, rest string) {
+	codes := len("550 ")
+	if short := withoutEnhanced(line); short != line {
+		codes += len(line) - len(short)
+	}
+	at := strings.LastIndexByte(line[:maxReplyLine+1], ' ')
+	if at < maxReplyLine/2 {
+		for at = maxReplyLine; line[at]&0xc0 == 0x80 && at > maxReplyLine/2; at-- { // not inside a UTF-8 sequence
+		}
+	}
+	return line[:3] + "-" + line[4:at], line[:codes] + strings.TrimLeft(line[at:], " ")
 }
 
 // fail answers with the error of the backend: it is the only place where an
