@@ -116,7 +116,7 @@ func openSpool(path string) (int, error) {
 // in the folder of system mailboxes; false when none may.
 func SpoolGroup(dir string) (gid int, ok bool) {
 	var st unix.Stat_t
-	if unix.Stat(dir, &st) != nil || st.Mode&0o020 == 0 || st.Mode&0o002 != 0 {
+	if unix.Stat(dir, &st) != nil || st.Mode&0o020 == 0 {
 		return 0, false
 	}
 	return int(st.Gid), true

@@ -19,6 +19,7 @@ import (
 	"smtpd/internal/ctl"
 	"smtpd/internal/log"
 	"smtpd/internal/privsep"
+	"smtpd/internal/proc/parent"
 	"smtpd/parser"
 	"smtpd/table"
 )
@@ -130,6 +131,9 @@ func check(ctx context.Context, f *flags, o parser.Options, stdout, stderr io.Wr
 		return explainMail(ctx, f, conf, stdout, stderr)
 	case f.cases != "":
 		return cases(ctx, f, conf, stdout, stderr)
+	}
+	if err := parent.CheckMailboxes(conf); err != nil && !o.Unprivileged {
+		fmt.Fprintf(stderr, "smtpd: warning: %v\n", err)
 	}
 	if f.verbose {
 		parser.Describe(stdout, conf)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,7 +50,8 @@ func TestRootMbox(t *testing.T) {
 	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	d := startRoot(t, "listen on 127.0.0.1 port 25\naction \"local\" mbox\nmatch from any for local action \"local\"\n")
+	const conf = "listen on 127.0.0.1 port 25\naction \"local\" mbox\nmatch from any for local action \"local\"\n"
+	d := startRoot(t, conf)
 	l := &ledger{acked: map[string]string{}}
 	l.send(20, 4, []string{"alice@localhost"}, nil)
 	waitEmpty(t, d, waitLimit)
@@ -72,6 +74,41 @@ func TestRootMbox(t *testing.T) {
 	if err != nil || string(out) != "alice 600\n" {
 		t.Errorf("the mailbox is %q, %v; want alice 600", out, err)
 	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	openSpool(t, conf)
+}
+
+// openSpool makes the spool writable by everybody: the check of the
+// configuration and the start say so, with what helps, and until it has been
+// done mail waits.
+func openSpool(t *testing.T, conf string) {
+	t.Helper()
+	const warning = "warn(ing)?: /var/mail is writable by every user: no mail will be delivered there \\(chmod o-w /var/mail\\)"
+	if err := os.Chmod("/var/mail", 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	d := startRoot(t, conf)
+	check := exec.Command(filepath.Join(bins, "smtpd"), "-n", "-f", filepath.Join(d.dir, "smtpd.conf"))
+	if out, err := check.CombinedOutput(); err != nil || !regexp.MustCompile("(?m)^smtpd: "+warning+"\nconfiguration OK$").Match(out) {
+		t.Errorf("smtpd -n: %v\n%s", err, out)
+	}
+	if err := d.waitLog(regexp.MustCompile("^"+warning+"$"), 1); err != nil {
+		t.Error(err)
+	}
+	l := &ledger{acked: map[string]string{}}
+	l.send(1, 1, []string{"bob@localhost"}, nil)
+	if err := d.waitLog(regexp.MustCompile(`result=TempFail stat=Error \(temporary failure: "lockspool: /var/mail: will not deliver to world-writable spool"\)`), 1); err != nil {
+		t.Error(err)
+	}
+	if err := os.Chmod("/var/mail", 0o775); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the mail to go out when it is scheduled", func() bool {
+		smtpctl(t, d, "schedule", "all")
+		return smtpctl(t, d, "show", "queue") == ""
+	})
 	if err := d.stop(); err != nil {
 		t.Error(err)
 	}

@@ -164,14 +164,20 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 
 // warnMailboxes says at start what would keep mail out of the system mailboxes.
 func (p *parent) warnMailboxes() {
-	for _, a := range p.conf.Actions {
-		if a.Method == config.MethodMbox && !p.o.Unprivileged {
-			if err := mda.CheckSpool(mailSpool); err != nil {
-				p.log.Warn("warn: " + err.Error())
-			}
-			return
+	if err := CheckMailboxes(p.conf); err != nil && !p.o.Unprivileged {
+		p.log.Warn("warn: " + err.Error())
+	}
+}
+
+// CheckMailboxes reports what would keep mail out of the system mailboxes, where
+// conf delivers to those, and what to do about it.
+func CheckMailboxes(conf *config.Config) error {
+	for _, a := range conf.Actions {
+		if a.Method == config.MethodMbox {
+			return mda.CheckSpool(mailSpool)
 		}
 	}
+	return nil
 }
 
 // warnSockets says what is not listened on, or not yet.
