@@ -215,6 +215,9 @@ func openBox(dir int, name string, uid int) (int, error) {
 
 var errSpecial = errors.New("linked or special file")
 
+// frontRoom is for what an mbox has besides the text, in octets. Ours.
+const frontRoom = 4 << 10
+
 // appendTo adds the message to an mbox file that is open and locked, and syncs
 // it. When that fails the file is cut back to what it was.
 func (d *Deliverer) appendTo(fd int, v *Delivery, everyFrom bool) error {
@@ -223,14 +226,24 @@ func (d *Deliverer) appendTo(fd int, v *Delivery, everyFrom bool) error {
 		return err
 	}
 	regular := st.Mode&unix.S_IFMT == unix.S_IFREG
-	err := d.writeMbox(fd, v, everyFrom, separator(fd, st.Size))
+	var err error
+	if regular {
+		// Where a quota is exceeded btrfs does not even shorten a file: so what
+		// has no room is not begun.
+		err = reserve(fd, st.Size, v.Text.size()+frontRoom)
+	}
+	if err == nil {
+		err = d.writeMbox(fd, v, everyFrom, separator(fd, st.Size))
+	}
 	if err == nil && regular {
 		if err = d.step("sync"); err == nil {
 			err = retry(func() error { return unix.Fsync(fd) })
 		}
 	}
 	if err != nil && regular {
-		_ = retry(func() error { return unix.Ftruncate(fd, st.Size) })
+		if terr := retry(func() error { return unix.Ftruncate(fd, st.Size) }); terr != nil {
+			d.o.Report(fmt.Sprintf("warn: mda: a mailbox of %s keeps a part of a mail: %s", visible(v.User, maxLine), sentence(terr)))
+		}
 		_ = retry(func() error { return unix.Fsync(fd) })
 	}
 	return err

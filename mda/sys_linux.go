@@ -19,6 +19,16 @@ func syncFile(fd int) error { return retry(func() error { return unix.Fdatasync(
 // batch share the waiting.
 func beginSync(fd int) { _ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) }
 
+// reserve gets room for size octets behind the end of a file, which it does not
+// move; nil where the file system cannot tell.
+func reserve(fd int, end, size int64) error {
+	err := retry(func() error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, end, size) })
+	if err == unix.ENOSPC || err == unix.EDQUOT || err == unix.EFBIG {
+		return err
+	}
+	return nil
+}
+
 // openNameless opens a new file in a folder without giving it a name.
 func openNameless(dir int) (int, error) {
 	return openat(dir, ".", unix.O_TMPFILE|unix.O_WRONLY, 0o600)
