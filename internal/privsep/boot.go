@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,13 +16,6 @@ const (
 	bootVar = "SMTPD_BOOT" // "UID GID" and the flags
 	rootVar = "SMTPD_ROOT"
 	dirVar  = "SMTPD_DIR"
-)
-
-// The flags.
-const (
-	flagUnprivileged = "unprivileged"
-	flagJSON         = "json"
-	flagSeverity     = "severity"
 )
 
 // channelFD is where a child finds its end of the channel to the parent, or
@@ -70,33 +64,35 @@ func ReadBoot() (Boot, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return b, fmt.Errorf("start parameters: %w", err)
 	}
+	flags := b.flags()
 	for _, w := range words[2:] {
-		switch w {
-		case flagUnprivileged:
-			b.Unprivileged = true
-		case flagJSON:
-			b.JSONLog = true
-		case flagSeverity:
-			b.Severity = true
-		default:
+		i := slices.IndexFunc(flags, func(f flag) bool { return f.word == w })
+		if i < 0 {
 			return b, fmt.Errorf("start parameters: unknown: %s", w)
 		}
+		*flags[i].set = true
 	}
 	return b, nil
+}
+
+// flag is a part of a Boot that is or is not.
+type flag struct {
+	word string
+	set  *bool
+}
+
+func (b *Boot) flags() []flag {
+	return []flag{{"unprivileged", &b.Unprivileged}, {"json", &b.JSONLog}, {"severity", &b.Severity}, {"store", &b.Store}}
 }
 
 // environ is what a child finds in its environment. Words and not JSON, which a
 // delivery worker would need for nothing else.
 func (b Boot) environ(role imsg.Role) []string {
 	words := []string{strconv.Itoa(b.UID), strconv.Itoa(b.GID)}
-	if b.Unprivileged {
-		words = append(words, flagUnprivileged)
-	}
-	if b.JSONLog {
-		words = append(words, flagJSON)
-	}
-	if b.Severity {
-		words = append(words, flagSeverity)
+	for _, f := range b.flags() {
+		if *f.set {
+			words = append(words, f.word)
+		}
 	}
 	env := []string{bootVar + "=" + strings.Join(words, " ")}
 	if b.Root != "" {

@@ -13,8 +13,13 @@ import (
 func TestReadBoot(t *testing.T) {
 	tests := map[string]Boot{
 		"worker":  {},
-		"all":     {UID: 12, GID: 34, Root: "/var/spool/a b\nc", Dir: "/", Unprivileged: true, JSONLog: true, Severity: true},
+		"all":     {UID: 12, GID: 34, Root: "/var/spool/a b\nc", Dir: "/", Unprivileged: true, JSONLog: true, Severity: true, Store: true},
 		"as root": {UID: 100, GID: 101, Root: "/var/empty", Severity: true},
+	}
+	for all, i := reflect.ValueOf(tests["all"]), 0; i < all.NumField(); i++ {
+		if all.Field(i).IsZero() {
+			t.Errorf("%s is missing in the test", all.Type().Field(i).Name)
+		}
 	}
 	for name, want := range tests {
 		t.Run(name, func(t *testing.T) {
