@@ -31,7 +31,8 @@ type checker struct {
 	ifs      []Interface
 	services map[string]int // /etc/services, when it was needed
 	files    map[string]*tableText
-	lines    map[string]int32 // "table NAME" -> line, when it was needed
+	bundles  map[string]*bundle // of authorities, by path
+	lines    map[string]int32   // "table NAME" -> line, when it was needed
 }
 
 // pkiRef is the use of a name that may be declared further down.

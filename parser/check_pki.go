@@ -69,15 +69,35 @@ func (c *checker) ca(st *stmt, n *caStmt) {
 	}
 	ca := &config.CA{Name: name, CertFile: n.cert.text, Pos: c.at(st.pos)}
 	c.cfg.CA[name] = ca
-	data, err := c.pemFile(n.cert, "CA file", certMode)
-	if err == nil {
-		_, err = certificates(data)
-	}
-	if err != nil {
-		c.errorf(n.cert.pos, "cannot load CA file %s: %v", n.cert.text, err)
+	f := c.bundle(n.cert)
+	if f.err != nil {
+		c.errorf(n.cert.pos, "cannot load CA file %s: %v", n.cert.text, f.err)
 		return
 	}
-	ca.Cert = data
+	ca.Cert = f.data
+}
+
+// bundle is the text of a file of authorities, or what is wrong with it.
+type bundle struct {
+	data []byte
+	err  error
+}
+
+// bundle reads each file once: that of a system has more than a hundred
+// certificates, and many names may go by it.
+func (c *checker) bundle(t *token) *bundle {
+	b := c.bundles[t.text]
+	if b == nil {
+		b = &bundle{}
+		if b.data, b.err = c.pemFile(t, "CA file", certMode); b.err == nil {
+			_, b.err = certificates(b.data)
+		}
+		if c.bundles == nil {
+			c.bundles = map[string]*bundle{}
+		}
+		c.bundles[t.text] = b
+	}
+	return b
 }
 
 // finishPKI resolves the names of pki and ca, which may stand below their use,

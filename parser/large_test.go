@@ -137,6 +137,50 @@ func TestLargeMistakes(t *testing.T) {
 	}
 }
 
+// TestLargeShapes: nor do lines of other shapes: rules that ask for much, with
+// values of their own, and names for one file of many authorities.
+func TestLargeShapes(t *testing.T) {
+	sys := newFake(t)
+	var bundle strings.Builder
+	for range 100 {
+		bundle.WriteString(sys.files["/etc/mail/certs/ca.crt"].data)
+	}
+	sys.files["/bundle"] = fakeFile{bundle.String(), 0o644, 0}
+	for name, format := range map[string]string{
+		"conditions":  "match from src 10.1.%[2]d.0/24 auth helo \"h%[1]d.org\" mail-from \"@a%[1]d.org\" rcpt-to \"u@d%[1]d.org\" for domain \"d%[1]d.org\" action l\n",
+		"lists":       "match from src { 10.0.0.%[2]d, 10.1.0.1 } mail-from { \"a@b%[1]d\", \"c\" } for domain { \"d%[1]d.org\", \"e.org\" } action l\n",
+		"ca":          "ca a%[1]d cert \"/bundle\"\n",
+		"filters":     "filter f%[1]d phase connect match rdns regex { \"^a%[1]d$\", \"b\" } reject \"550 no\"\n",
+		"expressions": "match mail-from regex \"^a%[1]d@.*$\" for any action l\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			b.WriteString("action l mbox\n")
+			for i := range 100_000 {
+				fmt.Fprintf(&b, format, i, i%250)
+			}
+			b.WriteString("match action l\n")
+			bound, start := largeBound(t), cpuTime(t)
+			cfg, diags := Parse(t.Context(), sys.options(b.String()))
+			if took := cpuTime(t) - start; cfg == nil || took > bound {
+				t.Errorf("%v of CPU, at most %v, first %v", took, bound, diags[:min(len(diags), 1)])
+			} else {
+				t.Logf("100,000 lines took %v of CPU, at most %v", took, bound)
+			}
+		})
+	}
+}
+
+// TestTooManyWords: a file with more words than are read is told so, and not of
+// the statement that was broken off.
+func TestTooManyWords(t *testing.T) {
+	text := strings.Repeat("match from any for domain { a, b, c, d, e,\n f, g, h } reject\n", maxTokens/24)
+	cfg, diags := Parse(t.Context(), newFake(t).options(text))
+	if cfg != nil || len(diags) != 1 || !strings.Contains(diags[0].String(), "more than 4194304 words") {
+		t.Errorf("%d diagnostics: %v", len(diags), diags[:min(len(diags), 3)])
+	}
+}
+
 // TestLargeIncludes: nor do the same lines of a thousand files, which give
 // thousands of actions the same line.
 func TestLargeIncludes(t *testing.T) {

@@ -116,6 +116,12 @@ func (l *lexer) file(n int32, text string) {
 		r.src = strings.ReplaceAll(text, "\r\n", "\n")
 	}
 	start, depth := len(l.tokens), 0
+	whole := start // behind the last statement that has its end
+	defer func() {
+		if l.stopped { // what was broken off is no mistake of its own
+			l.tokens = l.tokens[:whole]
+		}
+	}()
 	for !l.stopped {
 		before := len(l.tokens)
 		more := l.next(r)
@@ -136,6 +142,7 @@ func (l *lexer) file(n int32, text string) {
 		case t.kind == tokNL:
 			if depth == 0 {
 				l.endLine(l.tokens[start:])
+				whole = len(l.tokens)
 			}
 			start = len(l.tokens)
 		}
