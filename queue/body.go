@@ -11,7 +11,6 @@ import (
 	"os"
 	"sync"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"smtpd/internal/mail"
@@ -88,8 +87,8 @@ func (s *Bolt) DropBody(id mail.MessageID) {
 
 // known reports whether there is a message id already.
 func (s *Bolt) known(id mail.MessageID) (known bool, err error) {
-	err = s.view(func(tx *bbolt.Tx) error {
-		known = tx.Bucket(bucketMsg).Get(msgKey(id)) != nil
+	err = s.view(func(v *view) error {
+		known = v.get(bucketMsg, msgKey(id)) != nil
 		return nil
 	})
 	return known, err
@@ -268,9 +267,9 @@ func (s *Bolt) Message(id mail.MessageID) (Info, error) {
 func (s *Bolt) record(id mail.MessageID, body *[]byte) (record, error) {
 	var r record
 	var bad error
-	err := s.view(func(tx *bbolt.Tx) error {
-		item := tx.Bucket(bucketMsg).Get(msgKey(id))
-		if item == nil && !hasEnvelope(tx, id) {
+	err := s.view(func(v *view) error {
+		item := v.get(bucketMsg, msgKey(id))
+		if item == nil && !v.hasEnvelope(id) {
 			return ErrNotFound
 		}
 		if item == nil {
@@ -280,11 +279,11 @@ func (s *Bolt) record(id mail.MessageID, body *[]byte) (record, error) {
 		if r, bad = s.unpackRecord(id, item); bad != nil || r.inFile || body == nil {
 			return nil
 		}
-		v := tx.Bucket(bucketBody).Get(msgKey(id))
-		if v == nil {
+		b := v.get(bucketBody, msgKey(id))
+		if b == nil {
 			bad = errNoBody
 		}
-		*body = append([]byte(nil), v...)
+		*body = append([]byte(nil), b...)
 		return nil
 	})
 	if err == nil && bad != nil {
@@ -299,9 +298,8 @@ var (
 	errNoRecord = errors.New("the message is missing")
 )
 
-func hasEnvelope(tx *bbolt.Tx, id mail.MessageID) bool {
-	k, _ := tx.Bucket(bucketEnv).Cursor().Seek(msgKey(id))
-	return bytes.HasPrefix(k, msgKey(id))
+func (v *view) hasEnvelope(id mail.MessageID) bool {
+	return bytes.HasPrefix(v.first(bucketEnv, msgKey(id)), msgKey(id))
 }
 
 // Body implements Store.
@@ -450,14 +448,17 @@ func (s *Bolt) cleanBody(dir, file, name string) error {
 		return s.fs.Remove(name)
 	}
 	named, aside := false, ""
-	err = s.view(func(tx *bbolt.Tx) error {
-		if item := tx.Bucket(bucketMsg).Get(msgKey(id)); item != nil {
+	err = s.view(func(v *view) error {
+		if item := v.get(bucketMsg, msgKey(id)); item != nil {
 			r, err := s.unpackRecord(id, item)
 			named = err != nil || r.inFile
 		}
-		c := tx.Bucket(bucketAside).Cursor()
-		for k, v := c.Seek([]byte("msg-" + file)); bytes.HasPrefix(k, []byte("msg-"+file)); k, v = c.Next() {
-			if a, err := decodeAside(string(k), v); err == nil && a.file {
+		prefix := []byte("msg-" + file)
+		for k, item := range v.from(bucketAside, prefix) {
+			if !bytes.HasPrefix(k, prefix) {
+				break
+			}
+			if a, err := decodeAside(string(k), item); err == nil && a.file {
 				aside = a.Name
 			}
 		}

@@ -26,43 +26,45 @@ import (
 //
 //	1: the first
 //	2: envelopes with a sub-address; notes in meta
-const Format = 2
+//	3: queue.log
+const Format = 3
 
 // The files of a spool.
 const (
 	dbName      = "queue.db"
 	newName     = "queue.db.new" // being written: by compaction or mending
+	logName     = "queue.log"
+	newLogName  = "queue.log.new"
 	bodyDir     = "body"
 	tmpDir      = "tmp" // below bodyDir; emptied at open
 	corruptDir  = "corrupt"
 	reserveName = "reserve"
 )
 
-// Buckets of queue.db, and keys of meta.
+// Keys of the bucket meta.
 var (
-	bucketEnv   = []byte("env")   // envelope id -> item of an envelope
-	bucketMsg   = []byte("msg")   // message id -> item of a record
-	bucketBody  = []byte("body")  // message id -> item of a body
-	bucketAside = []byte("aside") // name -> what was moved aside
-	bucketMeta  = []byte("meta")
-	metaFormat  = []byte("format") // 4 octets, big endian
-	metaIDs     = []byte("ids")    // 4 octets: ids from here on are free
-	metaKey     = []byte("key")    // something known, sealed
+	metaFormat = []byte("format") // 4 octets, big endian
+	metaIDs    = []byte("ids")    // 4 octets: ids from here on are free
+	metaKey    = []byte("key")    // something known, sealed
+	metaLog    = []byte("log")    // 8 octets: records of the log up to this one are in here; CRC32C
 )
 
 // mapSize is the address room for the database, so that growing up to it does
 // not wait for readers. It costs no memory.
 const mapSize = 1 << 30
 
-// reserveSize is kept on disk to be given up when the disk is full: removing
-// mail needs room first. Ours: more than any group of removals writes.
-const reserveSize = 4 << 20
+// reserveHalves is how many halves of the size of the log are kept on disk, to be
+// given up when the disk is full: what is in the log must find room in the
+// database, where it takes up to twice as much, and removing mail needs room
+// first. Ours: half a log is more than any group of removals writes.
+const reserveHalves = 5
 
 // Options are how to open a store. The zero value works.
 type Options struct {
 	FS       FS               // nil: OS
 	Key      []byte           // KeySize octets: items are sealed; nil: they are not
 	Compress bool             // items are compressed
+	LogSize  int              // of queue.log in octets, in whole blocks of 4096; 0: 8 MB
 	Now      func() time.Time // nil: time.Now
 	// Wait is how long Open waits for another process to let go of the spool: one
 	// that was killed may take a moment to be gone.
@@ -80,9 +82,11 @@ type Bolt struct {
 	fs   FS
 	pack packer
 
-	swap sync.RWMutex // held shared by readers, whole while db is replaced
+	swap sync.RWMutex // held shared by readers, whole while db or over is replaced
 	db   *bbolt.DB
+	over *layer   // what is in the log and not in db
 	file *os.File // db's, which has the lock
+	log  wal
 
 	commits committer
 	leases  LeaseTable
@@ -114,7 +118,11 @@ func Open(dir string, o Options) (*Bolt, error) {
 	if o.Moved == nil {
 		o.Moved = func(Moved) {}
 	}
-	s := &Bolt{dir: dir, o: o, fs: o.FS, gone: make(chan struct{})}
+	s := &Bolt{dir: dir, o: o, fs: o.FS, gone: make(chan struct{}), over: &layer{}}
+	s.log = wal{fs: o.FS, size: logSize}
+	if o.LogSize != 0 {
+		s.log.size = min(maxLogSize, max(2*logBlock, blocks(int64(o.LogSize))))
+	}
 	s.Compress(o.Compress)
 	if o.Key != nil {
 		seal, err := newSealer(o.Key)
@@ -151,13 +159,24 @@ func (s *Bolt) open() error {
 	if err := s.openDB(); err != nil {
 		return err
 	}
+	old, err := s.readLog()
+	if err != nil {
+		return err
+	}
 	fresh, err := s.checkFormat()
 	if err != nil {
 		return err
 	}
 	// Nothing has been changed up to here.
-	if err := s.prepare(fresh); err != nil {
+	if err = s.prepare(fresh); isFull(err) {
+		s.dropReserve() // what the log holds needs room
+		err = s.prepare(fresh)
+	}
+	if err != nil {
 		return s.refusal("%w", err)
+	}
+	if err := s.tellOfLog(old); err != nil {
+		return s.refusal("%s: %w", logName, plain(err))
 	}
 	if err := s.cleanBodies(); err != nil {
 		return s.refusal("%w", err)
@@ -167,9 +186,10 @@ func (s *Bolt) open() error {
 			return s.refusal("compact: %w", err)
 		}
 	}
+	_ = s.openLog() // without it each group goes into the database, until there is room
 	s.makeReserve()
 	s.trim()
-	if s.size() > largeDB {
+	if s.size() > largeDB || len(old.b) > 0 {
 		debug.FreeOSMemory() // what looking at every page took
 	}
 	return nil
@@ -184,7 +204,7 @@ const largeDB = 32 << 20
 
 // checkOwner refuses a spool that somebody else could change.
 func (s *Bolt) checkOwner() error {
-	for _, name := range []string{".", dbName, bodyDir, corruptDir} {
+	for _, name := range []string{".", dbName, logName, bodyDir, corruptDir} {
 		info, err := s.fs.Stat(s.path(name))
 		if errors.Is(err, fs.ErrNotExist) && name != "." {
 			continue
@@ -192,9 +212,9 @@ func (s *Bolt) checkOwner() error {
 		if err != nil {
 			return s.refusal("%w", plain(err))
 		}
-		st := stat(info)
+		st, isFile := stat(info), name == dbName || name == logName
 		switch {
-		case info.IsDir() != (name != dbName) || (name == dbName && !info.Mode().IsRegular()):
+		case info.IsDir() == isFile || (isFile && !info.Mode().IsRegular()):
 			return s.refusal("%s is not what it should be: %s", name, info.Mode())
 		case st.uid != os.Geteuid():
 			return s.refusal("%s belongs to user id %d, not to %d who runs the queue", what(name), st.uid, os.Geteuid())
@@ -302,7 +322,7 @@ func (s *Bolt) openLocked(name string) (*os.File, error) {
 // checkFormat refuses what it may not touch, without touching it.
 func (s *Bolt) checkFormat() (fresh bool, err error) {
 	err = s.db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
+		meta := tx.Bucket(bucketMeta.name())
 		if meta == nil {
 			if k, _ := tx.Cursor().First(); k != nil {
 				return s.refusal("%s is not a spool", dbName)
@@ -310,18 +330,38 @@ func (s *Bolt) checkFormat() (fresh bool, err error) {
 			fresh = true
 			return nil
 		}
-		v := meta.Get(metaFormat)
-		if len(v) != 4 {
+		switch n, ok := formatOf(meta); {
+		case !ok:
 			return s.refusal("%s does not say its format", dbName)
-		}
-		if n := binary.BigEndian.Uint32(v); n == 0 {
+		case n == 0:
 			return s.refusal("%s has a format that never was: 0", dbName)
-		} else if n > Format {
+		case n > Format:
 			return s.refusal("format %d is newer than this smtpd understands (%d)", n, Format)
 		}
-		return s.checkKey(meta.Get(metaKey), isEmpty(tx))
+		return s.checkKey(meta.Get(metaKey), isEmpty(&view{tx: tx, layers: []*layer{s.over}}))
 	})
 	return fresh, err
+}
+
+// formatOf is the format that meta names, also when an octet of the name is
+// wrong: the mail can be read, so it shall be.
+func formatOf(meta *bbolt.Bucket) (n uint32, ok bool) {
+	if v := meta.Get(metaFormat); len(v) == 4 {
+		return binary.BigEndian.Uint32(v), true
+	}
+	c := meta.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		wrong := len(metaFormat)
+		for i := range min(len(k), len(metaFormat)) {
+			if k[i] == metaFormat[i] {
+				wrong--
+			}
+		}
+		if len(k) == len(metaFormat) && len(v) == 4 && wrong <= 1 {
+			return binary.BigEndian.Uint32(v), true
+		}
+	}
+	return 0, false
 }
 
 // keyText is what meta holds sealed, to know the key by.
@@ -342,16 +382,17 @@ func (s *Bolt) checkKey(known []byte, empty bool) error {
 	return nil
 }
 
-func isEmpty(tx *bbolt.Tx) bool {
-	for _, name := range [][]byte{bucketMsg, bucketEnv, bucketBody, bucketAside} {
-		if k, _ := tx.Bucket(name).Cursor().First(); k != nil {
+func isEmpty(v *view) bool {
+	for _, b := range []bucket{bucketMsg, bucketEnv, bucketBody, bucketAside} {
+		if v.first(b, nil) != nil {
 			return false
 		}
 	}
 	return true
 }
 
-// prepare makes what a spool needs and does not have.
+// prepare makes what a spool needs and does not have, and brings what the log
+// held into the database.
 func (s *Bolt) prepare(fresh bool) error {
 	for _, d := range []string{bodyDir, bodyDir + "/" + tmpDir, corruptDir} {
 		if err := s.fs.Mkdir(s.path(d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -363,22 +404,28 @@ func (s *Bolt) prepare(fresh bool) error {
 			return plain(err)
 		}
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		var b [5]*bbolt.Bucket
-		for i, name := range [][]byte{bucketMeta, bucketEnv, bucketMsg, bucketBody, bucketAside} {
-			var err error
-			if b[i], err = tx.CreateBucketIfNotExists(name); err != nil {
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		for b := range buckets {
+			if _, err := tx.CreateBucketIfNotExists(b.name()); err != nil {
 				return err
 			}
 		}
-		if err := s.prepareKey(tx, b[0]); err != nil {
+		if err := s.write(tx, s.over); err != nil {
 			return err
 		}
-		if err := s.ids.load(b[0]); err != nil {
+		meta := tx.Bucket(bucketMeta.name())
+		if err := s.prepareKey(tx, meta); err != nil {
 			return err
 		}
-		return b[0].Put(metaFormat, binary.BigEndian.AppendUint32(nil, Format))
+		if err := s.ids.load(meta); err != nil {
+			return err
+		}
+		return meta.Put(metaFormat, binary.BigEndian.AppendUint32(nil, Format))
 	})
+	if err == nil {
+		s.over = &layer{}
+	}
+	return err
 }
 
 // prepareKey keeps what the key is known by.
@@ -441,6 +488,9 @@ func (s *Bolt) Close() error {
 	<-c.ended
 	s.swap.Lock()
 	defer s.swap.Unlock()
+	if s.log.f != nil {
+		s.log.f.Close()
+	}
 	if err := s.broken(); err != nil {
 		// The database may hold a lock inside for ever, and its map stays: the
 		// lock of the file would stay with it.
@@ -449,14 +499,14 @@ func (s *Bolt) Close() error {
 	return s.db.Close()
 }
 
-// view runs f in a read transaction.
-func (s *Bolt) view(f func(*bbolt.Tx) error) (err error) {
+// view runs f on the spool as it is now.
+func (s *Bolt) view(f func(*view) error) (err error) {
 	s.swap.RLock()
 	defer s.swap.RUnlock()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer s.guard("read", &err)
 	s.looked.Add(lookedAt)
-	return s.db.View(f)
+	return s.db.View(func(tx *bbolt.Tx) error { return f(&view{tx: tx, layers: []*layer{s.over}}) })
 }
 
 // Accept implements Store.
@@ -550,7 +600,7 @@ func (s *Bolt) packEnvelope(e *mail.Envelope, buf *[]byte) ([]byte, error) {
 
 func (a *accepted) apply(t *txn) error {
 	key := msgKey(a.id)
-	if old := t.msg.Get(key); old != nil {
+	if old := t.get(bucketMsg, key); old != nil {
 		r, err := t.s.unpackRecord(a.id, old)
 		if err == nil && r.sum == a.rec.sum && r.size == a.rec.size && r.rcpts == a.rec.rcpts {
 			return nil // told twice
@@ -559,14 +609,14 @@ func (a *accepted) apply(t *txn) error {
 	}
 	item, err := t.s.pack.pack(kindMessage, key, a.rec.encode())
 	if err == nil {
-		err = t.put(t.msg, key, item)
+		err = t.put(bucketMsg, key, item)
 	}
 	if err == nil && a.body != nil {
-		err = t.put(t.body, key, a.body)
+		err = t.put(bucketBody, key, a.body)
 	}
 	for i, item := range a.envs {
 		if err == nil {
-			err = t.put(t.env, envKey(a.id.Envelope(uint32(i)+1)), item)
+			err = t.put(bucketEnv, envKey(a.id.Envelope(uint32(i)+1)), item)
 		}
 	}
 	return err

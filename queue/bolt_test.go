@@ -17,8 +17,14 @@ var variants = map[string]queue.Options{
 	"both":       {Key: []byte("0123456789abcdef0123456789abcdef"), Compress: true},
 }
 
+// smallLog is the size of logs where none else is asked for.
+const smallLog = 256 << 10
+
 func open(t *testing.T, dir string, o queue.Options) *queue.Bolt {
 	t.Helper()
+	if o.LogSize == 0 {
+		o.LogSize = smallLog
+	}
 	o.Moved = func(m queue.Moved) { t.Errorf("moved aside: %+v", m) }
 	s, err := queue.Open(dir, o)
 	if err != nil {
@@ -75,7 +81,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	s.Close()
 	b, err := os.ReadFile(filepath.Join(dir, "queue.db"))
-	if err != nil || !strings.Contains(string(b), "format\x00\x00\x00\x02") {
-		t.Errorf("its format is not 2 now: %v", err)
+	if err != nil || !strings.Contains(string(b), "format\x00\x00\x00\x03") {
+		t.Errorf("its format is not 3 now: %v", err)
 	}
 }

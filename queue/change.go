@@ -47,7 +47,7 @@ func (s *Bolt) Apply(ctx context.Context, changes []Change) ([]Outcome, error) {
 // what concerns this change alone goes into o.
 func (t *txn) change(c *Change, o *Outcome) error {
 	key := envKey(c.ID)
-	item := t.env.Get(key)
+	item := t.get(bucketEnv, key)
 	if item == nil {
 		o.Err = ErrNotFound
 		return nil
@@ -82,7 +82,7 @@ func (t *txn) change(c *Change, o *Outcome) error {
 	case v.Delete:
 		return t.remove(c.ID)
 	case changed != nil:
-		return t.put(t.env, key, changed)
+		return t.put(bucketEnv, key, changed)
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (t *txn) change(c *Change, o *Outcome) error {
 // add stores one more envelope of a message, under a number that none of its
 // envelopes has had. own concerns this envelope, err the transaction.
 func (t *txn) add(id mail.MessageID, e mail.Envelope) (added *mail.Envelope, own, err error) {
-	item := t.msg.Get(msgKey(id))
+	item := t.get(bucketMsg, msgKey(id))
 	if item == nil {
 		return nil, ErrNotFound, nil
 	}
@@ -109,22 +109,22 @@ func (t *txn) add(id mail.MessageID, e mail.Envelope) (added *mail.Envelope, own
 	}
 	ritem, err := t.s.pack.pack(kindMessage, msgKey(id), r.encode())
 	if err == nil {
-		err = t.put(t.msg, msgKey(id), ritem)
+		err = t.put(bucketMsg, msgKey(id), ritem)
 	}
 	if err == nil {
-		err = t.put(t.env, envKey(e.ID), eitem)
+		err = t.put(bucketEnv, envKey(e.ID), eitem)
 	}
 	return &e, nil, err
 }
 
 // remove deletes an envelope, and its message when it was the last.
 func (t *txn) remove(id mail.EnvelopeID) error {
-	if err := t.delete(t.env, envKey(id)); err != nil {
+	if err := t.delete(bucketEnv, envKey(id)); err != nil {
 		return err
 	}
 	t.after = append(t.after, func() { t.s.leases.Drop(id) })
 	prefix := msgKey(id.Message())
-	if k, _ := t.env.Cursor().Seek(prefix); bytes.HasPrefix(k, prefix) {
+	if bytes.HasPrefix(t.first(bucketEnv, prefix), prefix) {
 		return nil
 	}
 	return t.removeMessage(id.Message())
@@ -133,7 +133,7 @@ func (t *txn) remove(id mail.EnvelopeID) error {
 // removeMessage deletes record and body of a message.
 func (t *txn) removeMessage(id mail.MessageID) error {
 	key := msgKey(id)
-	item := t.msg.Get(key)
+	item := t.get(bucketMsg, key)
 	if item == nil {
 		return nil
 	}
@@ -142,11 +142,11 @@ func (t *txn) removeMessage(id mail.MessageID) error {
 		_, name := t.s.bodyPath(id)
 		t.after = append(t.after, func() { t.s.fs.Remove(name) }) // what stays is removed at open
 	}
-	if err := t.delete(t.msg, key); err != nil {
+	if err := t.delete(bucketMsg, key); err != nil {
 		return err
 	}
 	if !r.inFile {
-		return t.delete(t.body, key)
+		return t.delete(bucketBody, key)
 	}
 	return nil
 }
@@ -155,13 +155,12 @@ func (t *txn) removeMessage(id mail.MessageID) error {
 func (t *txn) takeBack(ids []mail.MessageID) error {
 	for _, id := range ids {
 		prefix := msgKey(id)
-		c := t.env.Cursor()
-		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Seek(prefix) {
-			if err := t.delete(t.env, bytes.Clone(k)); err != nil {
+		for k := t.first(bucketEnv, prefix); bytes.HasPrefix(k, prefix); k = t.first(bucketEnv, prefix) {
+			if err := t.delete(bucketEnv, k); err != nil {
 				return err
 			}
 		}
-		if t.msg.Get(prefix) == nil {
+		if t.get(bucketMsg, prefix) == nil {
 			_, name := t.s.bodyPath(id)
 			t.after = append(t.after, func() { t.s.fs.Remove(name) })
 			continue
@@ -177,8 +176,8 @@ func (t *txn) takeBack(ids []mail.MessageID) error {
 func (s *Bolt) Load(id mail.EnvelopeID) (mail.Envelope, error) {
 	var e mail.Envelope
 	var bad error
-	err := s.view(func(tx *bbolt.Tx) error {
-		item := tx.Bucket(bucketEnv).Get(envKey(id))
+	err := s.view(func(v *view) error {
+		item := v.get(bucketEnv, envKey(id))
 		if item == nil {
 			return ErrNotFound
 		}
@@ -204,21 +203,22 @@ func (s *Bolt) List(after mail.EnvelopeID, max int) (l []mail.Envelope, end bool
 	}
 	var damaged []bad
 	l = make([]mail.Envelope, 0, max)
-	err = s.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketEnv).Cursor()
-		k, v := c.Seek(envKey(after + 1))
-		for k != nil && len(l) < max {
-			if len(k) == 8 {
-				id := mail.EnvelopeID(binary.BigEndian.Uint64(k))
-				if e, err := s.unpackEnvelope(id, v); err != nil {
-					damaged = append(damaged, bad{id, err})
-				} else {
-					l = append(l, e)
-				}
+	err = s.view(func(v *view) error {
+		for k, item := range v.from(bucketEnv, envKey(after+1)) {
+			if len(l) == max {
+				return nil
 			}
-			k, v = c.Next()
+			if len(k) != 8 {
+				continue
+			}
+			id := mail.EnvelopeID(binary.BigEndian.Uint64(k))
+			if e, err := s.unpackEnvelope(id, item); err != nil {
+				damaged = append(damaged, bad{id, err})
+			} else {
+				l = append(l, e)
+			}
 		}
-		end = k == nil
+		end = true
 		return nil
 	})
 	for _, b := range damaged {
@@ -317,15 +317,14 @@ func (s *Bolt) Reserve(ctx context.Context, n int) (mail.MessageID, error) {
 // of them, or in a crowded spool as many as one Reserve may want.
 func (t *txn) moreIDs(start uint32) (first, end uint32, err error) {
 	for _, n := range []uint32{idBlock, MaxReserve} {
-		c := t.msg.Cursor()
 		for wraps := 0; wraps < 2; {
 			if start == 0 || start > ^uint32(0)-n {
 				start = 1
 				wraps++
 			}
-			k, _ := c.Seek(msgKey(mail.MessageID(start)))
+			k := t.first(bucketMsg, msgKey(mail.MessageID(start)))
 			if len(k) != 4 || binary.BigEndian.Uint32(k) >= start+n {
-				return start, start + n, t.put(t.meta, metaIDs, binary.BigEndian.AppendUint32(nil, start+n))
+				return start, start + n, t.put(bucketMeta, metaIDs, binary.BigEndian.AppendUint32(nil, start+n))
 			}
 			start = binary.BigEndian.Uint32(k) + 1
 		}

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"smtpd/internal/mail"
 )
 
@@ -245,7 +243,7 @@ func FuzzPages(f *testing.F) {
 		}
 	}
 	var size int64
-	s.view(func(tx *bbolt.Tx) error { size = tx.Size(); return nil })
+	s.view(func(v *view) error { size = v.tx.Size(); return nil })
 	s.Close()
 	db, err := os.ReadFile(filepath.Join(dir, dbName))
 	if err != nil {

@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"smtpd/internal/mail"
 )
 
@@ -41,7 +39,7 @@ func statusFailed() *mail.Status { return mail.NewStatus(451, [3]uint8{4, 3, 0},
 
 // job is one caller's part of a group.
 type job struct {
-	apply func(*txn) error // may run more than once; checks before it changes
+	apply func(*txn) error // may run more than once
 	size  int              // octets it brings
 	grows bool             // new mail: what is refused first when the disk is full
 	id    mail.MessageID   // of new mail: taken back when the group's end is in doubt
@@ -51,22 +49,55 @@ type job struct {
 	done  chan struct{}
 }
 
-// txn is the transaction of a group.
+// txn is what a group sees and changes: the spool, and over it a layer of its
+// own, which nobody else sees before it is durable.
 type txn struct {
-	s                           *Bolt
-	env, msg, body, meta, aside *bbolt.Bucket
-	changes                     int
-	after                       []func() // run once the group is durable
+	view
+	s     *Bolt
+	own   *layer
+	undo  []undone // what the job that runs has changed
+	after []func() // run once the group is durable
 }
 
-func (t *txn) put(b *bbolt.Bucket, key, value []byte) error {
-	t.changes++
-	return b.Put(key, value)
+// undone is what a layer said of a key before.
+type undone struct {
+	in  bucket
+	old entry
+	had bool
 }
 
-func (t *txn) delete(b *bbolt.Bucket, key []byte) error {
-	t.changes++
-	return b.Delete(key)
+func (t *txn) set(b bucket, e entry) {
+	old, had := t.own.of[b].get(e.key)
+	old.key = e.key
+	t.undo = append(t.undo, undone{b, old, had})
+	t.own.set(b, e)
+}
+
+func (t *txn) put(b bucket, key, item []byte) error {
+	if !keyFits(key) {
+		return fmt.Errorf("%w: a key of %d octets", ErrInvalid, len(key))
+	}
+	t.set(b, entry{key: string(key), item: item})
+	return nil
+}
+
+func (t *txn) delete(b bucket, key []byte) error {
+	if t.get(b, key) != nil {
+		t.set(b, entry{key: string(key), under: t.under(b).Get(key) != nil})
+	}
+	return nil
+}
+
+// rollBack takes back what a job has changed and what was to be done after it.
+func (t *txn) rollBack(after int) {
+	for _, u := range slices.Backward(t.undo) {
+		if u.had {
+			t.own.set(u.in, u.old)
+		} else {
+			t.own.remove(u.in, u.old.key)
+		}
+	}
+	t.after = t.after[:after]
 }
 
 // committer is the queue before the loop that commits.
@@ -138,6 +169,7 @@ func (s *Bolt) commitLoop() {
 		c.mu.Unlock()
 		if n == 0 {
 			if closed {
+				s.settle()
 				return
 			}
 			s.idle()
@@ -182,16 +214,23 @@ func gatherUntil(waiting, last, crowd int) int {
 	return min(2*last, crowd/2)
 }
 
-// idle waits for something to do, and trims the map when nothing comes.
+// idle waits for something to do. When nothing comes it empties the log and
+// trims the map.
 func (s *Bolt) idle() {
 	c := &s.commits
-	if s.looked.Load() > 0 {
+	if s.looked.Load() > 0 || s.over.count > 0 {
 		t := time.NewTimer(trimIdle)
 		defer t.Stop()
 		select {
 		case <-c.wake:
 			return
 		case <-t.C:
+			if many := s.over.count > maxOver/16; s.over.count > 0 {
+				s.settle()
+				if many {
+					debug.FreeOSMemory() // what lay over the database
+				}
+			}
 			s.trim()
 		}
 	}
@@ -236,11 +275,27 @@ func (s *Bolt) group(jobs []*job) {
 			close(j.done)
 		}
 	}
+	if s.logFull() {
+		s.settle()
+	}
 	if s.looked.Add(looked) > trimEvery {
 		s.trim()
 	}
-	if now := s.o.Now(); err == nil && !s.reserve && now.After(c.reserveAt) && now.After(c.fullUntil) {
-		c.reserveAt = now.Add(reserveEvery)
+	if now := s.o.Now(); err == nil && now.After(c.reserveAt) && now.After(c.fullUntil) {
+		s.makeRoom(now)
+	}
+}
+
+// makeRoom makes the log and the reserve where they are missing.
+func (s *Bolt) makeRoom(now time.Time) {
+	if s.reserve && s.log.f != nil {
+		return
+	}
+	s.commits.reserveAt = now.Add(reserveEvery)
+	if s.log.f == nil && s.checkpoint() == nil {
+		_ = s.openLog() // tried again
+	}
+	if !s.reserve {
 		s.makeReserve()
 	}
 }
@@ -277,9 +332,7 @@ func (s *Bolt) commitAll(jobs []*job) error {
 	return nil
 }
 
-// commit is one transaction. A job that fails after it began to change things
-// is left out, and the others run again without it; its error is its own. What
-// is returned concerns all.
+// commit makes one group of changes durable. What is returned concerns all.
 func (s *Bolt) commit(jobs []*job) (err error) {
 	if s.broken() != nil {
 		return statusFailed()
@@ -289,59 +342,69 @@ func (s *Bolt) commit(jobs []*job) (err error) {
 			j.err = j.alone()
 		}
 	}
-	for {
-		t, again, err := s.attempt(jobs)
-		if err != nil {
-			s.failed(jobs)
-			return s.diskError(err)
-		}
-		if again {
-			continue
-		}
-		if t != nil {
-			s.commits.undo = nil
-			for _, f := range t.after {
-				f()
-			}
-		}
-		return nil
+	t, err := s.attempt(jobs)
+	if err != nil {
+		s.failed(jobs)
+		return s.diskError(err)
 	}
+	s.commits.undo = nil
+	for _, f := range t.after {
+		f()
+	}
+	return nil
 }
 
-// attempt runs the jobs that have not failed in one transaction. t is nil when
-// there was nothing to change.
-func (s *Bolt) attempt(jobs []*job) (t *txn, again bool, err error) {
+// attempt runs the jobs and makes what they change durable: in the log, or in
+// the database when there is no log, or it fails.
+func (s *Bolt) attempt(jobs []*job) (t *txn, err error) {
 	defer s.guard("commit", &err)
-	tx, err := s.db.Begin(true)
-	if err != nil {
-		return nil, false, err
+	size := int64(recordHead)
+	for _, j := range jobs {
+		size += int64(j.size)
 	}
-	t = s.newTxn(tx)
+	if s.log.doubt || size > s.log.size-s.log.at {
+		if err := s.checkpoint(); err != nil {
+			return nil, err
+		}
+	}
+	if t, err = s.run(jobs); err != nil || t.own.count == 0 {
+		return t, err
+	}
+	if s.logs(jobs) && s.log.append(t.own) == nil {
+		s.publish(t.own)
+		return t, nil
+	}
+	// What lies over the database first: readers shall not see one without the
+	// other. And the database has no doubt what is to be done of the log.
+	if err := s.checkpoint(); err != nil {
+		return nil, err
+	}
+	return t, s.flush(t.own)
+}
+
+// run runs the jobs that have not failed. One that fails is left out with all
+// its changes; its error is its own.
+func (s *Bolt) run(jobs []*job) (*txn, error) {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return nil, err
+	}
+	t := &txn{s: s, own: &layer{}}
+	t.view = view{tx: tx, layers: []*layer{t.own, s.over}}
 	if err := t.takeBack(s.commits.undo); err != nil {
-		return nil, false, errors.Join(err, tx.Rollback())
+		return nil, errors.Join(err, tx.Rollback())
 	}
 	for _, j := range jobs {
 		if j.err != nil {
 			continue
 		}
-		before := t.changes
-		if j.err = j.apply(t); j.err != nil && t.changes != before {
-			return nil, true, tx.Rollback()
+		after := len(t.after)
+		t.undo = t.undo[:0]
+		if j.err = j.apply(t); j.err != nil {
+			t.rollBack(after)
 		}
 	}
-	if t.changes == 0 {
-		return nil, false, tx.Rollback()
-	}
-	return t, false, tx.Commit()
-}
-
-func (s *Bolt) newTxn(tx *bbolt.Tx) *txn {
-	t := &txn{s: s, env: tx.Bucket(bucketEnv), msg: tx.Bucket(bucketMsg), body: tx.Bucket(bucketBody),
-		meta: tx.Bucket(bucketMeta), aside: tx.Bucket(bucketAside)}
-	for _, b := range []*bbolt.Bucket{t.env, t.msg, t.body} {
-		b.FillPercent = fillPercent
-	}
-	return t
+	return t, tx.Rollback()
 }
 
 // failed remembers new mail of a group whose end is in doubt: its senders were

@@ -11,7 +11,6 @@ import (
 	"os"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"smtpd/internal/mail"
@@ -22,6 +21,7 @@ type Moved struct {
 	Name      string            // as Corrupt lists it; a file name for a whole database
 	Reason    string            // one line
 	Envelopes []mail.EnvelopeID // that are no longer in the queue because of it
+	Mended    bool              // it was put right where it is, and not moved at all
 }
 
 // Aside is one item that was moved aside.
@@ -99,7 +99,7 @@ func decodeAside(name string, b []byte) (Aside, error) {
 // moveEnvelope moves a damaged envelope aside, soon.
 func (s *Bolt) moveEnvelope(id mail.EnvelopeID, reason error) {
 	s.submit(&job{apply: func(t *txn) error {
-		item := t.env.Get(envKey(id))
+		item := t.get(bucketEnv, envKey(id))
 		if item == nil {
 			return nil
 		}
@@ -114,7 +114,7 @@ func (s *Bolt) moveEnvelope(id mail.EnvelopeID, reason error) {
 // all its envelopes.
 func (s *Bolt) moveMessage(id mail.MessageID, reason error) {
 	s.submit(&job{apply: func(t *txn) error {
-		if k, _ := t.env.Cursor().Seek(msgKey(id)); t.msg.Get(msgKey(id)) == nil && !bytes.HasPrefix(k, msgKey(id)) {
+		if t.get(bucketMsg, msgKey(id)) == nil && !t.hasEnvelope(id) {
 			return nil
 		}
 		return t.moveAside("msg-"+id.String(), reason, id, nil)
@@ -127,8 +127,10 @@ func (t *txn) moveAside(name string, reason error, id mail.MessageID, env *mail.
 	a := &Aside{Name: name, Reason: mail.Clean(reason.Error(), 200), When: t.s.o.Now()}
 	prefix := msgKey(id)
 	others := false
-	c := t.env.Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	for k, v := range t.from(bucketEnv, prefix) {
+		if !bytes.HasPrefix(k, prefix) {
+			break
+		}
 		if env != nil && (len(k) != 8 || binary.BigEndian.Uint64(k) != uint64(*env)) {
 			others = true
 			continue
@@ -136,10 +138,10 @@ func (t *txn) moveAside(name string, reason error, id mail.MessageID, env *mail.
 		a.parts = append(a.parts, part{kindEnvelope, bytes.Clone(k), bytes.Clone(v)})
 	}
 	if !others {
-		if v := t.msg.Get(prefix); v != nil {
+		if v := t.get(bucketMsg, prefix); v != nil {
 			a.parts = append(a.parts, part{kindMessage, prefix, bytes.Clone(v)})
 		}
-		if v := t.body.Get(prefix); v != nil {
+		if v := t.get(bucketBody, prefix); v != nil {
 			a.parts = append(a.parts, part{kindBody, prefix, bytes.Clone(v)})
 		} else {
 			a.file = true
@@ -150,7 +152,7 @@ func (t *txn) moveAside(name string, reason error, id mail.MessageID, env *mail.
 
 // keepAside takes the parts of a out of the queue and keeps them.
 func (t *txn) keepAside(a *Aside, id mail.MessageID) error {
-	for n := 1; t.aside.Get([]byte(a.Name)) != nil; n++ {
+	for n := 1; t.get(bucketAside, []byte(a.Name)) != nil; n++ {
 		a.Name = fmt.Sprintf("%.12s-%d", a.Name, n)
 	}
 	m := Moved{Name: a.Name, Reason: a.Reason}
@@ -158,7 +160,7 @@ func (t *txn) keepAside(a *Aside, id mail.MessageID) error {
 		if p.kind == kindEnvelope && len(p.key) == 8 {
 			m.Envelopes = append(m.Envelopes, mail.EnvelopeID(binary.BigEndian.Uint64(p.key)))
 		}
-		if err := t.delete(t.bucket(p.kind), p.key); err != nil {
+		if err := t.delete(bucketOf(p.kind), p.key); err != nil {
 			return err
 		}
 	}
@@ -166,7 +168,7 @@ func (t *txn) keepAside(a *Aside, id mail.MessageID) error {
 	if err != nil {
 		return err
 	}
-	if err := t.put(t.aside, []byte(a.Name), b); err != nil {
+	if err := t.put(bucketAside, []byte(a.Name), b); err != nil {
 		return err
 	}
 	if a.file {
@@ -191,32 +193,33 @@ func (s *Bolt) moveFile(from, to string) {
 	}
 }
 
-func (t *txn) bucket(kind byte) *bbolt.Bucket {
+func bucketOf(kind byte) bucket {
 	switch kind {
 	case kindEnvelope:
-		return t.env
+		return bucketEnv
 	case kindMessage:
-		return t.msg
+		return bucketMsg
 	}
-	return t.body
+	return bucketBody
 }
 
 // Corrupt lists what was moved aside, by name, up to max items behind after.
 func (s *Bolt) Corrupt(after string, max int) (l []Aside, end bool, err error) {
-	err = s.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketAside).Cursor()
-		k, v := c.Seek([]byte(after))
-		if k != nil && string(k) == after {
-			k, v = c.Next()
-		}
-		for ; k != nil && len(l) < max; k, v = c.Next() {
-			a, err := decodeAside(string(k), v)
+	err = s.view(func(v *view) error {
+		for k, item := range v.from(bucketAside, []byte(after)) {
+			if string(k) == after {
+				continue
+			}
+			if len(l) >= max {
+				return nil
+			}
+			a, err := decodeAside(string(k), item)
 			if err != nil {
 				a = Aside{Name: string(k), Reason: "what was kept is damaged too: " + err.Error()}
 			}
 			l = append(l, a)
 		}
-		end = k == nil
+		end = true
 		return nil
 	})
 	return l, end, err
@@ -226,12 +229,12 @@ func (s *Bolt) Corrupt(after string, max int) (l []Aside, end bool, err error) {
 // of its body, whatever the checksums say: all of an inline body, up to MaxInline
 // octets of one in a file.
 func (s *Bolt) Inspect(name string) (a Aside, envs []mail.Envelope, body []byte, err error) {
-	err = s.view(func(tx *bbolt.Tx) error {
-		v := tx.Bucket(bucketAside).Get([]byte(name))
-		if v == nil {
+	err = s.view(func(v *view) error {
+		item := v.get(bucketAside, []byte(name))
+		if item == nil {
 			return ErrNotFound
 		}
-		a, err = decodeAside(name, v)
+		a, err = decodeAside(name, item)
 		return err
 	})
 	for _, p := range a.parts {
@@ -332,7 +335,7 @@ func (s *Bolt) Return(ctx context.Context, name string) ([]mail.Envelope, error)
 		return nil, err
 	}
 	err = s.do(&job{apply: func(t *txn) error {
-		switch there := t.msg.Get(msgKey(id)) != nil; {
+		switch there := t.get(bucketMsg, msgKey(id)) != nil; {
 		case there && whole:
 			return fmt.Errorf("%w: message %s", ErrExists, id)
 		case !there && !whole:
@@ -357,7 +360,7 @@ func (s *Bolt) Return(ctx context.Context, name string) ([]mail.Envelope, error)
 				return err
 			}
 		}
-		return t.delete(t.aside, []byte(name))
+		return t.delete(bucketAside, []byte(name))
 	}})
 	return envs, err
 }
@@ -367,7 +370,7 @@ func (t *txn) putBack(kind byte, key, plain []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.put(t.bucket(kind), key, item)
+	return t.put(bucketOf(kind), key, item)
 }
 
 // returnRecord makes the record of a message that is to be returned. whole is
@@ -435,13 +438,13 @@ func (s *Bolt) Discard(ctx context.Context, name string) error {
 		return err
 	}
 	return s.do(&job{apply: func(t *txn) error {
-		v := t.aside.Get([]byte(name))
+		v := t.get(bucketAside, []byte(name))
 		if v == nil {
 			return ErrNotFound
 		}
 		if a, err := decodeAside(name, v); err != nil || a.file {
 			t.after = append(t.after, func() { t.s.fs.Remove(t.s.path(corruptDir, name)) })
 		}
-		return t.delete(t.aside, []byte(name))
+		return t.delete(bucketAside, []byte(name))
 	}})
 }

@@ -25,8 +25,8 @@ func TestRefusals(t *testing.T) {
 		o       queue.Options
 		want    string // after "spool DIR: "
 	}{
-		"newer format": {func(t *testing.T, dir string) { setMeta(t, dir, "format", []byte{0, 0, 0, 3}) }, queue.Options{},
-			"format 3 is newer than this smtpd understands (2)"},
+		"newer format": {func(t *testing.T, dir string) { setMeta(t, dir, "format", []byte{0, 0, 0, 4}) }, queue.Options{},
+			"format 4 is newer than this smtpd understands (3)"},
 		"no format": {func(t *testing.T, dir string) { setMeta(t, dir, "format", []byte{0, 0, 0, 0}) }, queue.Options{},
 			"queue.db has a format that never was: 0"},
 		"not a spool": {func(t *testing.T, dir string) { write(t, dir, "queue.db", strings.Repeat("text\n", 2000)) }, queue.Options{},
@@ -277,8 +277,9 @@ func pageIsZero(b []byte) bool {
 	return true
 }
 
-// flip changes one octet of one file in a copy of the spool, and looks.
-func flip(t *testing.T, dir, file string, at int, bodies map[mail.MessageID]string) {
+// flip changes one octet of one file in a copy of the spool, and looks. It gives
+// what is missing, and the names of what was moved aside.
+func flip(t *testing.T, dir, file string, at int, bodies map[mail.MessageID]string) (bad []mail.MessageID, names []string) {
 	t.Helper()
 	copied := copyOf(t, dir)
 	defer os.RemoveAll(copied)
@@ -293,18 +294,19 @@ func flip(t *testing.T, dir, file string, at int, bodies map[mail.MessageID]stri
 	f.WriteAt(b, int64(at))
 	f.Close()
 	moved := make(chan queue.Moved, 1000)
-	s, err := queue.Open(copied, queue.Options{Moved: func(m queue.Moved) { moved <- m }})
+	s, err := queue.Open(copied, queue.Options{LogSize: smallLog, Moved: func(m queue.Moved) { moved <- m }})
 	if err != nil {
 		t.Errorf("%s octet %d: %v", file, at, err)
-		return
+		return nil, nil
 	}
-	bad, err := look(s, bodies)
+	bad, err = look(s, bodies)
 	if _, perr := put(t, s, "one more"); err != nil || perr != nil {
 		t.Errorf("%s octet %d: %v, %v", file, at, err, perr)
 	}
 	named := map[mail.MessageID]bool{}
 	for len(moved) > 0 {
 		m := <-moved
+		names = append(names, m.Name)
 		for _, id := range m.Envelopes {
 			named[id.Message()] = true
 		}
@@ -323,6 +325,7 @@ func flip(t *testing.T, dir, file string, at int, bodies map[mail.MessageID]stri
 	if err := s.Close(); err != nil {
 		t.Errorf("%s octet %d: %v", file, at, err)
 	}
+	return bad, names
 }
 
 // copyOf copies a spool; what is empty at the end of the database stays a hole.

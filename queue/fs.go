@@ -14,6 +14,10 @@ type FS interface {
 	// OpenDB opens a database on a file that was opened, and locked, before.
 	OpenDB(f *os.File, o *bbolt.Options) (*bbolt.DB, error)
 	Sync(f *os.File) error
+	// WriteAt writes to a file where it has been written before.
+	WriteAt(f *os.File, b []byte, off int64) (int, error)
+	// SyncData makes what WriteAt has written durable.
+	SyncData(f *os.File) error
 	SyncDir(name string) error
 	Rename(from, to string) error
 	Link(from, to string) error
@@ -40,6 +44,12 @@ func (OS) OpenDB(f *os.File, o *bbolt.Options) (*bbolt.DB, error) {
 
 // Sync makes the content of f durable.
 func (OS) Sync(f *os.File) error { return f.Sync() }
+
+// WriteAt is f.WriteAt.
+func (OS) WriteAt(f *os.File, b []byte, off int64) (int, error) { return f.WriteAt(b, off) }
+
+// SyncData makes what WriteAt has written durable.
+func (OS) SyncData(f *os.File) error { return syncData(f) }
 
 // SyncDir makes the names in a folder durable.
 func (OS) SyncDir(name string) error {

@@ -160,6 +160,7 @@ func (m *image) salvage() *salvage {
 		}
 	}
 	if len(gaps) > 0 && len(trees) > 0 {
+		v.tree = trees[0] // which knows all pages
 		v.strays(gaps)
 	}
 	v.mendKeys()

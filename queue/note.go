@@ -3,8 +3,6 @@ package queue
 import (
 	"bytes"
 	"context"
-
-	"go.etcd.io/bbolt"
 )
 
 // noteKey is where meta has a note.
@@ -17,21 +15,21 @@ func (s *Bolt) Note(ctx context.Context, name string, value []byte) error {
 	}
 	key := noteKey(name)
 	if len(value) == 0 {
-		return s.do(&job{apply: func(t *txn) error { return t.delete(t.meta, key) }})
+		return s.do(&job{apply: func(t *txn) error { return t.delete(bucketMeta, key) }})
 	}
 	item, err := s.pack.pack(kindNote, key, value)
 	if err != nil {
 		return err
 	}
-	return s.do(&job{size: len(item), apply: func(t *txn) error { return t.put(t.meta, key, item) }})
+	return s.do(&job{size: len(item), apply: func(t *txn) error { return t.put(bucketMeta, key, item) }})
 }
 
 // Noted implements Store.
 func (s *Bolt) Noted(name string) (value []byte, err error) {
 	key := noteKey(name)
 	var bad error
-	err = s.view(func(tx *bbolt.Tx) error {
-		if item := tx.Bucket(bucketMeta).Get(key); item != nil {
+	err = s.view(func(v *view) error {
+		if item := v.get(bucketMeta, key); item != nil {
 			value, bad = s.pack.unpack(kindNote, key, item)
 			value = bytes.Clone(value)
 		}

@@ -25,7 +25,7 @@ func (s *Bolt) mostlyFree() bool {
 
 // size is how much of the file is in use or free inside, in octets.
 func (s *Bolt) size() (n int64) {
-	s.view(func(tx *bbolt.Tx) error { n = tx.Size(); return nil })
+	s.view(func(v *view) error { n = v.tx.Size(); return nil })
 	return n
 }
 
@@ -42,9 +42,12 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 
 // compact replaces the database by a copy. It runs on the loop, or in Open.
 func (s *Bolt) compact() (err error) {
+	defer s.guard("compact", &err)
+	if err := s.checkpoint(); err != nil {
+		return err
+	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	defer s.guard("compact", &err)
 	name := s.path(newName)
 	if err := s.fs.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -80,8 +83,8 @@ func (s *Bolt) compact() (err error) {
 // makeReserve fills a file that is given up when the disk is full: removing
 // mail must write before it frees anything. Without room there is no reserve.
 func (s *Bolt) makeReserve() {
-	name := s.path(reserveName)
-	if info, err := s.fs.Stat(name); err == nil && info.Size() == reserveSize {
+	name, size := s.path(reserveName), s.log.size*reserveHalves/2
+	if info, err := s.fs.Stat(name); err == nil && info.Size() == size {
 		s.reserve = true
 		return
 	}
@@ -92,7 +95,8 @@ func (s *Bolt) makeReserve() {
 	// Octets that no file system stores as less than they are.
 	b := make([]byte, 64<<10)
 	r := rand.NewChaCha8([32]byte{})
-	for n := 0; n < reserveSize && err == nil; n += len(b) {
+	for n := int64(0); n < size && err == nil; n += int64(len(b)) {
+		b = b[:min(int64(len(b)), size-n)]
 		r.Read(b)
 		_, err = f.Write(b)
 	}
@@ -115,8 +119,8 @@ func (s *Bolt) dropReserve() bool {
 // would otherwise count every page ever looked at as ours. The file cache of
 // the system keeps them as long as it likes.
 func (s *Bolt) trim() {
-	s.view(func(tx *bbolt.Tx) error {
-		unmapPages(s.db.Info().Data, uintptr(tx.Size()))
+	s.view(func(v *view) error {
+		unmapPages(s.db.Info().Data, uintptr(v.tx.Size()))
 		return nil
 	})
 	s.looked.Store(0)

@@ -1,10 +1,14 @@
 // Package queue is the spool: messages and envelopes that survive a power cut.
 // It owns everything below one folder: queue.db (bbolt: envelopes, messages,
-// bodies up to MaxInline), body/ (larger bodies, a file each) and corrupt/
-// (what could not be read). One goroutine per open store commits what all
-// callers want changed, in groups. The package knows nothing of processes or
-// schedules, never answers before the disk has what it answers for, and never
-// drops an item it cannot read: such an item is moved aside with the reason.
+// bodies up to MaxInline), queue.log (what has been changed and is not in queue.db
+// yet), body/ (larger bodies, a file each), corrupt/ (what could not be read) and
+// reserve (room to be given up when the disk is full). One goroutine per open
+// store makes durable what all callers want changed, in groups: each is one
+// record of the log and one sync, and what the log holds lies in memory over the
+// database until it goes there, many groups at a time. The package knows nothing of
+// processes or schedules, never answers before the disk has what it answers for,
+// and never drops an item it cannot read: such an item is moved aside with the
+// reason.
 package queue
 
 import (

@@ -22,7 +22,8 @@ const workVar = "QUEUE_TEST_WORK"
 
 // TestSyncOrder holds against the kernel what queuetest.Disk supposes of bbolt:
 // pages, sync, meta page, sync; and that a body and its folder are synced before
-// the pages that name it.
+// the record, or the pages, that name it; and that a record is synced before the
+// next one, and before the database.
 func TestSyncOrder(t *testing.T) {
 	if dir := os.Getenv(workVar); dir != "" {
 		watched(t, dir)
@@ -53,19 +54,19 @@ func TestSyncOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commits, bodies, err := inOrder(string(trace), dir)
+	commits, records, bodies, err := inOrder(string(trace), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d commits, %d bodies", commits, bodies)
-	if commits < 20 || bodies < 2 {
-		t.Errorf("%d commits and %d bodies seen", commits, bodies)
+	t.Logf("%d commits, %d records, %d bodies", commits, records, bodies)
+	if commits < 3 || records < 20 || bodies < 2 {
+		t.Errorf("%d commits, %d records and %d bodies seen", commits, records, bodies)
 	}
 }
 
 // watched is the work: mail with bodies of both kinds, changed and removed.
 func watched(t *testing.T, dir string) {
-	s := open(t, dir, queue.Options{})
+	s := open(t, dir, queue.Options{LogSize: 64 << 10})
 	for i := range 8 {
 		id, err := s.Reserve(t.Context(), 1)
 		if err != nil {
@@ -102,9 +103,10 @@ func watched(t *testing.T, dir string) {
 var call = regexp.MustCompile(`^\d+ +(\w+)\((?:\d+<([^>]*)>)?.*?(?:, (\d+)\) *= \d+|\) *= \d+)`)
 
 // inOrder reads a trace and finds writes that a sync had to come between.
-func inOrder(trace, dir string) (commits, bodies int, err error) {
-	db := filepath.Join(dir, "queue.db")
+func inOrder(trace, dir string) (commits, records, bodies int, err error) {
+	db, log := filepath.Join(dir, "queue.db"), filepath.Join(dir, "queue.log")
 	pages, meta := false, false // written, and not synced
+	record := false             // too
 	dirty := map[string]bool{}  // bodies written and not synced
 	names := false              // bodies that have their names, which are not synced
 	for line := range strings.Lines(whole(trace)) {
@@ -115,18 +117,24 @@ func inOrder(trace, dir string) (commits, bodies int, err error) {
 		name, file := m[1], strings.TrimSuffix(m[2], ".new")
 		isMeta := m[3] == "0" || m[3] == fmt.Sprint(os.Getpagesize())
 		switch {
+		case name == "pwrite64" && record:
+			return 0, 0, 0, fmt.Errorf("written while a record is not synced: %s", line)
+		case name == "pwrite64" && (file == db || file == log) && (len(dirty) > 0 || names):
+			return 0, 0, 0, fmt.Errorf("written before bodies %v or their folder are synced: %s", dirty, line)
+		case name == "pwrite64" && file == log:
+			record = true
+			records++
+		case name == "fdatasync" && file == log:
+			record = false
 		case name == "pwrite64" && file == db && isMeta:
 			if pages {
-				return 0, 0, fmt.Errorf("a meta page is written before its pages are synced: %s", line)
+				return 0, 0, 0, fmt.Errorf("a meta page is written before its pages are synced: %s", line)
 			}
 			meta = true
 			commits++
 		case name == "pwrite64" && file == db:
-			switch {
-			case meta:
-				return 0, 0, fmt.Errorf("pages are written before the meta page is synced: %s", line)
-			case len(dirty) > 0 || names:
-				return 0, 0, fmt.Errorf("pages are written before bodies %v or their folder are synced: %s", dirty, line)
+			if meta {
+				return 0, 0, 0, fmt.Errorf("pages are written before the meta page is synced: %s", line)
 			}
 			pages = true
 		case strings.HasSuffix(name, "sync") && file == db:
@@ -142,7 +150,7 @@ func inOrder(trace, dir string) (commits, bodies int, err error) {
 			names = false
 		}
 	}
-	return commits, bodies, nil
+	return commits, records, bodies, nil
 }
 
 // whole puts calls together that strace shows in two pieces, at the place of

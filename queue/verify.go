@@ -1,15 +1,12 @@
 package queue
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
-
-	"go.etcd.io/bbolt"
 
 	"smtpd/internal/mail"
 )
@@ -65,13 +62,11 @@ func (s *Bolt) Verify(ctx context.Context, report func(line string)) (r VerifyRe
 
 // nextMessage is the least id above id; 0: there is none.
 func (s *Bolt) nextMessage(id mail.MessageID) (next mail.MessageID, err error) {
-	err = s.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketMsg).Cursor()
-		k, _ := c.Seek(msgKey(id))
-		if k != nil && bytes.Equal(k, msgKey(id)) {
-			k, _ = c.Next()
-		}
-		if len(k) == 4 {
+	if id == ^mail.MessageID(0) {
+		return 0, nil
+	}
+	err = s.view(func(v *view) error {
+		if k := v.first(bucketMsg, msgKey(id+1)); len(k) == 4 {
 			next = mail.MessageID(binary.BigEndian.Uint32(k))
 		}
 		return nil
@@ -79,12 +74,16 @@ func (s *Bolt) nextMessage(id mail.MessageID) (next mail.MessageID, err error) {
 	return next, err
 }
 
-// verifyPages looks at the database between two commits.
+// verifyPages looks at the database between two commits, once it has what the
+// log holds.
 func (s *Bolt) verifyPages() (damage error) {
 	if runtime.GOOS == "openbsd" {
 		return nil // there a second map does not show what was written since
 	}
 	err := s.do(&job{apply: func(*txn) error { return nil }, alone: func() error {
+		if err := s.checkpoint(); err != nil {
+			return err
+		}
 		f, err := s.fs.OpenFile(s.path(dbName), os.O_RDONLY, 0)
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ var postures = map[string]posture{
 	"control":   {"_smtpd", "/var/empty", "2", "0", 8, []string{`^socket /run/smtpd.sock$`}},
 	"lookup":    {"_smtpd", "/", "2", "0", 6, nil},
 	"smtp":      {"_smtpd", "/var/empty", "2", "0", 5, []string{`^socket tcp$`}},
-	"queue":     {"_smtpq", "/var/spool/smtpd/queue", "2", "0", 6, []string{`^/var/spool/smtpd/queue/queue\.db$`}},
+	"queue":     {"_smtpq", "/var/spool/smtpd/queue", "2", "0", 6, []string{`^/var/spool/smtpd/queue/queue\.db$`, `^/var/spool/smtpd/queue/queue\.log$`}},
 	"scheduler": {"_smtpd", "/var/empty", "2", "0", 3, nil},
 	"mta":       {"_smtpd", "/var/empty", "2", "0", 5, nil},
 	"mda":       {"_smtpd", "/var/empty", "2", "0", 4, nil},
@@ -169,7 +169,7 @@ func checkDescriptors(t *testing.T, pid int, want posture) {
 	sort.Strings(others)
 	for _, o := range others {
 		if !slices.ContainsFunc(want.files, func(re string) bool {
-			return regexp.MustCompile(re).MatchString(o) || strings.HasSuffix(o, "/queue/queue.db") && strings.Contains(re, "queue")
+			return regexp.MustCompile(re).MatchString(o) || (strings.HasSuffix(o, "/queue/queue.db") || strings.HasSuffix(o, "/queue/queue.log")) && strings.Contains(re, "queue")
 		}) {
 			t.Errorf("unexpected descriptor: %s", o)
 		}

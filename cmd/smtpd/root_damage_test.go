@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// TestRootFlippedByte flips one byte of each file of a spool in turn, and of the
-// database many: the daemon starts and lives, all mail but what was hit is
+// TestRootFlippedByte flips one byte of each file of a spool in turn, of the
+// database and the log many; the daemon that had it was killed, so that there is
+// mail in the log: the daemon starts and lives, all mail but what was hit is
 // delivered, what was hit is named, and new mail is taken.
 func TestRootFlippedByte(t *testing.T) {
 	if !asRoot(t) {
@@ -36,8 +37,10 @@ func TestRootFlippedByte(t *testing.T) {
 		token, _, _ := strings.Cut(after, "\n")
 		ids[strings.TrimSpace(token)] = id
 	}
-	if err := d.stop(); err != nil || len(ids) != 14 || len(l.acked) != 14 {
-		t.Fatalf("%v, %d ids of %d mails", err, len(ids), len(l.acked))
+	d.kill()
+	waitFor(t, "all processes to end", func() bool { return len(workersAlive()) == 0 })
+	if len(ids) != 14 || len(l.acked) != 14 {
+		t.Fatalf("%d ids of %d mails", len(ids), len(l.acked))
 	}
 	whole := filepath.Join(t.TempDir(), "whole")
 	shell(t, `cp -a `+spool+` `+whole)
@@ -56,8 +59,11 @@ func TestRootFlippedByte(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	for _, name := range files {
 		flips := 1
-		if filepath.Base(name) == "queue.db" {
+		switch filepath.Base(name) {
+		case "queue.db":
 			flips = 12
+		case "queue.log":
+			flips = 6
 		}
 		for range flips {
 			shell(t, `rm -rf `+spool+` /home/alice/Maildir && cp -a `+whole+` `+spool)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"smtpd/internal/mail"
@@ -87,6 +88,48 @@ func TestCrash(t *testing.T, open Reopen, writers, each, times int) {
 		}
 	}
 	t.Logf("%d steps", d.Len())
+	crashes(t, l, open, 0, times)
+}
+
+// TestCrashFaults is TestCrash on a disk that fails now and then: what it was
+// told to have is there, what it was told not to have may be.
+func TestCrashFaults(t *testing.T, open Reopen, lives, times int) {
+	d := NewDisk(t.TempDir())
+	l := &ledger{disk: d, bodies: map[mail.MessageID]string{}}
+	s, err := open(d.root, d, func(what string) { t.Errorf("moved aside: %s", what) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(5, uint64(lives)))
+	failed := 0
+	for i := range lives {
+		left, many := r.IntN(9), 1+r.IntN(4)
+		kind := []string{"write", "sync"}[r.IntN(2)]
+		d.SetFail(func(step, _ string) error {
+			if step != kind && i%3 > 0 {
+				return nil
+			}
+			if left--; left < 0 && left >= -many {
+				return syscall.EIO
+			}
+			return nil
+		})
+		err := l.life(t.Context(), s, i)
+		d.SetFail(nil)
+		if _, ok := errors.AsType[*mail.Status](err); err != nil && !ok {
+			t.Fatalf("life %d: %v", i, err)
+		}
+		if err != nil {
+			failed++
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d steps, %d of %d lives failed", d.Len(), failed, lives)
+	if failed == 0 || failed == lives {
+		t.Error("nothing is tried so")
+	}
 	crashes(t, l, open, 0, times)
 }
 

@@ -113,10 +113,8 @@ func (d *Disk) Marks(n int) []any {
 // add notes a step. A commit that has been heard of was synced.
 func (d *Disk) add(o op) {
 	for ino := range d.dirty {
-		if o.kind != opWrite || o.inode == ino {
-			d.ops = append(d.ops, op{kind: opSync, inode: ino})
-			delete(d.dirty, ino)
-		}
+		d.ops = append(d.ops, op{kind: opSync, inode: ino})
+		delete(d.dirty, ino)
 	}
 	d.ops = append(d.ops, o)
 }
@@ -227,6 +225,31 @@ func (d *Disk) Sync(f *os.File) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.add(op{kind: opSync, inode: d.live[f.Name()], data: b, whole: true})
+	return nil
+}
+
+// WriteAt implements queue.FS.
+func (d *Disk) WriteAt(f *os.File, b []byte, off int64) (int, error) {
+	if err := d.failing("write", f.Name()); err != nil {
+		return 0, err
+	}
+	d.mu.Lock()
+	d.add(op{kind: opWrite, inode: d.live[f.Name()], off: off, data: append([]byte(nil), b...)})
+	d.mu.Unlock()
+	return d.OS.WriteAt(f, b, off)
+}
+
+// SyncData implements queue.FS.
+func (d *Disk) SyncData(f *os.File) error {
+	if err := d.failing("sync", f.Name()); err != nil {
+		return err
+	}
+	if err := d.OS.SyncData(f); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.add(op{kind: opSync, inode: d.live[f.Name()]})
 	return nil
 }
 
@@ -375,7 +398,7 @@ func (m *model) step(o op) {
 	case opSync:
 		c := m.files[o.inode]
 		if o.whole {
-			c.data, c.known = o.data, true
+			c.data, c.known = append([]byte(nil), o.data...), true // later writes go into it
 		}
 		for _, w := range c.pending {
 			c.write(w.off, w.data)

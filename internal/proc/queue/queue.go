@@ -233,7 +233,11 @@ func (s *state) stop(cause error) error {
 
 // moved is told by the store of what it moved aside. It may not call the store.
 func (s *state) moved(m queue.Moved) {
-	s.log.Warn("warn: queue: " + m.Name + " moved aside: " + m.Reason)
+	what := " moved aside: "
+	if m.Mended {
+		what = " put right: "
+	}
+	s.log.Warn("warn: queue: " + m.Name + what + m.Reason)
 	if len(m.Envelopes) > 0 {
 		s.begin(func() { s.out.gone(mail.GoneCorrupt, m.Envelopes...) })
 	}
