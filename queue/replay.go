@@ -265,9 +265,12 @@ func readBlocks(f *os.File) ([]byte, error) {
 	return b, nil
 }
 
-// tellOfLog says what was wrong with the log that was read. One with damage that
-// could not be put right is kept aside. Its records are in the database.
+// tellOfLog says what was wrong with the log that was read, in whose place comes a
+// new one then. One with damage that could not be put right is kept aside. Its records are in the database.
 func (s *Bolt) tellOfLog(r *logReader) error {
+	if r.foreign || r.damaged > 0 || r.mended > 0 {
+		s.log.salt = [saltSize]byte{} // a new one is made
+	}
 	switch {
 	case r.foreign || r.damaged > 0:
 		name := fmt.Sprintf("%s-%d", logName, s.o.Now().Unix())
@@ -275,7 +278,6 @@ func (s *Bolt) tellOfLog(r *logReader) error {
 		if r.foreign {
 			reason = "it is no log"
 		}
-		s.log.salt = [saltSize]byte{} // a new one is made
 		if err := s.fs.Rename(s.path(logName), s.path(corruptDir, name)); err != nil {
 			return err
 		}
