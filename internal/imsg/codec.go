@@ -215,7 +215,7 @@ func List[T any](c *Codec, l *[]T, max int, item func(*Codec, *T)) {
 		}
 		*l = nil
 		if n > 0 {
-			*l = make([]T, 0, min(n, 256))
+			*l = make([]T, 0, min(n, 512))
 		}
 		for i := range n {
 			var none T

@@ -22,15 +22,17 @@ type Sched struct {
 	Inflight     bool // leased already: an attempt is under way and will report
 }
 
-func sched(c *Codec, s *Sched) {
+// schedAfter is an envelope as what differs from the one before: mostly of the
+// same message.
+func schedAfter(c *Codec, before, s *Sched) {
 	Uint(c, &s.ID)
 	Uint(c, &s.Kind)
 	Uint(c, &s.Flags)
-	c.Name(&s.Dispatcher)
-	String(c, &s.Domain, mail.MaxDomain)
-	c.Time(&s.Created)
-	c.Duration(&s.TTL)
-	c.Time(&s.LastTry)
+	again(c, &before.Dispatcher, &s.Dispatcher, (*Codec).Name)
+	again(c, &before.Domain, &s.Domain, func(c *Codec, d *string) { String(c, d, mail.MaxDomain) })
+	again(c, &before.Created, &s.Created, (*Codec).Time)
+	again(c, &before.TTL, &s.TTL, (*Codec).Duration)
+	again(c, &before.LastTry, &s.LastTry, (*Codec).Time)
 	Uint(c, &s.Retry)
 	Uint(c, &s.DelayNotices)
 	Uint(c, &s.Notify)
@@ -45,7 +47,14 @@ type Scheduled struct {
 }
 
 // Fields implements Msg.
-func (m *Scheduled) Fields(c *Codec) { List(c, &m.Envelopes, MaxItems, sched); c.Bool(&m.Loaded) }
+func (m *Scheduled) Fields(c *Codec) {
+	before := &Sched{}
+	List(c, &m.Envelopes, MaxItems, func(c *Codec, s *Sched) {
+		schedAfter(c, before, s)
+		before = s
+	})
+	c.Bool(&m.Loaded)
+}
 
 // Gone tells the scheduler of envelopes that are no more. queue -> scheduler.
 type Gone struct {

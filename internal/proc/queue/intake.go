@@ -131,11 +131,7 @@ func (s *state) commit(r *ipc.Request, m *imsg.Commit, envs []mail.Envelope, ok 
 		return
 	}
 	r.Reply(&imsg.Committed{Status: mail.Status{Code: 250}}, nil)
-	sched := make([]imsg.Sched, len(envs))
-	for i := range envs {
-		sched[i] = schedOf(&envs[i], false)
-	}
-	s.out.scheduled(sched...)
+	s.out.accepted(envs)
 }
 
 func (s *state) commitFailed(r *ipc.Request, m *imsg.Commit, err error) {

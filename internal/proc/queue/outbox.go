@@ -90,18 +90,53 @@ func (o *outbox) scheduled(l ...imsg.Sched) {
 
 func (o *outbox) schedule(l []imsg.Sched) {
 	for len(l) > 0 {
-		var m *imsg.Scheduled
-		if n := len(o.msgs); n > 0 {
-			m, _ = o.msgs[n-1].(*imsg.Scheduled)
-		}
-		if m == nil || m.Loaded || len(m.Envelopes) >= outboxPart {
-			m = &imsg.Scheduled{}
-			o.put(m, 0)
-		}
+		m := o.part()
 		n := min(len(l), outboxPart-len(m.Envelopes))
 		m.Envelopes = append(m.Envelopes, l[:n]...)
 		o.count += n
 		l = l[n:]
+	}
+}
+
+// accepted tells of the envelopes of a message that is new. It waits as
+// scheduled does.
+func (o *outbox) accepted(envs []mail.Envelope) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.room() {
+		return
+	}
+	var m *imsg.Scheduled
+	for i := range envs {
+		if m == nil || len(m.Envelopes) == outboxPart {
+			m = o.part()
+		}
+		m.Envelopes = append(m.Envelopes, schedOf(&envs[i], false))
+	}
+	o.count += len(envs)
+}
+
+// parts are the memory of what was sent.
+var parts = sync.Pool{New: func() any { return new([outboxPart]imsg.Sched) }}
+
+// part is the imsg that envelopes are added to, in the memory of a part.
+func (o *outbox) part() *imsg.Scheduled {
+	if n := len(o.msgs); n > 0 {
+		if m, ok := o.msgs[n-1].(*imsg.Scheduled); ok && !m.Loaded && len(m.Envelopes) < outboxPart {
+			return m
+		}
+	}
+	m := &imsg.Scheduled{Envelopes: parts.Get().(*[outboxPart]imsg.Sched)[:0]}
+	o.put(m, 0)
+	return m
+}
+
+// sent gives the memory of a part back.
+func sent(m imsg.Msg) {
+	if m, ok := m.(*imsg.Scheduled); ok && cap(m.Envelopes) == outboxPart {
+		clear(m.Envelopes)
+		parts.Put((*[outboxPart]imsg.Sched)(m.Envelopes[:outboxPart]))
+		m.Envelopes = nil
 	}
 }
 
@@ -189,6 +224,7 @@ func (o *outbox) run(ctx context.Context) {
 			if o.generation() != gen || o.link.Send(m, nil) != nil {
 				break // the next scheduler asks for everything
 			}
+			sent(m)
 		}
 		if ended {
 			return
