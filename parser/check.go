@@ -180,10 +180,19 @@ func (c *checker) noSuch(kind string, name *token, format string, known []string
 	switch {
 	case line > 0:
 		hint = fmt.Sprintf(", it is declared in line %d and must stand above its use", line)
-	case hint == "" && kind == "table" && bareText(name.text):
-		hint = fmt.Sprintf("; declare it above: table %[1]s file:/etc/mail/%[1]s", name.text)
+	case hint == "" && declareAs[kind] != "" && bareText(name.text):
+		hint = "; declare it above" + fmt.Sprintf(declareAs[kind], name.text)
 	}
 	c.errorf(name.pos, format+"%s", name.text, hint)
+}
+
+// declareAs is how names of a kind are declared.
+var declareAs = map[string]string{
+	"table":       ": table %[1]s file:/etc/mail/%[1]s",
+	"action":      ", as in: action %s maildir",
+	"filter":      ", as in: filter %s proc-exec \"PROGRAM\"",
+	"proc":        ": proc %s \"PROGRAM\"",
+	"mda wrapper": ", as in: mda wrapper %s \"PROGRAM %%{mda}\"",
 }
 
 // notKnown warns of a user or group that the system has not.

@@ -98,6 +98,10 @@ func (s *statements) olderStatement(toks []token) string {
 	if f := s.dialect.first; f != nil {
 		text += fmt.Sprintf(", this file uses %q (line %d)", f.text, f.pos.line)
 	}
+	if w == "hostname" && len(toks) > 1 && validName(toks[1].text) {
+		// What is left of it in the present form, admd, is not the server's name.
+		return text + fmt.Sprintf("; write: hostname %s behind listen on, or that name into %s", toks[1].text, s.o.Mailname)
+	}
 	if now := s.present(toks, old); now != "" {
 		text += "; write: " + now
 	}

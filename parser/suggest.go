@@ -36,7 +36,7 @@ func nearest(found string, words []string) string {
 		return ""
 	}
 	words = slices.Sorted(slices.Values(words))
-	best, least := "", 1+2*min(3, (len(found)+1)/3)
+	best, least := "", 1+2*min(3, (len(found)+2)/4)
 	for _, w := range words {
 		if d := distance(found, w); d < least && w != found {
 			best, least = w, d
