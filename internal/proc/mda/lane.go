@@ -4,6 +4,7 @@ import (
 	"context"
 	"hash/fnv"
 	"os"
+	"slices"
 	"time"
 
 	"smtpd/internal/config"
@@ -66,7 +67,8 @@ type worker struct {
 	answered bool            // has made a delivery
 	gone     context.Context // ends when the channel does
 	end      context.CancelFunc
-	leave    bool // gets nothing more: its place is wanted
+	leave    bool      // gets nothing more: its place is wanted
+	left     time.Time // since then
 }
 
 // channel is the part of ipc.Link that a worker is driven by.
@@ -111,11 +113,11 @@ func (l *lane) first() *job {
 
 // take empties the lane.
 func (l *lane) take() []*job {
-	all := l.commands
-	for l.plain.n > 0 {
-		all = append(all, l.plain.next())
+	all := append(l.commands, l.plain.asked...)
+	for _, party := range l.plain.turns {
+		all = append(all, l.plain.parties[party]...)
 	}
-	l.commands = nil
+	l.commands, l.plain = nil, line{running: l.plain.running}
 	return all
 }
 
@@ -142,6 +144,10 @@ func (j *job) party() string {
 	return j.env.User
 }
 
+// maxParty bounds the deliveries that a worker for a store makes for one party at a
+// time. Ours: one whose mailbox hangs must leave most of it to the others.
+const maxParty = 8
+
 // line is deliveries that wait: first what clients wait for, then the parties in
 // turn, each in order. The zero value is empty.
 type line struct {
@@ -149,6 +155,7 @@ type line struct {
 	asked   []*job
 	turns   []string // parties that have deliveries, next first
 	parties map[string][]*job
+	running map[string]int // of parties: taken out and not ended
 }
 
 func (q *line) add(j *job) {
@@ -161,22 +168,31 @@ func (q *line) add(j *job) {
 	if q.parties == nil {
 		q.parties = map[string][]*job{}
 	}
+	if q.running == nil {
+		q.running = map[string]int{}
+	}
 	if len(q.parties[party]) == 0 {
 		q.turns = append(q.turns, party)
 	}
 	q.parties[party] = append(q.parties[party], j)
 }
 
-// next takes one out; there must be one.
+// next takes one out that may be made now; nil: there is none.
 func (q *line) next() *job {
-	q.n--
 	if len(q.asked) > 0 {
 		j := q.asked[0]
 		q.asked = rest(q.asked)
+		q.n--
 		return j
 	}
-	party := q.turns[0]
-	q.turns = q.turns[1:]
+	i := slices.IndexFunc(q.turns, func(party string) bool { return party == "" || q.running[party] < maxParty })
+	if i < 0 {
+		return nil
+	}
+	q.n--
+	party := q.turns[i]
+	q.turns = slices.Delete(q.turns, i, i+1)
+	q.running[party]++
 	list := q.parties[party]
 	j := list[0]
 	if list = rest(list); list == nil {
@@ -186,6 +202,17 @@ func (q *line) next() *job {
 		q.turns = append(q.turns, party)
 	}
 	return j
+}
+
+// ended is told of the end of one that next gave.
+func (q *line) ended(j *job) {
+	if j.answer != nil {
+		return
+	}
+	party := j.party()
+	if q.running[party]--; q.running[party] == 0 {
+		delete(q.running, party)
+	}
 }
 
 func rest(list []*job) []*job {

@@ -165,9 +165,13 @@ func (p *pool) pump(l *lane) {
 
 // hand gives a worker what it can take.
 func (p *pool) hand(l *lane, w *worker) {
-	for l.plain.n > 0 && l.running < maxPlain {
+	for l.running < maxPlain {
+		j := l.plain.next()
+		if j == nil {
+			break
+		}
 		l.running++
-		p.launch(l, w, l.plain.next())
+		p.launch(l, w, j)
 	}
 	for p.takesCommand(l) {
 		l.busy++
@@ -312,6 +316,7 @@ func (p *pool) run(l *lane, w *worker, j *job) {
 		p.busy--
 	} else {
 		l.running--
+		l.plain.ended(j)
 	}
 	if again && !p.stopped {
 		p.gPending.Add(1)

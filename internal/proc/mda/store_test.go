@@ -219,6 +219,37 @@ func TestStoreWorkerDies(t *testing.T) {
 	}
 }
 
+// TestStoreSlowUser: one whose mailbox hangs has some of the worker, the others
+// have the rest.
+func TestStoreSlowUser(t *testing.T) {
+	s := newLMTPStore(t, "tcp4", "127.0.0.1:0")
+	h := storeHouse(t, config.Action{Dest: s.addr})
+	id := mail.EnvelopeID(0x100000001)
+	send := func(user string) mail.EnvelopeID {
+		defer func() { id += 1 << 32 }()
+		h.transfer(envelope(id, "store", user))
+		return id
+	}
+	for range 2 * maxPlain {
+		send("slow1")
+	}
+	for range maxParty {
+		<-s.held
+	}
+	if r := h.result(send("u1")); !r.Status.OK() {
+		t.Errorf("got %+v", r)
+	}
+	if n := len(s.held); n != 0 {
+		t.Errorf("%d more of one user; want %d at a time", n, maxParty)
+	}
+	close(s.slow)
+	for last := range mail.EnvelopeID(2 * maxPlain) {
+		if r := h.result(0x100000001 + last<<32); !r.Status.OK() {
+			t.Errorf("got %+v", r)
+		}
+	}
+}
+
 // TestLine: clients come first, users take turns, and the mail of each keeps its
 // order.
 func TestLine(t *testing.T) {
@@ -242,8 +273,8 @@ func TestLine(t *testing.T) {
 		t.Errorf("%d of hot, %d of b, %d in all", q.of("hot"), q.of("b"), q.n)
 	}
 	var got []string
-	for q.n > 0 {
-		got = append(got, q.next().env.Dispatcher)
+	for j := q.next(); j != nil; j = q.next() {
+		got = append(got, j.env.Dispatcher)
 	}
 	if want := strings.Fields("question hot0 a0 b0 hot1 a1 hot2 hot3"); !slices.Equal(got, want) {
 		t.Errorf("got %v; want %v", got, want)

@@ -122,15 +122,19 @@ func (p *pool) makeRoom() {
 	}
 	fresh := p.fresh(now)
 	want := min(len(p.waiting), p.maxFresh-fresh)
-	var idle, over []*lane
+	var idle, over, stores []*lane
 	for _, l := range p.lanes {
 		switch w := l.worker; {
 		case w == nil:
-		case w.leave:
+		case w.leave && now.Sub(w.left) < turnWait:
 			want, due = want-1, due-1 // its place will be free
+		case w.leave: // when it has made what it has, who knows when
 		case l.unused() && l.empty():
 			idle = append(idle, l)
-		case now.Sub(w.begun) >= turnTime:
+		case now.Sub(w.begun) < turnTime:
+		case l.id.store != "":
+			stores = append(stores, l)
+		default:
 			over = append(over, l)
 		}
 	}
@@ -143,6 +147,7 @@ func (p *pool) makeRoom() {
 		p.dismiss(l, l.worker)
 		want, due = want-1, due-1
 	}
+	over = append(over, stores...) // many wait behind what these still have
 	for _, l := range over[:max(0, min(want, due, len(over)))] {
 		p.dismiss(l, l.worker)
 	}
@@ -151,7 +156,9 @@ func (p *pool) makeRoom() {
 // dismiss gives a worker nothing more and ends it once it has nothing to do.
 // The lock is held; closing a link calls lost, which wants it too.
 func (p *pool) dismiss(l *lane, w *worker) {
-	w.leave = true
+	if !w.leave {
+		w.leave, w.left = true, p.now()
+	}
 	if l.unused() {
 		p.tasks.Go(w.link.Close)
 	}

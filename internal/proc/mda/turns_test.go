@@ -32,6 +32,7 @@ type model struct {
 	*pool
 	cores chan struct{}
 
+	idle   map[uint32]time.Duration // how long deliveries for these users take, without work
 	mu     sync.Mutex
 	starts map[uint32]int
 	most   int // workers at a time
@@ -85,11 +86,12 @@ func (m *model) begin(l *lane, u imsg.UserInfo) (*worker, error) {
 	m.most = max(m.most, m.now)
 	m.mu.Unlock()
 	m.work(modelStart)
-	return m.worker(&modelWorker{m: m}), nil
+	return m.worker(&modelWorker{m: m, idle: m.idle[u.UID]}), nil
 }
 
 type modelWorker struct {
 	m    *model
+	idle time.Duration
 	lost func(error)
 	once sync.Once
 }
@@ -97,7 +99,9 @@ type modelWorker struct {
 func (w *modelWorker) Serve(_ ipc.Handler, _ func(), lost func(error)) { w.lost = lost }
 
 func (w *modelWorker) Call(context.Context, imsg.Msg, *os.File) (imsg.Msg, *os.File, error) {
-	w.m.work(modelMail)
+	if time.Sleep(w.idle); w.idle == 0 {
+		w.m.work(modelMail)
+	}
 	return &imsg.DeliverResult{Status: mail.Status{Code: 250}}, nil, nil
 }
 
@@ -241,4 +245,26 @@ func TestModelOrder(t *testing.T) {
 			t.Errorf("came in the order %v; want %v", others, want)
 		}
 	})
+}
+
+// TestModelHangs: a worker that is to go and hangs keeps nobody from the places of
+// others.
+func TestModelHangs(t *testing.T) {
+	for range 10 { // it is the one to go in some of them
+		runModel(t, 2, func(m *model) {
+			m.idle = map[uint32]time.Duration{1: time.Minute, 2: 50 * time.Millisecond}
+			m.send(1)
+			for range 5 * time.Second / m.idle[2] * maxPlain {
+				m.send(2)
+			}
+			time.Sleep(turnTime)
+			begin := time.Now()
+			var took time.Duration
+			m.put(3, func(*imsg.DeliverResult) { took = time.Since(begin) })
+			m.left.Wait()
+			if most := turnWait + 4*m.idle[2]; took > most {
+				t.Errorf("waited %v; want %v at most", took, most)
+			}
+		})
+	}
 }
