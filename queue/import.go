@@ -322,6 +322,18 @@ func (p *oldParser) address(name string) mail.Address {
 	return mail.SplitAddress(s)
 }
 
+// oldORcpt completes what 6.x keeps of ORCPT: the address, of the only type that
+// it takes.
+func oldORcpt(s string) string {
+	switch {
+	case s == "" || s == "@":
+		return ""
+	case strings.Contains(s, ";"):
+		return s
+	}
+	return "rfc822;" + s
+}
+
 func (p *oldParser) envelope() mail.Envelope {
 	o := p.old
 	e := mail.Envelope{
@@ -334,7 +346,7 @@ func (p *oldParser) envelope() mail.Envelope {
 	}
 	e.TTL = time.Duration(p.number("ttl", 1<<32)+p.number("expire", 1<<32)) * time.Second
 	p.flags(&e)
-	e.DSN = mail.DSN{EnvID: o["dsn-envid"], ORcpt: o["dsn-orcpt"],
+	e.DSN = mail.DSN{EnvID: o["dsn-envid"], ORcpt: oldORcpt(o["dsn-orcpt"]),
 		Ret: word(p, "dsn-ret", map[string]mail.Ret{"full": mail.RetFull, "hdrs": mail.RetHeaders})}
 	if o["dsn-notify"] != "" {
 		e.DSN.Notify = p.notify()

@@ -79,6 +79,7 @@ flags: authenticated internal
 dsn-notify: success,failure
 dsn-ret: FULL
 dsn-envid: QQ
+dsn-orcpt: o+2Bx@y.test
 mta-relay: smtp://mail.test
 `
 
@@ -117,7 +118,7 @@ func TestImport(t *testing.T) {
 	want := []mail.Envelope{
 		{Kind: mail.KindMTA, Dispatcher: "import-mta", Flags: mail.FlagAuthenticated | mail.FlagInternal, Tag: "edited", SMTPName: "mx.example.org",
 			Helo: "[client]", Host: "<unknown>", Client: "[::1]", Rcpt: addr("a@b.test"), Dest: addr("c@d.test"),
-			DSN: mail.DSN{Notify: 3, Ret: mail.RetFull, EnvID: "QQ"}, Created: at, LastTry: time.Unix(1795216999, 0), TTL: 96 * time.Hour},
+			DSN: mail.DSN{Notify: 3, Ret: mail.RetFull, EnvID: "QQ", ORcpt: "rfc822;o+2Bx@y.test"}, Created: at, LastTry: time.Unix(1795216999, 0), TTL: 96 * time.Hour},
 		{Kind: mail.KindBounce, Notice: mail.NoticeDelayed, NoticeDelay: 4 * time.Hour},
 		{Kind: mail.KindMDA},
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Recordings of OpenSMTPD 7.8 are played against our sessions. Where we answer
+// Recordings of OpenSMTPD 7.8, and one of Debian's 6.8, are played against our sessions. Where we answer
 // otherwise on purpose, deviations has both replies and the reason.
 
 // deviations are by "command -> recorded reply", or by the recorded reply
@@ -49,6 +49,9 @@ var deviations = map[string]string{
 	"550 Invalid recipient: <nosuch@example.org>":                               "550 5.1.1 Invalid recipient: <nosuch@example.org>",
 	"550 Invalid recipient: <alice@unknown.test>":                               "550 5.7.1 Invalid recipient: <alice@unknown.test>",
 	"550 Invalid recipient: <x@rejected.test>":                                  "550 5.7.1 Invalid recipient: <x@rejected.test>",
+	"550 Invalid recipient: <multi@sq.test>":                                    "550 5.1.1 Invalid recipient: <multi@sq.test>",
+	"550 Invalid recipient: <a@off.test>":                                       "550 5.7.1 Invalid recipient: <a@off.test>",
+	"524 5.2.4 Mailing list expansion problem: <nosuch@sq.test>":                "550 5.2.4 Mailing list expansion problem: <nosuch@sq.test>",
 	"235 2.0.0 Authentication succeeded":                                        replyAuthOK,
 	"535 Authentication failed":                                                 replyAuthFailed,
 	"530 Sender rejected":                                                       replySenderRejected,
@@ -91,6 +94,7 @@ func TestCaptures(t *testing.T) {
 		{"dsn-dialogue.txt", []string{"tls", "max-size=204800"}, ""},
 		{"smtp-limits.txt", []string{"max-mails=2", "max-rcpt=2"}, ""},
 		{"smtp-listeners.txt", []string{"max-size=204800"}, "From: \"Alice\" <faked@else.org>"},
+		{"debian68-smtp.txt", nil, ""},
 		{"smtp-edge-cases.txt", []string{"max-size=204800", "hostname=plain.example.org", "no-dsn"}, ""},
 	}
 	for _, tt := range tests {
