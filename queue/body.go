@@ -49,6 +49,14 @@ func (b *bodyFiles) take(id mail.MessageID) bool {
 	return true
 }
 
+// has reports whether somebody is at a body of this message.
+func (b *bodyFiles) has(id mail.MessageID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, has := b.open[id]
+	return has
+}
+
 func (b *bodyFiles) forget(id mail.MessageID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

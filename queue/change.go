@@ -160,14 +160,16 @@ func (t *txn) takeBack(ids []mail.MessageID) error {
 				return err
 			}
 		}
-		if t.get(bucketMsg, prefix) == nil {
-			_, name := t.s.bodyPath(id)
-			t.after = append(t.after, func() { t.s.fs.Remove(name) })
-			continue
-		}
+		n := len(t.after)
 		if err := t.removeMessage(id); err != nil {
 			return err
 		}
+		_, name := t.s.bodyPath(id)
+		t.after = append(t.after[:n], func() {
+			if !t.s.bodies.has(id) { // or it comes once more, and the file is the new one
+				t.s.fs.Remove(name)
+			}
+		})
 	}
 	return nil
 }

@@ -189,6 +189,36 @@ func TestFailing(t *testing.T) {
 	}
 }
 
+// TestOnceMore: a message that was refused can come again under its id.
+func TestOnceMore(t *testing.T) {
+	disk := queuetest.NewDisk(t.TempDir())
+	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	id, err := s.Reserve(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.SetFail(func(step, _ string) error {
+		if step == "write" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	if err := putLarge(t, s, id); code(err) != 451 {
+		t.Fatal(err)
+	}
+	disk.SetFail(nil)
+	if err := putLarge(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := queuetest.Read(s, id); got != queuetest.Large() || err != nil {
+		t.Errorf("%d octets, %v", len(got), err)
+	}
+}
+
 func putLarge(t *testing.T, s queue.Store, id mail.MessageID) error {
 	f, err := s.NewBody(id)
 	if err != nil {
