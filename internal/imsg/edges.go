@@ -2,63 +2,73 @@ package imsg
 
 import "slices"
 
-// edge is one direction between two processes.
-type edge struct{ from, to Role }
-
 // allowed is the whole traffic law. ipc refuses to send, and drops the channel
 // on receiving, a type that is not listed for its edge. Replies are not listed:
-// they follow from replies.
-var allowed = map[edge][]Type{
-	{Parent, Keys}:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, Control}:   {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
-	{Parent, Lookup}:    {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, SMTP}:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
-	{Parent, Queue}:     {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, Scheduler}: {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, MTA}:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-	{Parent, MDA}:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
-
-	{Keys, Parent}:      {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
-	{Control, Parent}:   {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeReload, TypeSwitch, TypeStatusGet},
-	{Lookup, Parent}:    {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart, TypeTableOpen},
-	{SMTP, Parent}:      {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
-	{Queue, Parent}:     {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
-	{Scheduler, Parent}: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
-	{MTA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
-	{MDA, Parent}:       {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeDeliverStart},
-
-	{SMTP, Lookup}: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery,
-		TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks, TypeTableCopy, TypeGenerations},
-	{SMTP, Queue}:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
-	{SMTP, Keys}:   {TypeSign},
-	{Queue, SMTP}:  {TypeInject},
-	{MTA, Lookup}:  {TypeDNSQuery, TypeTableQuery, TypeFilterOpen, TypeFilterEvents},
-	{MTA, Keys}:    {TypeSign},
-	{MTA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease, TypeRetry},
-	{Queue, MTA}:   {TypeTransfer},
-	{MDA, Lookup}:  {TypeUserbaseQuery, TypeTableQuery},
-	{MDA, Queue}:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
-	{Queue, MDA}:   {TypeTransfer},
-	{MDA, Deliver}: {TypeDeliverRun},
-	{Lookup, MDA}:  {TypeStoreCheck},
-	{Lookup, SMTP}: {TypeTableStale},
-	{Lookup, Keys}: {TypeSign},
-
-	{Queue, Scheduler}: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry, TypeReleases},
-	{Scheduler, Queue}: {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed, TypeReleases},
-
-	{Control, Keys}:      {TypeStatsGet},
-	{Control, Lookup}:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow, TypeExplain},
-	{Control, SMTP}:      {TypeStatsGet, TypeSessionOpen, TypeShow},
-	{Control, Queue}:     {TypeStatsGet, TypeQueueList, TypeEnvelopeGet, TypeBodyOpen, TypeShow},
-	{Control, Scheduler}: {TypeStatsGet, TypeSchedGet, TypeSchedCommand},
-	{Control, MTA}:       {TypeStatsGet, TypeShow, TypeRouteCommand},
-	{Control, MDA}:       {TypeStatsGet},
+// they follow from replies. From, then to. An array, as replies: each process would
+// make a map anew at its start, and ask it twice for each imsg.
+var allowed = [Deliver + 1][Deliver + 1][]Type{
+	Parent: {
+		Keys:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+		Control:   {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+		Lookup:    {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+		SMTP:      {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown, TypeListenSocket},
+		Queue:     {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+		Scheduler: {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+		MTA:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+		MDA:       {TypeConfigure, TypeApply, TypePeerLink, TypeSwitches, TypeShutdown},
+	},
+	Keys: {
+		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+	},
+	Control: {
+		Parent:    {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeReload, TypeSwitch, TypeStatusGet},
+		Keys:      {TypeStatsGet},
+		Lookup:    {TypeStatsGet, TypeTableUpdate, TypeTableQuery, TypeShow, TypeExplain},
+		SMTP:      {TypeStatsGet, TypeSessionOpen, TypeShow},
+		Queue:     {TypeStatsGet, TypeQueueList, TypeEnvelopeGet, TypeBodyOpen, TypeShow},
+		Scheduler: {TypeStatsGet, TypeSchedGet, TypeSchedCommand},
+		MTA:       {TypeStatsGet, TypeShow, TypeRouteCommand},
+		MDA:       {TypeStatsGet},
+	},
+	Lookup: {
+		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart, TypeTableOpen},
+		MDA:    {TypeStoreCheck},
+		SMTP:   {TypeTableStale},
+		Keys:   {TypeSign},
+	},
+	SMTP: {
+		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+		Lookup: {TypeClientLookup, TypeRcptCheck, TypeRcptMore, TypeAuthCheck, TypeSenderCheck, TypeTableQuery, TypeFilterOpen, TypeFilterAsk, TypeFilterEvents, TypeFilterLines, TypeTableChecks, TypeTableCopy, TypeGenerations},
+		Queue:  {TypeReserveIDs, TypeBodyCreate, TypeBodyAbort, TypeCommitPart, TypeCommit},
+		Keys:   {TypeSign},
+	},
+	Queue: {
+		Parent:    {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+		SMTP:      {TypeInject},
+		MTA:       {TypeTransfer},
+		MDA:       {TypeTransfer},
+		Scheduler: {TypeScheduled, TypeGone, TypeHeld, TypeReleased, TypeRetry, TypeReleases},
+	},
+	Scheduler: {
+		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+		Queue:  {TypeLoadAll, TypeAttempt, TypeExpire, TypeRemove, TypeSuspend, TypeDelayed, TypeReleases},
+	},
+	MTA: {
+		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied},
+		Lookup: {TypeDNSQuery, TypeTableQuery, TypeFilterOpen, TypeFilterEvents},
+		Keys:   {TypeSign},
+		Queue:  {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease, TypeRetry},
+	},
+	MDA: {
+		Parent:  {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeDeliverStart},
+		Lookup:  {TypeUserbaseQuery, TypeTableQuery},
+		Queue:   {TypeInflight, TypeResults, TypeBodyOpen, TypeHold, TypeRelease},
+		Deliver: {TypeDeliverRun},
+	},
 }
 
-// replies says which imsg answers a request. A type that is not a key is one
-// way.
-var replies = map[Type]Type{
+// replies says which imsg answers a request; 0: it is one way.
+var replies = [...]Type{
 	TypeUserQuery:     TypeUserInfo,
 	TypeForwardOpen:   TypeForwardFile,
 	TypeSystemAuth:    TypeAuthResult,
@@ -111,18 +121,29 @@ var carriers = []Type{TypePeerLink, TypeListenSocket, TypeDeliverStarted, TypeDe
 func MayCarry(t Type) bool { return slices.Contains(carriers, t) }
 
 // May reports whether from may send t to to, unasked.
-func May(from, to Role, t Type) bool { return slices.Contains(allowed[edge{from, to}], t) }
+func May(from, to Role, t Type) bool { return slices.Contains(permits(from, to), t) }
 
 // ReplyOf is the type that answers t; 0: none does.
-func ReplyOf(t Type) Type { return replies[t] }
+func ReplyOf(t Type) Type {
+	if int(t) >= len(replies) {
+		return 0
+	}
+	return replies[t]
+}
+
+// permits is what from may send to to, unasked.
+func permits(from, to Role) []Type {
+	if int(from) >= len(allowed) || int(to) >= len(allowed) {
+		return nil
+	}
+	return allowed[from][to]
+}
 
 // Neighbours are the roles, the parent aside, that r shares a channel with.
 func Neighbours(r Role) []Role {
 	var n []Role
 	for _, c := range Children {
-		if _, out := allowed[edge{r, c}]; out {
-			n = append(n, c)
-		} else if _, in := allowed[edge{c, r}]; in {
+		if len(permits(r, c))+len(permits(c, r)) > 0 {
 			n = append(n, c)
 		}
 	}

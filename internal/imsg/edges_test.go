@@ -48,31 +48,38 @@ var both = []Type{TypeSwitches}
 
 func TestEdges(t *testing.T) {
 	used := map[Type]bool{}
-	for e, types := range allowed {
-		if !slices.Contains(processes, e.from) || !slices.Contains(processes, e.to) || e.from == e.to {
-			t.Errorf("edge %v -> %v", e.from, e.to)
-		}
-		for i, n := range types {
-			used[n] = true
-			if n.make() == nil {
-				t.Errorf("%v -> %v: type %d is not an imsg", e.from, e.to, n)
+	for from := range allowed {
+		for to, types := range allowed[from] {
+			from, to := Role(from), Role(to)
+			if len(types) > 0 && (!slices.Contains(processes, from) || !slices.Contains(processes, to) || from == to) {
+				t.Errorf("edge %v -> %v", from, to)
 			}
-			if slices.Contains(types[:i], n) {
-				t.Errorf("%v -> %v: type %d twice", e.from, e.to, n)
-			}
-			if !May(e.from, e.to, n) {
-				t.Errorf("%v -> %v: type %d is listed and may not", e.from, e.to, n)
+			for i, n := range types {
+				used[n] = true
+				if n.make() == nil {
+					t.Errorf("%v -> %v: type %d is not an imsg", from, to, n)
+				}
+				if slices.Contains(types[:i], n) {
+					t.Errorf("%v -> %v: type %d twice", from, to, n)
+				}
+				if !May(from, to, n) {
+					t.Errorf("%v -> %v: type %d is listed and may not", from, to, n)
+				}
 			}
 		}
 	}
 	for q, a := range replies {
+		q := Type(q)
+		if a == 0 {
+			continue
+		}
 		if !used[q] {
 			t.Errorf("type %d is answered and never sent", q)
 		}
 		if used[a] && !slices.Contains(both, a) {
 			t.Errorf("type %d is an answer and is on an edge", a)
 		}
-		if replies[a] != 0 {
+		if ReplyOf(a) != 0 {
 			t.Errorf("type %d answers %d and is answered itself", a, q)
 		}
 		if ReplyOf(q) != a {
@@ -80,7 +87,7 @@ func TestEdges(t *testing.T) {
 		}
 	}
 	for _, a := range replies {
-		used[a] = true
+		used[a] = used[a] || a != 0
 	}
 	for n := Type(1); n <= lastType; n++ {
 		if n.make() != nil && !used[n] {
@@ -101,9 +108,19 @@ func TestNothingElseIsAllowed(t *testing.T) {
 		{SMTP, SMTP, TypeSign},            // oneself
 		{Deliver, MDA, TypeDeliverResult}, // an answer, too
 		{0, 0, 0},
+		{Deliver + 1, Keys, TypeSign}, // who is that?
+		{SMTP, 255, TypeSign},
 	} {
 		if May(tt.from, tt.to, tt.t) {
 			t.Errorf("%v may send %d to %v", tt.from, tt.t, tt.to)
+		}
+	}
+}
+
+func TestReplyOfNothing(t *testing.T) {
+	for _, n := range []Type{0, TypeShutdown, lastType + 1, 1<<16 - 1} {
+		if a := ReplyOf(n); a != 0 {
+			t.Errorf("%d is answered by %d", n, a)
 		}
 	}
 }
@@ -123,7 +140,7 @@ func TestNeighbours(t *testing.T) {
 			}
 		}
 		for _, b := range Children {
-			talk := len(allowed[edge{a, b}])+len(allowed[edge{b, a}]) > 0
+			talk := len(allowed[a][b])+len(allowed[b][a]) > 0
 			if talk != slices.Contains(n, b) {
 				t.Errorf("%v and %v: talk %v, neighbours %v", a, b, talk, !talk)
 			}
