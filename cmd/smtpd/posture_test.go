@@ -20,18 +20,19 @@ type posture struct {
 	caps    string   // effective and permitted
 	peers   int      // channels to others, the parent included
 	files   []string // other descriptors, as regular expressions
+	mayGain bool     // by programs that are set-user-ID
 }
 
 // postures is the table that ARCHITECTURE.md explains: DESIGN.md section 1.
 var postures = map[string]posture{
-	"keys":      {"_smtpd", "/var/empty", "2", "0", 5, nil},
-	"control":   {"_smtpd", "/var/empty", "2", "0", 8, []string{`^socket /run/smtpd.sock$`}},
-	"lookup":    {"_smtpd", "/", "2", "0", 6, nil},
-	"smtp":      {"_smtpd", "/var/empty", "2", "0", 5, []string{`^socket tcp$`}},
-	"queue":     {"_smtpq", "/var/spool/smtpd/queue", "2", "0", 6, []string{`^/var/spool/smtpd/queue/queue\.db$`, `^/var/spool/smtpd/queue/queue\.log$`}},
-	"scheduler": {"_smtpd", "/var/empty", "2", "0", 3, nil},
-	"mta":       {"_smtpd", "/var/empty", "2", "0", 5, nil},
-	"mda":       {"_smtpd", "/var/empty", "2", "0", 4, nil},
+	"keys":      {"_smtpd", "/var/empty", "2", "0", 5, nil, false},
+	"control":   {"_smtpd", "/var/empty", "2", "0", 8, []string{`^socket /run/smtpd.sock$`}, false},
+	"lookup":    {"_smtpd", "/", "2", "0", 6, nil, false},
+	"smtp":      {"_smtpd", "/var/empty", "2", "0", 5, []string{`^socket tcp$`}, false},
+	"queue":     {"_smtpq", "/var/spool/smtpd/queue", "2", "0", 6, []string{`^/var/spool/smtpd/queue/queue\.db$`, `^/var/spool/smtpd/queue/queue\.log$`}, false},
+	"scheduler": {"_smtpd", "/var/empty", "2", "0", 3, nil, false},
+	"mta":       {"_smtpd", "/var/empty", "2", "0", 5, nil, false},
+	"mda":       {"_smtpd", "/var/empty", "2", "0", 4, nil, false},
 }
 
 // TestRootPosture compares every process of a running daemon with the table:
@@ -87,7 +88,7 @@ func checkThreads(t *testing.T, pid int, want posture) {
 		for name, value := range map[string]string{
 			"Uid": strings.Repeat(id+" ", 4), "Gid": strings.Repeat(id+" ", 4), "Groups": id,
 			"CapEff": want.caps, "CapPrm": want.caps, "CapInh": "0", "CapAmb": "0",
-			"NoNewPrivs": "1", "Seccomp": want.seccomp,
+			"NoNewPrivs": map[bool]string{false: "1", true: "0"}[want.mayGain], "Seccomp": want.seccomp,
 		} {
 			if got := statusField(string(b), name); got != strings.TrimSpace(value) {
 				t.Errorf("%s: %s is %q, want %q", task, name, got, value)

@@ -41,6 +41,7 @@ func parse(ctx context.Context, po parser.Options) (*config.Config, parser.Diagn
 // start runs the daemon: here with -d or -F, in the background otherwise.
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
 	began := time.Now()
+	privsep.KeepDescriptors()
 	po.Wait = func(string) bool { return true } // nobody is there when the system starts
 	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)
