@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -85,6 +86,28 @@ func TestRootChange(t *testing.T) {
 	}
 	if err := d.waitLog(regexp.MustCompile("warn: configuration not reloaded: .*ended while it got ready"), 3); err != nil {
 		t.Error(err)
+	}
+	if os.Getenv(roundsVar) != "" { // make torture: it takes the 40 seconds of the limit
+		t.Run("hangs", func(t *testing.T) {
+			pid := d.children()["mda"]
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			out, err := reload("listen on 127.0.0.1 port 97\n")
+			took := time.Since(began)
+			if err == nil || !strings.Contains(out, "mda: not ready for it after 40s") || took > time.Minute {
+				t.Errorf("after %v: %v, %s", took, err, out)
+			}
+			if reachable("127.0.0.1:97") {
+				t.Error("half of a configuration is in force")
+			}
+			accepts(t, "127.0.0.1:25", "alice@localhost", true)
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("told after %v", took)
+		})
 	}
 	if out, err := reload("listen on 127.0.0.1 port 97\n"); err != nil || !reachable("127.0.0.1:97") {
 		t.Error("in the end:", out, err)
