@@ -74,13 +74,13 @@ func typedKey() (string, error) {
 		return "", errNoTTY
 	}
 	defer tty.Close()
-	fmt.Fprint(tty, "queue key: ")
-	restore, err := noEcho(int(tty.Fd()))
+	restore, err := noEcho(int(tty.Fd())) // before anybody is asked to type
 	if err != nil {
 		return "", fmt.Errorf("queue encryption: terminal: %w", err)
 	}
 	defer fmt.Fprintln(tty)
 	defer restore()
+	fmt.Fprint(tty, "queue key: ")
 	return firstLine(tty)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -127,4 +128,41 @@ func reachable(addr string) bool {
 	_ = conn.SetDeadline(time.Now().Add(waitLimit))
 	_, err = dialogue(conn, "S: 220\nC: QUIT\nS: 221")
 	return err == nil
+}
+
+// TestRootBackground starts the daemon in the background with the name of its
+// file as it is in that folder: it works, reads the file again, and one that
+// cannot start says why.
+func TestRootBackground(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "own.conf"), []byte(rootConf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start := func() (string, error) {
+		cmd := exec.Command(filepath.Join(bins, "smtpd"), "-f", "own.conf")
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := start()
+	if err != nil {
+		t.Fatalf("%v: %q", err, out)
+	}
+	d := &daemon{socket: "/run/smtpd.sock"}
+	if out := smtpctl(t, d, "reload"); out != "command succeeded\n" {
+		t.Errorf("reload: %q", out)
+	}
+	if out, err := start(); err == nil || !strings.Contains(out, "another smtpd is listening") {
+		t.Errorf("the second to start: %v, %q", err, out)
+	}
+	for _, pid := range processes(filepath.Join(bins, "smtpd")) {
+		if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != "/" {
+			t.Errorf("it stays in %s: %v", cwd, err)
+		}
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+	}
+	waitFor(t, "the daemon to end", func() bool { return len(workersAlive()) == 0 })
 }

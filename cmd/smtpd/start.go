@@ -42,30 +42,47 @@ func parse(ctx context.Context, po parser.Options) (*config.Config, parser.Diagn
 func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) int {
 	began := time.Now()
 	privsep.KeepDescriptors()
+	background := !f.debug && !f.foreground
+	detached := background && os.Getenv(backgroundVar) != ""
+	tell := func(line string) {
+		if line != "" {
+			fmt.Fprintln(stderr, line)
+		}
+	}
+	if detached {
+		tell = backgroundPipe()
+		if abs, err := filepath.Abs(po.File); err == nil {
+			po.File = abs // it is read again, from another folder
+		}
+	}
+	fail := func(err error) int {
+		tell("smtpd: " + err.Error())
+		return 1
+	}
 	po.Wait = func(string) bool { return true } // nobody is there when the system starts
 	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)
 	if conf == nil || diags.Failed() {
+		if detached {
+			tell("smtpd: the configuration has changed meanwhile, and has errors: see smtpd -n")
+		}
 		return 1
 	}
-	background := !f.debug && !f.foreground
-	detached := os.Getenv(backgroundVar) != ""
-	if err := askQueueKey(&conf.Queue, background && detached, os.Stdin); err != nil {
-		fmt.Fprintf(stderr, "smtpd: %v\n", err)
-		return 1
+	if err := askQueueKey(&conf.Queue, detached, os.Stdin); err != nil {
+		return fail(err)
 	}
 	o, err := f.parentOptions(conf, po, stderr)
 	if err != nil {
-		fmt.Fprintf(stderr, "smtpd: %v\n", err)
-		return 1
+		return fail(err)
 	}
 	o.Began = began
 	if background && !detached {
 		return detach(conf, stderr)
 	}
-	tell := func(string) {}
-	if background {
-		tell = backgroundPipe()
+	if detached {
+		if err := os.Chdir("/"); err != nil {
+			return fail(err)
+		}
 	}
 	o.Started = func() { tell("") }
 
@@ -75,13 +92,7 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 	signal.Notify(reload, syscall.SIGHUP)
 	useCores(&o)
 	if err := parent.Run(ctx, o, reload); err != nil {
-		line := "smtpd: " + err.Error()
-		if background {
-			tell(line)
-		} else {
-			fmt.Fprintln(stderr, line)
-		}
-		return 1
+		return fail(err)
 	}
 	return 0
 }
@@ -189,7 +200,6 @@ func detach(conf *config.Config, stderr io.Writer) int {
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), backgroundVar+"=1")
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.Dir = "/"
 	if conf.Queue.AskKey != "" {
 		cmd.Stdin = strings.NewReader(string(conf.Queue.EncryptionKey) + "\n")
 	}
