@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,8 +28,9 @@ func (w *tcpWorld) Dial(ctx context.Context, _ netip.Addr, _ netip.AddrPort) (ne
 	return d.DialContext(ctx, "tcp", w.target)
 }
 
-// willing answers every command well, with as few system calls as can be.
-func willing(c net.Conn, taken *atomic.Int64) {
+// willing answers every command well, with as few system calls as can be. ext is
+// the last of its extensions.
+func willing(c net.Conn, taken *atomic.Int64, ext string) {
 	defer c.Close()
 	in := bufio.NewReaderSize(c, 64<<10)
 	out := bufio.NewWriter(c)
@@ -49,7 +51,15 @@ func willing(c net.Conn, taken *atomic.Int64) {
 				out.WriteString("250 2.0.0 queued as 1\r\n")
 			}
 		case bytes.HasPrefix(line, []byte("EHLO")):
-			out.WriteString("250-sink\r\n250-SIZE\r\n250-8BITMIME\r\n250-DSN\r\n250 PIPELINING\r\n")
+			out.WriteString("250-sink\r\n250-SIZE\r\n250-8BITMIME\r\n250-DSN\r\n250-PIPELINING\r\n250 " + ext + "\r\n")
+		case bytes.HasPrefix(line, []byte("BDAT")):
+			size, _, _ := strings.Cut(string(line[5:]), " ")
+			n, _ := strconv.Atoi(size)
+			if _, err := in.Discard(n); err != nil {
+				return
+			}
+			taken.Add(1)
+			out.WriteString("250 2.0.0 queued as 1\r\n")
 		case bytes.HasPrefix(line, []byte("DATA")):
 			inData = true
 			out.WriteString("354 go\r\n")
@@ -63,8 +73,15 @@ func willing(c net.Conn, taken *atomic.Int64) {
 	}
 }
 
-// BenchmarkRelay relays mails of 4 KB to a sink in the same process.
+// BenchmarkRelay relays mails of 4 KB to a sink in the same process, with DATA
+// and with BDAT, behind which RSET stands.
 func BenchmarkRelay(b *testing.B) {
+	for _, ext := range []string{"HELP", "CHUNKING"} {
+		b.Run(ext, func(b *testing.B) { benchRelay(b, ext) })
+	}
+}
+
+func benchRelay(b *testing.B, ext string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -77,7 +94,7 @@ func BenchmarkRelay(b *testing.B) {
 			if err != nil {
 				return
 			}
-			go willing(c, &taken)
+			go willing(c, &taken, ext)
 		}
 	}()
 	w := &tcpWorld{newWorld(&testing.T{}), ln.Addr().String()}
