@@ -28,7 +28,7 @@ func main() {
 
 // run is main with its surroundings as parameters.
 func run(ctx context.Context, args []string, env func(string) string, in io.Reader, errw io.Writer) int {
-	if len(args) != 1 || strings.HasPrefix(args[0], "-") {
+	if len(args) != 1 || strings.TrimSpace(args[0]) == "" || strings.HasPrefix(args[0], "-") {
 		fmt.Fprintf(errw, "usage: %s command\n", name)
 		return exUsage
 	}

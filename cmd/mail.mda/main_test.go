@@ -22,6 +22,7 @@ func TestRun(t *testing.T) {
 		"try later":   {args: []string{"exit 75"}, status: 75, stderr: "mail.mda: exited abnormally\n"},
 		"killed":      {args: []string{"kill -9 $$"}, status: 75, stderr: "mail.mda: terminated; signal 9\n"},
 		"no command":  {status: 64, stderr: "usage: mail.mda command\n"},
+		"a blank":     {args: []string{" "}, status: 64, stderr: "usage: mail.mda command\n"},
 		"two of them": {args: []string{"a", "b"}, status: 64, stderr: "usage: mail.mda command\n"},
 	}
 	for name, tt := range tests {
