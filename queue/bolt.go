@@ -170,7 +170,10 @@ func (s *Bolt) open() error {
 	// Nothing has been changed up to here.
 	if err = s.prepare(fresh); isFull(err) {
 		s.dropReserve() // what the log holds needs room
-		err = s.prepare(fresh)
+		if err = s.prepare(fresh); isFull(err) && !fresh && s.inPieces(s.over) == nil {
+			s.over = &layer{} // the log is still read from where it was
+			err = s.prepare(fresh)
+		}
 	}
 	if err != nil {
 		return s.refusal("%w", err)

@@ -292,7 +292,7 @@ func (s *Bolt) makeRoom(now time.Time) {
 		return
 	}
 	s.commits.reserveAt = now.Add(reserveEvery)
-	if s.log.f == nil && s.checkpoint() == nil {
+	if s.log.f == nil && s.settle() == nil {
 		_ = s.openLog() // tried again
 	}
 	if !s.reserve {

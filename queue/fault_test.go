@@ -230,3 +230,23 @@ func putLarge(t *testing.T, s queue.Store, id mail.MessageID) error {
 	m.InFile, m.Size = true, int64(len(queuetest.Large()))
 	return s.Accept(t.Context(), m)
 }
+
+// TestNoLogLeft: a log that could not be made leaves no file that takes
+// what room there is.
+func TestNoLogLeft(t *testing.T) {
+	disk := queuetest.NewDisk(t.TempDir())
+	disk.SetFail(func(step, name string) error {
+		if step == "sync" && strings.HasSuffix(name, "queue.log.new") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := os.Stat(filepath.Join(disk.Root(), "queue.log.new")); err == nil {
+		t.Error("queue.log.new stays")
+	}
+}

@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -267,5 +268,67 @@ func TestNotBeforeSync(t *testing.T) {
 	disk.SetFail(nil)
 	if _, err := s.Message(id); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKilledMended: what the log brings back into a database that was mended
+// comes back too when the first attempt ended between the two.
+func TestKilledMended(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, queue.Options{LogSize: 1 << 20})
+	bodies := map[mail.MessageID]string{}
+	for i := range 40 {
+		body := strings.Repeat(fmt.Sprintf("line %d\n", i), 300)
+		id, err := put(t, s, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies[id] = body
+	}
+	s.Close()
+	file := filepath.Join(dir, "queue.db")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hit := 0
+	for at := 8192; at < len(b); at += 4096 { // every page with an item of a body
+		if bytes.Contains(b[at:at+4096], []byte("line 1")) {
+			clear(b[at : at+4096])
+			hit++
+		}
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil || hit == 0 {
+		t.Fatal(hit, err)
+	}
+	for _, twice := range []bool{false, true} {
+		copied := copyOf(t, dir)
+		if twice {
+			disk := queuetest.NewDisk(copied)
+			opened := false
+			disk.SetFail(func(step, name string) error {
+				if step == "rename" {
+					opened = true
+				} else if opened && step == "write" {
+					return syscall.EIO
+				}
+				return nil
+			})
+			if s, err := queue.Open(copied, queue.Options{FS: disk, LogSize: 1 << 20}); err == nil {
+				s.Close()
+				t.Error("nothing failed")
+			} else {
+				t.Log(err)
+			}
+		}
+		s, err := queue.Open(copied, queue.Options{LogSize: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad, err := look(s, bodies)
+		if len(bad) > 0 || err != nil {
+			t.Errorf("twice %v, %d pages: %d of %d are missing, %v", twice, hit, len(bad), len(bodies), err)
+		}
+		s.Close()
 	}
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -141,6 +142,40 @@ func (l *layer) all() iter.Seq2[bucket, *entry] {
 					}
 				}
 			}
+		}
+	}
+}
+
+// pieces cuts a layer into parts of some messages each. What is said of one message
+// stays together: the database agrees with itself after each part.
+func (l *layer) pieces(messages int) iter.Seq[*layer] {
+	return func(yield func(*layer) bool) {
+		type change struct {
+			in bucket
+			*entry
+		}
+		of := map[string][]change{}
+		for b, e := range l.all() {
+			id := ""
+			if b == bucketEnv || b == bucketMsg || b == bucketBody {
+				id = e.key[:min(4, len(e.key))]
+			}
+			of[id] = append(of[id], change{b, e})
+		}
+		piece, n := &layer{}, 0
+		for _, id := range slices.Sorted(maps.Keys(of)) {
+			for _, c := range of[id] {
+				piece.set(c.in, *c.entry)
+			}
+			if n++; n%messages == 0 {
+				if !yield(piece) {
+					return
+				}
+				piece = &layer{}
+			}
+		}
+		if piece.count > 0 {
+			yield(piece)
 		}
 	}
 }

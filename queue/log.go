@@ -181,10 +181,10 @@ func (s *Bolt) makeLog() error {
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = s.fs.Rename(name, s.path(logName))
 	}
-	if err == nil {
-		err = s.fs.SyncDir(s.dir)
+	if err != nil {
+		return errors.Join(err, s.fs.Remove(name)) // it may be all the room there was
 	}
-	return err
+	return s.fs.SyncDir(s.dir)
 }
 
 // logs reports whether the changes of jobs may go into the log. New mail needs
@@ -215,6 +215,11 @@ func (s *Bolt) checkpoint() error {
 		return nil
 	}
 	err := s.flush(s.over)
+	if isFull(err) && !s.reserve {
+		if err = s.inPieces(s.over); err == nil {
+			err = s.flush(&layer{})
+		}
+	}
 	if err == nil || s.has(s.log.seq) {
 		s.swap.Lock() // no reader is left that saw the database before
 		s.over = &layer{}
@@ -240,8 +245,29 @@ func (s *Bolt) flush(l *layer) error {
 	return err
 }
 
+// inPieces brings a layer into the database some messages at a time, each piece in
+// a commit of its own: what one frees is room for the next. The number stays
+// what it was until all are there, so that the log is read from where it was.
+func (s *Bolt) inPieces(l *layer) error {
+	for piece := range l.pieces(fullGroup) {
+		if err := s.db.Update(func(tx *bbolt.Tx) error { return put(tx, piece) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write is flush within a transaction.
 func (s *Bolt) write(tx *bbolt.Tx, l *layer) error {
+	if err := put(tx, l); err != nil {
+		return err
+	}
+	v := binary.BigEndian.AppendUint64(nil, s.log.seq)
+	return tx.Bucket(bucketMeta.name()).Put(metaLog, binary.BigEndian.AppendUint32(v, crc32.Checksum(v, castagnoli())))
+}
+
+// put carries out the changes of a layer.
+func put(tx *bbolt.Tx, l *layer) error {
 	var in [buckets]*bbolt.Bucket
 	for b := range buckets {
 		in[b] = tx.Bucket(b.name())
@@ -260,8 +286,7 @@ func (s *Bolt) write(tx *bbolt.Tx, l *layer) error {
 			return err
 		}
 	}
-	v := binary.BigEndian.AppendUint64(nil, s.log.seq)
-	return in[bucketMeta].Put(metaLog, binary.BigEndian.AppendUint32(v, crc32.Checksum(v, castagnoli())))
+	return nil
 }
 
 // has reports whether the database shows the number seq: a commit that failed
@@ -290,13 +315,12 @@ func inDatabase(tx *bbolt.Tx) uint64 {
 
 // settle is checkpoint when there is time for it. It may fail: the log keeps
 // what it has.
-func (s *Bolt) settle() {
-	if s.broken() != nil {
-		return
+func (s *Bolt) settle() (err error) {
+	if err := s.broken(); err != nil {
+		return err
 	}
-	var err error
 	defer s.guard("checkpoint", &err)
-	err = s.checkpoint()
+	return s.checkpoint()
 }
 
 // logFull reports whether it is time for a checkpoint: before a group has to

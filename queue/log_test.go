@@ -132,6 +132,12 @@ func TestReadRecords(t *testing.T) {
 			}
 			clear(l.b[at:][:recordHead])
 		}, 0, "c=3", 3, true, 0},
+		"the newest is torn, and all is read again": {func(l *testLog) {
+			at, _ := l.add(9, "a=unacknowledged", "b="+long)
+			clear(l.b[at+8192:][:512])
+			l.add(2, "c=2")
+			l.add(3, "d=3")
+		}, 0, "c=2 d=3", 3, true, 0},
 		"another log's": {func(l *testLog) { l.b = append(l.b, forged.b...) }, 0, "", 0, false, 0},
 	}
 	for name, test := range tests {

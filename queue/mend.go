@@ -506,6 +506,7 @@ func (s *Bolt) rebuild(v *salvage) error {
 	}
 	v.meta[string(metaFormat)] = binary.BigEndian.AppendUint32(nil, Format)
 	v.meta[string(metaIDs)] = v.nextID()
+	delete(v.meta, string(metaLog)) // whoever opens it next, too, shall read all of the log
 	for name, items := range map[string]map[string][]byte{"meta": v.meta, "env": v.items[kindEnvelope],
 		"msg": v.items[kindMessage], "body": v.items[kindBody], "aside": v.aside} {
 		if err == nil {

@@ -32,11 +32,17 @@ type logReader struct {
 	last uint64 // the greatest number seen
 	over *layer // what the records add up to
 
-	mended  int      // octets that were put right
-	damaged int      // records, or places between records, that could not be
-	torn    [][]byte // operations of records that are not whole, since the last whole one
-	gap     bool     // something is between the last whole record and here
-	foreign bool     // it is no log
+	mended  int    // octets that were put right
+	damaged int    // records, or places between records, that could not be
+	torn    []torn // records that are not whole, since the last whole one
+	gap     bool   // something is between the last whole record and here
+	foreign bool   // it is no log
+}
+
+// torn is a record that is not whole.
+type torn struct {
+	seq uint64
+	ops []byte
 }
 
 // readRecords reads the log b. Records up to the number known are in the
@@ -92,7 +98,7 @@ func (r *logReader) record(at int) int {
 	if crc32.Checksum(ops, castagnoli()) != c || crc32.ChecksumIEEE(ops) != ieee {
 		right := mendSum(ops, c)
 		if right == nil || crc32.ChecksumIEEE(right) != ieee {
-			r.torn = append(r.torn, ops)
+			r.torn = append(r.torn, torn{seq, ops})
 			r.gap = true
 			return logBlock
 		}
@@ -103,8 +109,10 @@ func (r *logReader) record(at int) int {
 	}
 	if r.gap { // there was damage, then
 		r.damaged++
-		for _, ops := range r.torn {
-			r.carryOut(ops)
+		for _, t := range r.torn {
+			if t.seq < seq { // a greater one is the newest of all, and was being written
+				r.carryOut(t.ops)
+			}
 		}
 	}
 	r.last, r.gap, r.torn = seq, false, nil

@@ -81,7 +81,7 @@ func (s *Bolt) verifyPages() (damage error) {
 		return nil // there a second map does not show what was written since
 	}
 	err := s.do(&job{apply: func(*txn) error { return nil }, alone: func() error {
-		if err := s.checkpoint(); err != nil {
+		if err := s.settle(); err != nil {
 			return err
 		}
 		f, err := s.fs.OpenFile(s.path(dbName), os.O_RDONLY, 0)
