@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -245,22 +246,25 @@ func (l *ledger) change(ctx context.Context, s queue.Store, fates map[mail.Envel
 	})
 }
 
-// judge compares a store with what was acknowledged before step n. A change
-// that was only asked for has happened as a whole, or not at all.
-func (l *ledger) judge(t *testing.T, s queue.Store, n int) bool {
-	sure := map[mail.EnvelopeID]fate{}
-	open := map[*begun]bool{}
-	for _, v := range l.disk.Marks(n) {
+// settled is what marks say was acknowledged, and what was asked for besides.
+func settled(marks []any) (sure map[mail.EnvelopeID]fate, open map[*begun]bool) {
+	sure, open = map[mail.EnvelopeID]fate{}, map[*begun]bool{}
+	for _, v := range marks {
 		switch v := v.(type) {
 		case *begun:
 			open[v] = true
 		case done:
 			delete(open, v.of)
-			for id, f := range v.of.fates {
-				sure[id] = f
-			}
+			maps.Copy(sure, v.of.fates)
 		}
 	}
+	return sure, open
+}
+
+// judge compares a store with what was acknowledged before step n. A change
+// that was only asked for has happened as a whole, or not at all.
+func (l *ledger) judge(t *testing.T, s queue.Store, n int) bool {
+	sure, open := settled(l.disk.Marks(n))
 	all, err := All(s, 100)
 	if err != nil {
 		t.Error(err)
