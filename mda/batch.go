@@ -2,7 +2,10 @@ package mda
 
 import (
 	"io"
+	"runtime"
+	"slices"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,6 +13,16 @@ import (
 // maxBatch bounds the files that are made together. Ours: more gain nothing, and
 // each has a descriptor open.
 const maxBatch = 32
+
+// manyFiles is from how many on the files of a batch are written by several
+// threads, Hands of them. Ours: fewer are not worth waking these.
+const manyFiles = 8
+
+// Hands is how many files are written at a time when there are many: to make a
+// file and to bring it to disk is the kernel's work and waiting, apart from that
+// for other files. Ours: two also with one core, for one can wait for the disk,
+// and no more than four, which keep it busy.
+func Hands() int { return min(max(runtime.NumCPU(), 2), 4) }
 
 // job is one file on its way into a folder.
 type job struct {
@@ -64,20 +77,16 @@ func (f *folder) store(d *Deliverer, j *job) error {
 // write makes the files of a batch: first all octets, then all names, for only
 // what is on disk may be seen.
 func (f *folder) write(d *Deliverer, batch []*job) {
-	for _, j := range batch {
-		if j.err = f.create(d, j); j.err == nil {
-			j.err = d.fill(j.fd, j.v)
+	if len(batch) < manyFiles {
+		f.writeTexts(d, batch)
+	} else {
+		d.wide.Do(d.o.Wide)
+		n := Hands()
+		var hands sync.WaitGroup
+		for part := range slices.Chunk(batch, (len(batch)+n-1)/n) {
+			hands.Go(func() { f.writeTexts(d, part) })
 		}
-		if j.err == nil && len(batch) > 1 {
-			beginSync(j.fd)
-		}
-	}
-	for _, j := range batch {
-		if j.err == nil {
-			if j.err = d.step("sync"); j.err == nil {
-				j.err = syncFile(j.fd)
-			}
-		}
+		hands.Wait()
 	}
 	named := false
 	for _, j := range batch {
@@ -94,6 +103,26 @@ func (f *folder) write(d *Deliverer, batch []*job) {
 	for _, j := range batch {
 		if j.err == nil {
 			j.err = err
+		}
+	}
+}
+
+// writeTexts makes the files of a part of a batch, without names, and brings them
+// to disk.
+func (f *folder) writeTexts(d *Deliverer, part []*job) {
+	for _, j := range part {
+		if j.err = f.create(d, j); j.err == nil {
+			j.err = d.fill(j.fd, j.v)
+		}
+		if j.err == nil && len(part) > 1 {
+			beginSync(j.fd)
+		}
+	}
+	for _, j := range part {
+		if j.err == nil {
+			if j.err = d.step("sync"); j.err == nil {
+				j.err = syncFile(j.fd)
+			}
 		}
 	}
 }

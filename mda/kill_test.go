@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"smtpd/internal/mail"
 )
@@ -149,5 +150,56 @@ func killBatch(t *testing.T, step string, number int, named bool) {
 	}
 	if left, _ := filepath.Glob(home + "/Maildir/tmp/*"); !named && len(left) > 0 {
 		t.Errorf("left in tmp: %v", left)
+	}
+}
+
+// TestBatchHands: files of a large batch are written at the same time, by as many
+// hands as were made room for.
+func TestBatchHands(t *testing.T) {
+	d := newDeliverer(t, nil)
+	told, met := 0, make(chan struct{}, inBatches)
+	d.o.Wide = func() { told++ }
+	pair := make(chan struct{})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var joined sync.WaitGroup
+	joined.Add(inBatches)
+	var first sync.Once
+	d.fault = func(s string) error {
+		switch s {
+		case "join":
+			joined.Done()
+		case "dirsync":
+			first.Do(joined.Wait) // the others pile up behind the first
+		case "sync":
+			if told == 0 {
+				break // of the batch of one
+			}
+			select {
+			case pair <- struct{}{}:
+				met <- struct{}{}
+			case <-pair:
+				met <- struct{}{}
+			case <-ctx.Done():
+			}
+		}
+		return nil
+	}
+	home := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range inBatches {
+		v := batchDelivery(home, i, false)
+		wg.Go(func() {
+			if r := d.Deliver(context.Background(), v); !r.Status.OK() {
+				t.Errorf("%d: %+v", i, r)
+			}
+		})
+	}
+	wg.Wait()
+	if told != 1 || len(met) < 2 {
+		t.Errorf("told %d times, %d files met another", told, len(met))
+	}
+	if n := len(list(t, home, "Maildir/new")); n != inBatches {
+		t.Errorf("%d files of %d", n, inBatches)
 	}
 }

@@ -70,6 +70,9 @@ type Options struct {
 	// Start runs the function that starts a command, in the surroundings that
 	// commands are to have; nil: as it is.
 	Start func(func() error) error
+	// Wide is told, once, before so many threads as Hands work at a time; nil:
+	// nobody.
+	Wide func()
 }
 
 // DefaultSpoolDir holds the system mailboxes (hier(7)).
@@ -98,6 +101,7 @@ type Deliverer struct {
 	stores    stores
 	copies    copies
 	noTmpfile atomic.Bool // files in tmp need names
+	wide      sync.Once   // Options.Wide
 
 	fault func(step string) error // tests: fails or stops at a step
 }
@@ -118,6 +122,9 @@ func New(o Options) *Deliverer {
 	}
 	if o.Alive == nil {
 		o.Alive = alive
+	}
+	if o.Wide == nil {
+		o.Wide = func() {}
 	}
 	if o.Start == nil {
 		o.Start = func(start func() error) error { return start() }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -54,7 +55,7 @@ func Run(ctx context.Context, link *ipc.Link, logger *log.Logger) error {
 	defer signal.Reset(syscall.SIGXFSZ)
 
 	w := &worker{idle: make(chan struct{}, 1)}
-	w.d = mda.New(mda.Options{UID: os.Geteuid(), Report: func(line string) { logger.Warn(line) }, Start: w.start})
+	w.d = mda.New(mda.Options{UID: os.Geteuid(), Report: func(line string) { logger.Warn(line) }, Start: w.start, Wide: wide})
 	defer w.d.Close()
 	serve, wait := ipc.Async(maxRunning, func(r *ipc.Request) { w.serve(ctx, r) })
 	link.Serve(func(r *ipc.Request) { w.began(); serve(r) }, nil, func(error) { cancel() })
@@ -167,3 +168,7 @@ func delivery(m *imsg.DeliverRun, file *os.File) *mda.Delivery {
 	}
 	return v
 }
+
+// wide lets as many threads run as mda has hands. A worker begins with one, which
+// starts sooner and is all that a few mails need.
+func wide() { runtime.GOMAXPROCS(mda.Hands()) }
