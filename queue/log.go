@@ -220,14 +220,12 @@ func (s *Bolt) checkpoint() error {
 			err = s.flush(&layer{})
 		}
 	}
-	if err == nil || s.has(s.log.seq) {
-		s.swap.Lock() // no reader is left that saw the database before
-		s.over = &layer{}
-		s.swap.Unlock()
-	}
 	if err != nil {
-		return err
+		return err // also when the database shows it all: it may lie there as well
 	}
+	s.swap.Lock() // no reader is left that saw the database before
+	s.over = &layer{}
+	s.swap.Unlock()
 	s.log.doubt = false
 	s.log.begin()
 	return nil
@@ -287,16 +285,6 @@ func put(tx *bbolt.Tx, l *layer) error {
 		}
 	}
 	return nil
-}
-
-// has reports whether the database shows the number seq: a commit that failed
-// may have come so far.
-func (s *Bolt) has(seq uint64) (has bool) {
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		has = inDatabase(tx) == seq
-		return nil
-	})
-	return err == nil && has
 }
 
 // inDatabase is the number up to which the database holds all records. Where it
