@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -413,14 +414,15 @@ func (s *Bolt) prepare(fresh bool) error {
 				return err
 			}
 		}
+		meta := tx.Bucket(bucketMeta.name())
+		ids := bytes.Clone(meta.Get(metaIDs))
 		if err := s.write(tx, s.over); err != nil {
 			return err
 		}
-		meta := tx.Bucket(bucketMeta.name())
 		if err := s.prepareKey(tx, meta); err != nil {
 			return err
 		}
-		if err := s.ids.load(meta); err != nil {
+		if err := s.ids.load(meta, ids); err != nil {
 			return err
 		}
 		return meta.Put(metaFormat, binary.BigEndian.AppendUint32(nil, Format))

@@ -277,15 +277,27 @@ type idPool struct {
 
 // load begins where the last store ended. A fresh spool begins anywhere, so that
 // a spool made anew does not repeat the ids of the one before, which logs and
-// mailboxes remember; in the lower half, so that ids grow for a long time.
-func (p *idPool) load(meta *bbolt.Bucket) error {
+// mailboxes remember; in the lower half, so that ids grow for a long time. was is what
+// the database said before all of a log was carried out again, which may be older.
+func (p *idPool) load(meta *bbolt.Bucket, was []byte) error {
 	if v := meta.Get(metaIDs); len(v) == 4 {
 		p.next = binary.BigEndian.Uint32(v)
+		if len(was) == 4 {
+			p.next = later(p.next, binary.BigEndian.Uint32(was))
+		}
 	} else {
 		p.next = 1<<28 + rand.Uint32N(1<<30)
 	}
 	p.limit = p.next
 	return meta.Put(metaIDs, binary.BigEndian.AppendUint32(nil, p.limit))
+}
+
+// later is the one of two ids that comes later: they wrap.
+func later(a, b uint32) uint32 {
+	if int32(a-b) > 0 {
+		return a
+	}
+	return b
 }
 
 // Reserve implements Store.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"math/rand/v2"
@@ -170,6 +171,39 @@ func TestIDs(t *testing.T) {
 	first, err := s.Reserve(t.Context(), 1)
 	if err != nil || uint32(first) != idBlock+6 {
 		t.Errorf("after the end comes %s, %v; want %08x", first, err, idBlock+6)
+	}
+}
+
+// TestNextID: what meta says may be older than the messages, also past the end of
+// all ids.
+func TestNextID(t *testing.T) {
+	tests := map[string]struct {
+		old  []uint32 // one, or none
+		msgs []uint32
+		want uint32 // 0: none
+	}{
+		"as it was":         {[]uint32{100}, []uint32{7, 99}, 100},
+		"older":             {[]uint32{100}, []uint32{7, 100, 300}, 301 + idBlock},
+		"wrapped":           {[]uint32{100}, []uint32{^uint32(0) - 5, 90}, 100},
+		"older and wrapped": {[]uint32{^uint32(0) - 5}, []uint32{^uint32(0) - 7, 20}, 21 + idBlock},
+		"lost":              {nil, []uint32{7, 300}, 301 + idBlock},
+		"nothing":           {nil, nil, 0},
+	}
+	for name, test := range tests {
+		v := &salvage{meta: map[string][]byte{}, items: map[byte]map[string][]byte{kindMessage: {}}}
+		for _, id := range test.old {
+			v.meta[string(metaIDs)] = binary.BigEndian.AppendUint32(nil, id)
+		}
+		for _, id := range test.msgs {
+			key := msgKey(mail.MessageID(id))
+			item := []byte("item")
+			v.items[kindMessage][string(key)] = binary.BigEndian.AppendUint32(item, itemSum(kindMessage, key, item))
+		}
+		v.items[kindMessage]["\x7f\xff\xff\xff"] = []byte("not whole")
+		got := v.nextID()
+		if (got == nil) != (test.want == 0) || (got != nil && binary.BigEndian.Uint32(got) != test.want) {
+			t.Errorf("%s: %x, want %x", name, got, test.want)
+		}
 	}
 }
 

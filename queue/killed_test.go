@@ -332,3 +332,54 @@ func TestKilledMended(t *testing.T) {
 		s.Close()
 	}
 }
+
+// TestIDsNotBack: a log that is carried out again as a whole gives no id twice,
+// though the database has had newer ones past it.
+func TestIDsNotBack(t *testing.T) {
+	disk := queuetest.NewDisk(t.TempDir())
+	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		if _, err := put(t, s, strings.Repeat(fmt.Sprintf("line %d\n", i), 300)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk.SetFail(func(step, name string) error {
+		if step == "write" && strings.HasSuffix(name, "queue.log") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	var last mail.MessageID
+	for range 9 { // more than one time takes
+		if last, err = s.Reserve(t.Context(), queue.MaxReserve); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk.SetFail(nil)
+	s.Close()
+	file := filepath.Join(disk.Root(), "queue.db")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 8192; at < len(b); at += 4096 {
+		if bytes.Contains(b[at:at+4096], []byte("line 1")) {
+			clear(b[at : at+4096])
+		}
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mended := false
+	s, err = queue.Open(disk.Root(), queue.Options{LogSize: smallLog, Moved: func(queue.Moved) { mended = true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if id, err := s.Reserve(t.Context(), 1); err != nil || id < last+queue.MaxReserve || !mended {
+		t.Errorf("%s after %s, mended %v, %v", id, last, mended, err)
+	}
+}

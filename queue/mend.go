@@ -516,17 +516,24 @@ func (s *Bolt) rebuild(v *salvage) error {
 	return errors.Join(err, db.Close())
 }
 
-// nextID is an id behind all that are in use.
+// nextID is an id behind all that are in use. What meta says may be of an older
+// state than the messages are.
 func (v *salvage) nextID() []byte {
+	var base, ahead uint32 // ids wrap: what is more than half of all ahead is behind
 	old := v.meta[string(metaIDs)]
 	if len(old) == 4 {
-		return old
+		base = binary.BigEndian.Uint32(old)
 	}
-	var next uint32
-	for key := range v.items[kindMessage] {
-		next = max(next, binary.BigEndian.Uint32([]byte(key)))
+	for key, item := range v.items[kindMessage] {
+		d := binary.BigEndian.Uint32([]byte(key)) + 1 - base
+		if itemWhole(kindMessage, []byte(key), item) && (len(old) != 4 || int32(d) > 0) {
+			ahead = max(ahead, d+idBlock)
+		}
 	}
-	return binary.BigEndian.AppendUint32(nil, next+1+idBlock)
+	if base+ahead == 0 {
+		return nil // anywhere
+	}
+	return binary.BigEndian.AppendUint32(nil, base+ahead)
 }
 
 // fillBatch bounds the octets of one transaction of fill.
