@@ -73,6 +73,9 @@ type Options struct {
 	// Moved is told of items that were moved aside, and of a database that was
 	// mended, on the store's own goroutine or in Open. It must not call the store.
 	Moved func(Moved)
+	// Slow is told, there too, when the log or the reserve cannot be used, and why:
+	// mail goes into the database at once, which takes longer. nil: no longer so.
+	Slow func(why error)
 }
 
 // Bolt is the Store on bbolt. Besides Store it can be checked, compacted and
@@ -95,6 +98,7 @@ type Bolt struct {
 	bodies  bodyFiles
 	reserve bool // the loop's, and Open's
 	mended  bool // Open had to mend the database
+	slow    bool // Options.Slow was told why
 	reads   atomic.Uint64
 	looked  atomic.Int64 // octets mapped since the last trim, about
 
@@ -118,6 +122,9 @@ func Open(dir string, o Options) (*Bolt, error) {
 	}
 	if o.Moved == nil {
 		o.Moved = func(Moved) {}
+	}
+	if o.Slow == nil {
+		o.Slow = func(error) {}
 	}
 	s := &Bolt{dir: dir, o: o, fs: o.FS, gone: make(chan struct{}), over: &layer{}}
 	s.log = wal{fs: o.FS, size: logSize}
@@ -190,8 +197,7 @@ func (s *Bolt) open() error {
 			return s.refusal("compact: %w", err)
 		}
 	}
-	_ = s.openLog() // without it each group goes into the database, until there is room
-	s.makeReserve()
+	s.tellSlow(s.furnish())
 	s.trim()
 	if s.size() > largeDB || len(old.b) > 0 {
 		debug.FreeOSMemory() // what looking at every page took
@@ -429,6 +435,7 @@ func (s *Bolt) prepare(fresh bool) error {
 	})
 	if err == nil {
 		s.over = &layer{}
+		s.log.begin()
 	}
 	return err
 }

@@ -262,6 +262,7 @@ func (s *Bolt) group(jobs []*job) {
 		refuseNew(jobs)
 		if err = s.commitAll(jobs); isFull(err) && s.dropReserve() {
 			c.reserveAt = s.o.Now().Add(reserveEvery)
+			s.tellSlow(err)
 			err = s.commitAll(jobs)
 		}
 	}
@@ -286,17 +287,49 @@ func (s *Bolt) group(jobs []*job) {
 	}
 }
 
-// makeRoom makes the log and the reserve where they are missing.
+// makeRoom makes the log and the reserve where they are missing. They leave as much
+// room as they take: given up soon, they would be of no use.
 func (s *Bolt) makeRoom(now time.Time) {
 	if s.reserve && s.log.f != nil {
+		if s.log.at > logBlock { // it takes records
+			s.tellSlow(nil)
+		}
 		return
 	}
 	s.commits.reserveAt = now.Add(reserveEvery)
-	if s.log.f == nil && s.settle() == nil {
-		_ = s.openLog() // tried again
+	need := int64(0)
+	if s.log.f == nil {
+		need += s.log.size
 	}
 	if !s.reserve {
-		s.makeReserve()
+		need += s.reserveSize()
+	}
+	err := s.hasRoom(2 * need)
+	if err == nil {
+		err = s.furnish()
+	}
+	s.tellSlow(err)
+}
+
+// furnish makes the log and the reserve where they are missing. Without the one each
+// group goes into the database, without the other new mail does.
+func (s *Bolt) furnish() (err error) {
+	if s.log.f == nil {
+		if err = s.settle(); err == nil {
+			err = s.openLog()
+		}
+	}
+	if rerr := s.makeReserve(); err == nil {
+		err = rerr
+	}
+	return err
+}
+
+// tellSlow tells why the log is of no use, or nil, when that has not been told.
+func (s *Bolt) tellSlow(why error) {
+	if s.slow != (why != nil) {
+		s.slow = why != nil
+		s.o.Slow(why)
 	}
 }
 
@@ -370,9 +403,15 @@ func (s *Bolt) attempt(jobs []*job) (t *txn, err error) {
 	if t, err = s.run(jobs); err != nil || t.own.count == 0 {
 		return t, err
 	}
-	if s.logs(jobs) && s.log.append(t.own) == nil {
-		s.publish(t.own)
-		return t, nil
+	if s.logs(jobs) {
+		if err = s.log.append(t.own); err == nil {
+			s.publish(t.own)
+			return t, nil
+		}
+		if !errors.Is(err, errNoLog) {
+			s.tellSlow(fmt.Errorf("%s: %w", logName, plain(err)))
+			s.commits.reserveAt = s.o.Now().Add(reserveEvery) // before that it does not work again
+		}
 	}
 	// What lies over the database first: readers shall not see one without the
 	// other. And the database has no doubt what is to be done of the log.

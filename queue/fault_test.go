@@ -250,3 +250,120 @@ func TestNoLogLeft(t *testing.T) {
 		t.Error("queue.log.new stays")
 	}
 }
+
+// tight is a disk that says how much is free.
+type tight struct {
+	*queuetest.Disk
+	free atomic.Int64
+}
+
+func (d *tight) Free(string) int64 { return d.free.Load() }
+
+// TestSlow: why there is no log, or no reserve, is told once, and once that there is
+// one again; and what room there is, is not taken to be given up soon.
+func TestSlow(t *testing.T) {
+	c := &clock{}
+	disk := &tight{Disk: queuetest.NewDisk(t.TempDir())}
+	disk.free.Store(1 << 40)
+	reserve, log := filepath.Join(disk.Root(), "reserve"), filepath.Join(disk.Root(), "queue.log")
+	failing := func(step, name string, errno syscall.Errno) {
+		disk.SetFail(func(s, n string) error {
+			if s == step && strings.Contains(filepath.Base(n), name) {
+				return errno
+			}
+			return nil
+		})
+	}
+	var told []string
+	failing("open", "queue.log.new", syscall.EACCES)
+	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, Now: c.Now, LogSize: smallLog, Slow: func(why error) {
+		if why == nil {
+			why = errors.New("again")
+		}
+		told = append(told, why.Error())
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	// some groups, each time a good while after the one before
+	groups := func(want ...string) {
+		t.Helper()
+		for range 3 {
+			c.advance(2 * time.Minute)
+			if _, err := put(t, s, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Note(t.Context(), "x", nil) // when it has ended, so has what follows the groups
+		s.Note(t.Context(), "x", nil)
+		if len(told) != len(want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+		for i := range min(len(told), len(want)) {
+			if !strings.Contains(told[i], want[i]) {
+				t.Errorf("told %q, want %q", told[i], want[i])
+			}
+		}
+		told = nil
+	}
+	groups("queue.log: open: permission denied")
+	disk.SetFail(nil)
+	groups("again")
+	failing("write", "queue.log", syscall.EIO)
+	groups("queue.log: write: input/output error")
+	disk.SetFail(nil)
+	groups("again")
+	// A disk that is full gives the reserve up.
+	failing("write", "queue.db", syscall.ENOSPC)
+	for range 1000 {
+		if _, err = put(t, s, strings.Repeat("x", 9000)); err != nil {
+			break
+		}
+	}
+	if err := remove(t, s, 1); code(err) != 452 {
+		t.Error(err)
+	}
+	disk.SetFail(nil)
+	if _, err := os.Stat(reserve); err == nil {
+		t.Fatal("the reserve was not given up")
+	}
+	// It is 640 KB, which would be most of what is free.
+	disk.free.Store(900 << 10)
+	groups("no space left on device")
+	if _, err := os.Stat(reserve); err == nil {
+		t.Error("the last room was taken")
+	}
+	disk.free.Store(2 << 20)
+	groups("again")
+	if _, err := os.Stat(reserve); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(log); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoRoom: what does not fit is not begun.
+func TestNoRoom(t *testing.T) {
+	disk := &tight{Disk: queuetest.NewDisk(t.TempDir())}
+	disk.free.Store(100 << 10)
+	disk.SetFail(func(step, name string) error {
+		if step == "open" && (strings.HasSuffix(name, "reserve") || strings.HasSuffix(name, "queue.log.new")) {
+			t.Errorf("%s is made", name)
+		}
+		return nil
+	})
+	why := ""
+	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog, Slow: func(err error) { why = err.Error() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if want := "queue.log: 100 KB are free, 256 are needed: no space left on device"; why != want {
+		t.Errorf("told %q, want %q", why, want)
+	}
+	if _, err := put(t, s, "x"); err != nil {
+		t.Error(err)
+	}
+}

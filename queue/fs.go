@@ -25,6 +25,9 @@ type FS interface {
 	Mkdir(name string, perm os.FileMode) error
 	ReadDir(name string) ([]os.DirEntry, error)
 	Stat(name string) (os.FileInfo, error)
+	// Free is how many octets may still be written where a folder is, as far as
+	// known.
+	Free(dir string) int64
 }
 
 // OS is the file system of the operating system.
@@ -74,6 +77,9 @@ func (OS) Mkdir(name string, perm os.FileMode) error { return os.Mkdir(name, per
 
 // ReadDir is os.ReadDir.
 func (OS) ReadDir(name string) ([]os.DirEntry, error) { return os.ReadDir(name) }
+
+// Free asks the system.
+func (OS) Free(dir string) int64 { return freeRoom(dir) }
 
 // Stat is os.Lstat: a link in the spool is never followed.
 func (OS) Stat(name string) (os.FileInfo, error) { return os.Lstat(name) }

@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
@@ -148,12 +149,12 @@ func (s *Bolt) openLog() error {
 	if info, err := s.fs.Stat(name); err != nil || info.Size() != l.size || l.salt == [saltSize]byte{} {
 		if err := s.makeLog(); err != nil {
 			l.salt = [saltSize]byte{}
-			return err
+			return fmt.Errorf("%s: %w", logName, plain(err))
 		}
 	}
 	f, err := s.fs.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", logName, plain(err))
 	}
 	l.f = f
 	l.begin()
@@ -163,6 +164,9 @@ func (s *Bolt) openLog() error {
 // makeLog makes an empty log in the place of the one that is there.
 func (s *Bolt) makeLog() error {
 	l, name := &s.log, s.path(newLogName)
+	if err := s.hasRoom(l.size); err != nil {
+		return err
+	}
 	f, err := s.fs.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 
@@ -80,17 +81,35 @@ func (s *Bolt) compact() (err error) {
 	return old.Close()
 }
 
+func (s *Bolt) reserveSize() int64 { return s.log.size * reserveHalves / 2 }
+
+// hasRoom gives an error when fewer octets are free: filling the disk to see it
+// would take the last room from others.
+func (s *Bolt) hasRoom(octets int64) error {
+	if free := s.fs.Free(s.dir); free < octets {
+		return fmt.Errorf("%d KB are free, %d are needed: %w", free>>10, octets>>10, unix.ENOSPC)
+	}
+	return nil
+}
+
 // makeReserve fills a file that is given up when the disk is full: removing
 // mail must write before it frees anything. Without room there is no reserve.
-func (s *Bolt) makeReserve() {
-	name, size := s.path(reserveName), s.log.size*reserveHalves/2
-	if info, err := s.fs.Stat(name); err == nil && info.Size() == size {
+func (s *Bolt) makeReserve() error {
+	name, size := s.path(reserveName), s.reserveSize()
+	info, err := s.fs.Stat(name)
+	if err == nil && info.Size() == size {
 		s.reserve = true
-		return
+		return nil
+	}
+	if err == nil {
+		s.fs.Remove(name) // another size
+	}
+	if err := s.hasRoom(size); err != nil {
+		return fmt.Errorf("%s: %w", reserveName, err)
 	}
 	f, err := s.fs.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return
+		return fmt.Errorf("%s: %w", reserveName, plain(err))
 	}
 	// Octets that no file system stores as less than they are.
 	b := make([]byte, 64<<10)
@@ -102,9 +121,10 @@ func (s *Bolt) makeReserve() {
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		s.fs.Remove(name)
-		return
+		return fmt.Errorf("%s: %w", reserveName, plain(err))
 	}
 	s.reserve = true
+	return nil
 }
 
 // dropReserve gives the reserve up, and reports whether there was one.

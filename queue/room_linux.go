@@ -1,6 +1,19 @@
 package queue
 
-import "golang.org/x/sys/unix"
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// freeRoom is how many octets may still be written where a folder is.
+func freeRoom(dir string) int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return math.MaxInt64
+	}
+	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * st.Bsize
+}
 
 // unmapPages drops the mapping of file pages, which are read again when needed.
 // It is advice, so an error changes nothing.

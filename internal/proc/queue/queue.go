@@ -152,7 +152,7 @@ func newState(ctx context.Context, env *privsep.Env, p Peers, c *config.Config) 
 }
 
 func (s *state) open(open opener, c *config.Config) error {
-	o := queue.Options{Compress: c.Queue.Compression, Now: s.now, Moved: s.moved, Wait: lockWait}
+	o := queue.Options{Compress: c.Queue.Compression, Now: s.now, Moved: s.moved, Slow: s.slow, Wait: lockWait}
 	if k := c.Queue.EncryptionKey; k != "" {
 		o.Key = []byte(k)
 	}
@@ -241,6 +241,15 @@ func (s *state) moved(m queue.Moved) {
 	if len(m.Envelopes) > 0 {
 		s.begin(func() { s.out.gone(mail.GoneCorrupt, m.Envelopes...) })
 	}
+}
+
+// slow is told by the store why it does without its log, or that it no longer does.
+func (s *state) slow(why error) {
+	if why == nil {
+		s.log.Info("info: queue: the log of the spool is in use again")
+		return
+	}
+	s.log.Warn("warn: queue: mail is taken more slowly: the log of the spool cannot be used: " + mail.Clean(why.Error(), imsg.MaxText))
 }
 
 // statusOf is what others are told of an error of the store.

@@ -105,3 +105,13 @@ func TestShow(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWithoutLog: the operator is told why mail is taken more slowly.
+func TestWithoutLog(t *testing.T) {
+	h := &house{t: t, dir: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(h.dir, "queue.log.new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.open()
+	h.logged("warn: queue: mail is taken more slowly: the log of the spool cannot be used: queue.log: open: is a directory")
+}
