@@ -63,14 +63,8 @@ func (s *Session) offers(e ext) bool { return s.ext&e != 0 }
 // command carries out one line. The line is gone once more is read.
 func (s *Session) command(line []byte) {
 	line = bytes.TrimRight(line, " \t")
-	s.lastWord = s.shownCommand(string(line))
-	if s.shown() {
-		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", mail.Clean(s.lastWord, maxLogged)))
-	}
-	if s.heard {
-		s.report(EventClient, s.lastWord)
-	}
-	if s.idle++; s.idle > max(s.c.SMTP.MaxCommands, 2*s.c.SMTP.MaxRcpt) {
+	s.hear(s.shownCommand(string(line)))
+	if s.idle++; !s.notice && s.idle > max(s.c.SMTP.MaxCommands, 2*s.c.SMTP.MaxRcpt) {
 		s.refuse(replyTooManyCmds)
 		return
 	}
@@ -87,6 +81,17 @@ func (s *Session) command(line []byte) {
 		word, arg = line[:i], strings.TrimLeft(string(line[i+1:]), " \t")
 	}
 	s.dispatch(word, arg, line)
+}
+
+// hear shows what the client said to those who want to know.
+func (s *Session) hear(shown string) {
+	s.lastWord = shown
+	if s.shown() {
+		s.c.Log.Event(s.client.Session, "smtp dialogue", log.Quoted("client", mail.Clean(shown, maxLogged)))
+	}
+	if s.heard {
+		s.report(EventClient, shown)
+	}
 }
 
 // bareLF reports whether the line that was read last ended with LF alone, where
@@ -261,7 +266,7 @@ func (s *Session) identify(verb, arg string) {
 		s.refuse("501 5.5.1 Invalid command: " + verb + " requires domain name")
 		return
 	}
-	if !validDomain(arg, false) {
+	if !s.notice && !validDomain(arg, false) { // our own name is what it is
 		s.refuse(replyDomain)
 		return
 	}

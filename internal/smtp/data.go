@@ -40,19 +40,27 @@ func (s *Session) data(arg string) {
 		s.refuse(replyNoRcpt)
 		return
 	}
-	if _, ok := s.ask(PhaseData, ""); !ok {
-		s.reportTx(EventTxData, "permfail")
+	if !s.openData(true) {
 		return
 	}
-	s.openMessage(true)
-	s.say(replyData)
-	s.reportTx(EventTxData, "ok")
 	if err := s.readData(s.tx.msg); err != nil {
 		s.broken(err) // whatever the client says next is no command
 		return
 	}
 	s.lastWord = "."
 	s.finish(".")
+}
+
+// openData answers DATA and reports whether the text is to come.
+func (s *Session) openData(dots bool) bool {
+	if _, ok := s.ask(PhaseData, ""); !ok {
+		s.reportTx(EventTxData, "permfail")
+		return false
+	}
+	s.openMessage(dots)
+	s.say(replyData)
+	s.reportTx(EventTxData, "ok")
+	return true
 }
 
 func (s *Session) reportTx(e Event, outcome string) {

@@ -19,53 +19,66 @@ type Notice struct {
 	RequireTLS bool // it is about a message that asked for REQUIRETLS (RFC 8689)
 }
 
-// Inject enters a notice as a session with the local listener would: through
-// the rules, the filters and the header rewriting of c. The error is a
-// *mail.Status when somebody refused it.
+// Inject enters a notice as a client of the local listener would, with the same
+// commands: through the rules, the filters and the header rewriting of c. The
+// error is a *mail.Status when somebody refused it.
 func Inject(ctx context.Context, c *Config, n Notice) (mail.MessageID, error) {
 	s := New(c, nowhere{}, netip.AddrPort{}, netip.AddrPort{})
 	s.ctx, s.notice = ctx, true
 	s.open()
-	s.helo, s.esmtp = s.name, true
 	option := ""
 	if n.UTF8 {
 		option = " SMTPUTF8"
 	}
+	if !s.tell("EHLO " + s.name) {
+		return 0, s.giveUp()
+	}
 	for _, cmd := range []string{"MAIL FROM:<>" + option, "RCPT TO:<" + n.Rcpt.String() + ">"} {
-		if s.reason == "" {
-			s.command([]byte(cmd))
-		}
-		if s.tx == nil || s.lastReply[0] != '2' {
+		if !s.tell(cmd) || s.tx == nil {
 			return 0, s.giveUp()
 		}
 		s.tx.p.requireTLS = n.RequireTLS // before RCPT, where envelopes begin
 	}
 	id := s.tx.id
-	if _, ok := s.ask(PhaseData, ""); !ok {
+	s.hear("DATA")
+	if !s.openData(false) {
 		return 0, s.giveUp()
 	}
-	s.openMessage(false)
-	s.reportTx(EventTxData, "ok")
 	s.lastWord = "."
 	if err := s.tx.msg.feed(n.Data); err != nil {
 		s.broken(err)
 		return 0, s.giveUp()
 	}
-	s.finish("")
+	s.finish(".")
 	if s.lastReply[0] != '2' {
 		return 0, s.giveUp()
 	}
-	s.close("quit")
-	s.finishUp()
+	s.leave()
 	return id, nil
+}
+
+// tell carries out a command of a notice and reports whether it was taken.
+func (s *Session) tell(cmd string) bool {
+	if s.reason == "" {
+		s.command([]byte(cmd))
+	}
+	return s.reason == "" && s.lastReply[0] == '2'
+}
+
+// leave ends the session of a notice as a client would.
+func (s *Session) leave() {
+	s.tell("QUIT")
+	if s.reason == "" {
+		s.close("quit") // a filter has no say in that
+	}
+	s.finishUp()
 }
 
 // giveUp ends the session of a notice and gives what refused it.
 func (s *Session) giveUp() error {
 	st, ok := mail.ParseStatus(s.lastReply)
-	s.close("quit")
-	s.finishUp()
-	if !ok || st.OK() {
+	s.leave()
+	if !ok || st.Code/100 < 4 {
 		return mail.LocalError()
 	}
 	return st
