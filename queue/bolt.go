@@ -47,7 +47,7 @@ var (
 	metaFormat = []byte("format") // 4 octets, big endian
 	metaIDs    = []byte("ids")    // 4 octets: ids from here on are free
 	metaKey    = []byte("key")    // something known, sealed
-	metaLog    = []byte("log")    // 8 octets: records of the log up to this one are in here; CRC32C
+	metaLog    = []byte("log")    // 8 octets: records of the log up to this one are in here; its salt; CRC32C
 )
 
 // mapSize is the address room for the database, so that growing up to it does

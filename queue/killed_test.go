@@ -383,3 +383,63 @@ func TestIDsNotBack(t *testing.T) {
 		t.Errorf("%s after %s, mended %v, %v", id, last, mended, err)
 	}
 }
+
+// TestOthersLog: the log of another database is set aside, whether its numbers are
+// greater or less, and stays so when that is cut short.
+func TestOthersLog(t *testing.T) {
+	for _, more := range []int{0, 40} {
+		other, _ := killed(t, queue.Options{})
+		dir, bodies := killed(t, queue.Options{})
+		s := open(t, dir, queue.Options{})
+		for i := range more {
+			body := fmt.Sprint("one more ", i)
+			id, err := put(t, s, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bodies[id] = body
+		}
+		s.Close() // all is in the database
+		b, err := os.ReadFile(filepath.Join(other, "queue.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "queue.log"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		disk := queuetest.NewDisk(dir)
+		disk.SetFail(func(step, name string) error {
+			if step == "rename" {
+				return syscall.EIO
+			}
+			return nil
+		})
+		if s, err := queue.Open(dir, queue.Options{FS: disk}); err == nil {
+			s.Close()
+			t.Error("nothing failed")
+		}
+		var moved []queue.Moved
+		s, err = queue.Open(dir, queue.Options{Moved: func(m queue.Moved) { moved = append(moved, m) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bad, err := look(s, bodies); len(bad) > 0 || err != nil {
+			t.Errorf("%v are missing, %v", bad, err)
+		}
+		all, err := queuetest.All(s, 100)
+		for _, e := range all {
+			if bodies[e.ID.Message()] == "" {
+				t.Errorf("%s is another one's", e.ID)
+			}
+		}
+		if err != nil || len(moved) != 1 || !strings.Contains(moved[0].Reason, "another queue.db") {
+			t.Errorf("moved %+v, %v", moved, err)
+		}
+		if kept, _ := filepath.Glob(filepath.Join(dir, "corrupt", "queue.log-*")); len(kept) != 1 {
+			t.Errorf("kept %q", kept)
+		}
+		s.Close()
+		s = open(t, dir, queue.Options{Moved: func(m queue.Moved) { t.Errorf("again: %+v", m) }})
+		s.Close()
+	}
+}

@@ -57,10 +57,13 @@ type wal struct {
 	fs   FS
 	f    *os.File // nil: there is none
 	salt [saltSize]byte
-	size int64  // of the file
-	at   int64  // where the next record goes
-	seq  uint64 // the number given last
-	buf  []byte
+	// bound is the salt of the log that belongs to the database, as that says.
+	// Zeros: it does not say.
+	bound [saltSize]byte
+	size  int64  // of the file
+	at    int64  // where the next record goes
+	seq   uint64 // the number given last
+	buf   []byte
 
 	// doubt: something failed, and it is not known whether the disk has it. The
 	// log is not written again before a checkpoint has succeeded.
@@ -144,7 +147,8 @@ func logHeader(salt [saltSize]byte) []byte {
 // openLog opens the log to write it, or makes one that has the size it should
 // have: all its blocks are there from then on, so that a record is one write of
 // data and nothing besides. All that the old one holds must be in the database.
-func (s *Bolt) openLog() error {
+func (s *Bolt) openLog() (err error) {
+	defer s.guard("log", &err)
 	l, name := &s.log, s.path(logName)
 	if info, err := s.fs.Stat(name); err != nil || info.Size() != l.size || l.salt == [saltSize]byte{} {
 		if err := s.makeLog(); err != nil {
@@ -155,6 +159,17 @@ func (s *Bolt) openLog() error {
 	f, err := s.fs.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", logName, plain(err))
+	}
+	if was := l.bound; was != l.salt {
+		// Twice: the state before the last commit, which is what is left when a
+		// meta page is lost, shall know the log too.
+		l.bound = l.salt
+		for range 2 {
+			if err := s.flush(&layer{}); err != nil {
+				l.bound = was
+				return errors.Join(fmt.Errorf("%s: %w", dbName, plain(err)), f.Close())
+			}
+		}
 	}
 	l.f = f
 	l.begin()
@@ -264,7 +279,7 @@ func (s *Bolt) write(tx *bbolt.Tx, l *layer) error {
 	if err := put(tx, l); err != nil {
 		return err
 	}
-	v := binary.BigEndian.AppendUint64(nil, s.log.seq)
+	v := append(binary.BigEndian.AppendUint64(nil, s.log.seq), s.log.bound[:]...)
 	return tx.Bucket(bucketMeta.name()).Put(metaLog, binary.BigEndian.AppendUint32(v, crc32.Checksum(v, castagnoli())))
 }
 
@@ -292,17 +307,18 @@ func put(tx *bbolt.Tx, l *layer) error {
 }
 
 // inDatabase is the number up to which the database holds all records. Where it
-// does not say, 0: to carry out all again does no harm.
-func inDatabase(tx *bbolt.Tx) uint64 {
+// does not say, 0: to carry out all again does no harm. bound is the salt of its log.
+func inDatabase(tx *bbolt.Tx) (seq uint64, bound [saltSize]byte) {
 	meta := tx.Bucket(bucketMeta.name())
 	if meta == nil {
-		return 0
+		return 0, bound
 	}
 	v := append([]byte(nil), meta.Get(metaLog)...)
-	if len(v) != 12 || !mendOctet(v, sumAtEnd) {
-		return 0
+	if (len(v) != 8+4 && len(v) != 8+saltSize+4) || !mendOctet(v, sumAtEnd) {
+		return 0, bound
 	}
-	return binary.BigEndian.Uint64(v)
+	copy(bound[:], v[8:len(v)-4]) // the first versions do not say it
+	return binary.BigEndian.Uint64(v), bound
 }
 
 // settle is checkpoint when there is time for it. It may fail: the log keeps

@@ -37,6 +37,7 @@ type logReader struct {
 	torn    []torn // records that are not whole, since the last whole one
 	gap     bool   // something is between the last whole record and here
 	foreign bool   // it is no log
+	other   bool   // it is the log of another database, and not used
 }
 
 // torn is a record that is not whole.
@@ -231,7 +232,7 @@ func mendSum(b []byte, want uint32) []byte {
 func (s *Bolt) readLog() (*logReader, error) {
 	s.over = &layer{}
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		s.log.seq = inDatabase(tx)
+		s.log.seq, s.log.bound = inDatabase(tx)
 		return nil
 	})
 	if err != nil {
@@ -254,6 +255,14 @@ func (s *Bolt) readLog() (*logReader, error) {
 		known = 0 // what the database had, and has no more, may be in the log still
 	}
 	r := readRecords(b, known)
+	none := [saltSize]byte{}
+	switch {
+	case r.salt == none:
+	case s.log.bound == none:
+		s.log.bound = r.salt
+	case s.log.bound != r.salt: // another one's, unless it was just made
+		r = &logReader{other: readRecords(b, 0).over.count > 0, over: &layer{}}
+	}
 	s.over, s.log.seq, s.log.salt = r.over, max(r.last, s.log.seq), r.salt
 	return r, nil
 }
@@ -276,15 +285,18 @@ func readBlocks(f *os.File) ([]byte, error) {
 // tellOfLog says what was wrong with the log that was read, in whose place comes a
 // new one then. One with damage that could not be put right is kept aside. Its records are in the database.
 func (s *Bolt) tellOfLog(r *logReader) error {
-	if r.foreign || r.damaged > 0 || r.mended > 0 {
+	if r.foreign || r.other || r.damaged > 0 || r.mended > 0 {
 		s.log.salt = [saltSize]byte{} // a new one is made
 	}
 	switch {
-	case r.foreign || r.damaged > 0:
+	case r.foreign || r.other || r.damaged > 0:
 		name := fmt.Sprintf("%s-%d", logName, s.o.Now().Unix())
 		reason := fmt.Sprintf("damaged in %d places; what could be read there is in the queue", r.damaged)
 		if r.foreign {
 			reason = "it is no log"
+		}
+		if r.other {
+			reason = "it is the log of another queue.db; nothing of it is in the queue"
 		}
 		if err := s.fs.Rename(s.path(logName), s.path(corruptDir, name)); err != nil {
 			return err
