@@ -251,6 +251,13 @@ func (t *Table) Stats() Stats {
 	return st
 }
 
+// Book adds questions that a copy of the table answered elsewhere.
+func (t *Table) Book(lookups, misses, errors int64) {
+	t.lookups.Add(lookups)
+	t.misses.Add(misses)
+	t.failures.Add(errors)
+}
+
 // count books the end of a question and wraps what is neither found nor missed.
 func (t *Table) count(s Service, err error) error {
 	t.lookups.Add(1)

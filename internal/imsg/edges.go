@@ -33,7 +33,7 @@ var allowed = [Deliver + 1][Deliver + 1][]Type{
 	Lookup: {
 		Parent: {TypeReady, TypeFatal, TypeViolation, TypePrepared, TypeApplied, TypeUserQuery, TypeForwardOpen, TypeSystemAuth, TypeFilterStart, TypeTableOpen},
 		MDA:    {TypeStoreCheck},
-		SMTP:   {TypeTableStale},
+		SMTP:   {TypeTableStale, TypeTableTally},
 		Keys:   {TypeSign},
 	},
 	SMTP: {
@@ -111,6 +111,7 @@ var replies = [...]Type{
 	TypeTableChecks:   TypeTableAnswers,
 	TypeTableCopy:     TypeTableCopied,
 	TypeTableStale:    TypeDone,
+	TypeTableTally:    TypeTableTallies,
 }
 
 // carriers are the imsgs that a descriptor may come with.

@@ -193,6 +193,37 @@ type TableStale struct{ Table string }
 // Fields implements Msg.
 func (m *TableStale) Fields(c *Codec) { c.Name(&m.Table) }
 
+// TableTally asks how often smtp answered from tables of its own since it was
+// asked last. lookup -> smtp; answered by TableTallies.
+type TableTally struct{}
+
+// Fields implements Msg.
+func (*TableTally) Fields(*Codec) {}
+
+// MaxTallies is how many tables one TableTallies tells of.
+const MaxTallies = maxQueries
+
+// TableTallies answers TableTally: as many as MaxTallies may not be all.
+type TableTallies struct{ Tables []TableCount }
+
+// TableCount is how often a table was asked, and with what success.
+type TableCount struct {
+	Table                   string
+	Generation              uint64 // of the configuration that the table belongs to
+	Lookups, Misses, Errors uint64
+}
+
+// Fields implements Msg.
+func (m *TableTallies) Fields(c *Codec) {
+	List(c, &m.Tables, MaxTallies, func(c *Codec, t *TableCount) {
+		c.Name(&t.Table)
+		Uint(c, &t.Generation)
+		Uint(c, &t.Lookups)
+		Uint(c, &t.Misses)
+		Uint(c, &t.Errors)
+	})
+}
+
 // FilterStart asks for the program of a processor of the configuration to be
 // started as another user; an earlier one of the same generation is ended. lookup -> parent;
 // answered by FilterStarted.

@@ -103,6 +103,8 @@ const (
 	TypeTableOpen      Type = 113
 	TypeTableOpened    Type = 114
 	TypeGenerations    Type = 115
+	TypeTableTally     Type = 970
+	TypeTableTallies   Type = 971
 	TypeTableCopy      Type = 980
 	TypeTableCopied    Type = 981
 	TypeTableStale     Type = 982
@@ -210,6 +212,8 @@ var kinds = [...]func() Msg{
 	TypeApplied:        func() Msg { return &Applied{} },
 	TypeTableOpen:      func() Msg { return &TableOpen{} },
 	TypeTableOpened:    func() Msg { return &TableOpened{} },
+	TypeTableTally:     func() Msg { return &TableTally{} },
+	TypeTableTallies:   func() Msg { return &TableTallies{} },
 	TypeTableCopy:      func() Msg { return &TableCopy{} },
 	TypeTableCopied:    func() Msg { return &TableCopied{} },
 	TypeTableStale:     func() Msg { return &TableStale{} },
@@ -516,6 +520,12 @@ func (*TableOpen) Type() Type { return TypeTableOpen }
 
 // Type implements Msg.
 func (*TableOpened) Type() Type { return TypeTableOpened }
+
+// Type implements Msg.
+func (*TableTally) Type() Type { return TypeTableTally }
+
+// Type implements Msg.
+func (*TableTallies) Type() Type { return TypeTableTallies }
 
 // Type implements Msg.
 func (*TableCopy) Type() Type { return TypeTableCopy }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"smtpd/internal/imsg"
+	"smtpd/internal/ipc"
 	"smtpd/internal/mail"
 	"smtpd/table"
 )
@@ -123,9 +125,12 @@ func (s *server) dnsQuery(ctx context.Context, m *imsg.DNSQuery) *imsg.DNSAnswer
 }
 
 // show prints lines for smtpctl: "tables" and "filters".
-func (s *server) show(_ context.Context, w *world, m *imsg.Show) *imsg.Lines {
+func (s *server) show(ctx context.Context, w *world, m *imsg.Show) *imsg.Lines {
 	switch m.What {
 	case "tables":
+		if m.Skip == 0 {
+			s.tally(ctx, w)
+		}
 	case "filters":
 		return page(showFilters(w), m.Skip)
 	default:
@@ -142,6 +147,31 @@ func (s *server) show(_ context.Context, w *world, m *imsg.Show) *imsg.Lines {
 			entries, st.Lookups, st.Misses, st.Errors, st.Loaded.Unix(), mail.Clean(st.LastError, 256)))
 	}
 	return page(lines, m.Skip)
+}
+
+// tallyTime is how long smtp may take to say what it counted. Ours: it does so at
+// once, or is not there.
+const tallyTime = time.Second
+
+// tally books what smtp answered from copies of the tables of w.
+func (s *server) tally(ctx context.Context, w *world) {
+	ctx, cancel := context.WithTimeout(ctx, tallyTime)
+	defer cancel()
+	for s.peers.SMTP.Up() {
+		a, err := ipc.Ask[*imsg.TableTallies](ctx, s.peers.SMTP, &imsg.TableTally{})
+		if err != nil {
+			s.env.Log.Warn("warn: show tables: smtp does not say what it looked up: " + mail.Clean(err.Error(), 256))
+			return
+		}
+		for _, c := range a.Tables {
+			if t := w.tables.Table(c.Table); t != nil && c.Generation == w.conf.Generation {
+				t.Book(int64(c.Lookups), int64(c.Misses), int64(c.Errors))
+			}
+		}
+		if len(a.Tables) < imsg.MaxTallies {
+			return
+		}
+	}
 }
 
 // page is the lines that fit one answer, after those already had.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"smtpd/internal/config"
@@ -22,7 +23,12 @@ const copyTime = 10 * time.Second
 type copies struct {
 	mu     sync.Mutex
 	tables map[copyKey]*tableCopy
+
+	asked sync.Map // copyKey -> *tally, of every table that is asked here
 }
+
+// tally is how often a table was asked here that lookup has not heard of yet.
+type tally struct{ lookups, misses, errors atomic.Uint64 }
 
 type copyKey struct {
 	generation uint64
@@ -74,6 +80,47 @@ func (c *copies) drop(gone func(copyKey) bool) {
 	}
 }
 
+// forget drops what belongs to configurations that are gone.
+func (c *copies) forget(gone func(copyKey) bool) {
+	c.drop(gone)
+	c.asked.Range(func(k, _ any) bool {
+		if gone(k.(copyKey)) {
+			c.asked.Delete(k)
+		}
+		return true
+	})
+}
+
+// count books a question that was answered here.
+func (c *copies) count(k copyKey, found bool, err error) {
+	v, ok := c.asked.Load(k)
+	if !ok {
+		v, _ = c.asked.LoadOrStore(k, &tally{})
+	}
+	one := v.(*tally)
+	one.lookups.Add(1)
+	switch {
+	case err != nil:
+		one.errors.Add(1)
+	case !found:
+		one.misses.Add(1)
+	}
+}
+
+// tallies is what was booked since the last time.
+func (c *copies) tallies() *imsg.TableTallies {
+	a := &imsg.TableTallies{}
+	c.asked.Range(func(k, v any) bool {
+		one := v.(*tally)
+		if n := one.lookups.Swap(0); n > 0 {
+			a.Tables = append(a.Tables, imsg.TableCount{Table: k.(copyKey).name, Generation: k.(copyKey).generation,
+				Lookups: n, Misses: one.misses.Swap(0), Errors: one.errors.Swap(0)})
+		}
+		return len(a.Tables) < imsg.MaxTallies
+	})
+	return a
+}
+
 // copied is the copy of a table, or nil: then lookup is to be asked. The first
 // question has a copy made.
 func (b *backend) copied(name string) *table.Table {
@@ -106,8 +153,11 @@ func (b *backend) copyTable(k copyKey, begun *tableCopy) {
 
 // fromLookup carries out what lookup says unasked.
 func (s *server) fromLookup(r *ipc.Request) {
-	if m, ok := r.Msg.(*imsg.TableStale); ok {
+	switch m := r.Msg.(type) {
+	case *imsg.TableStale:
 		s.copies.drop(func(k copyKey) bool { return k.name == m.Table })
 		r.Reply(&imsg.Done{OK: true}, nil)
+	case *imsg.TableTally:
+		r.Reply(s.copies.tallies(), nil)
 	}
 }

@@ -195,7 +195,9 @@ func (s *sessionFilter) Check(ctx context.Context, q []filter.Query, found []boo
 		}
 		if service, ok := table.ParseService(one.Service); t != nil && ok {
 			var err error
-			if found[i], err = t.Check(ctx, service, one.Key); err != nil {
+			found[i], err = t.Check(ctx, service, one.Key)
+			s.b.s.copies.count(copyKey{s.b.generation, one.Table}, found[i], err)
+			if err != nil {
 				return err
 			}
 			continue

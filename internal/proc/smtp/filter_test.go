@@ -146,6 +146,20 @@ func TestTableCopies(t *testing.T) {
 	if checks() != n {
 		t.Errorf("%d questions beside the copy", checks()-n)
 	}
+	for _, want := range []int{1, 0} { // each is told once
+		a, err := ipc.Ask[*imsg.TableTallies](t.Context(), w.lookup, &imsg.TableTally{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(a.Tables) != want {
+			t.Errorf("counted %+v", a.Tables)
+		}
+		for _, c := range a.Tables { // one of them was there
+			if c.Table != "file" || c.Lookups < 4 || c.Misses != c.Lookups-1 || c.Errors != 0 {
+				t.Errorf("counted %+v", c)
+			}
+		}
+	}
 	stale("one.test")
 	d.want("EHLO two.test", "250", "EHLO one.test", "550")
 	w.copying <- struct{}{}

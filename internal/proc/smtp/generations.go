@@ -84,7 +84,7 @@ func (g *generations) before(generation uint64) (l []*engine.Session) {
 // tellLookup says which configurations are of use, with the lock held.
 func (s *server) tellLookup() {
 	used := s.gens.used()
-	s.copies.drop(func(k copyKey) bool { return k.generation != s.gens.present && !slices.Contains(used, k.generation) })
+	s.copies.forget(func(k copyKey) bool { return k.generation != s.gens.present && !slices.Contains(used, k.generation) })
 	// A lookup that is not there is told when it is.
 	_ = s.lookup.link.Send(&imsg.Generations{Present: s.gens.present, Used: used}, nil)
 }
