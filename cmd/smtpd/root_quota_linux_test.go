@@ -26,7 +26,7 @@ mount --bind fs/spool /var/spool
 for u in alice bob; do install -d -m 0700 -o $u -g $u /home/$u; done
 btrfs qgroup limit 2M fs/home
 btrfs qgroup limit 2M fs/mail
-btrfs qgroup limit 32M fs/spool
+btrfs qgroup limit 96M fs/spool
 `
 
 // quotaWorld makes that file system below a folder of the test; false says that
@@ -122,8 +122,8 @@ func overSpool(t *testing.T, l *ledger) {
 		if code == 452 {
 			return
 		}
-		if code != 0 || n > 60 {
-			t.Fatalf("mail %d of 1 MB into a spool of 32: answered %d", n, code)
+		if code != 0 || n > 150 {
+			t.Fatalf("mail %d of 1 MB into a spool of 96: answered %d", n, code)
 		}
 	}
 }
