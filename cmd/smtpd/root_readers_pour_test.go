@@ -68,7 +68,7 @@ func otherReaders(t *testing.T, conf string, n int) {
 }
 
 // pourVisits is how many gusts of mail come, each while a reader is at work.
-const pourVisits = 5
+const pourVisits = 10
 
 // pour sends n mails to addr in gusts, each as soon as the reader has come back
 // from a visit during the one before, lets it read the rest, and checks that it
@@ -95,7 +95,8 @@ func pour(t *testing.T, who, addr string, n int, visit visit) {
 		over := false
 		select {
 		case <-sent:
-			if over = gusts == pourVisits; !over {
+			over = gusts == pourVisits
+			if !over && visits >= gusts { // never ahead of the reader
 				sent = gust()
 				gusts++
 			}
@@ -179,7 +180,7 @@ func pop3(cmd *exec.Cmd, login, all bool) (parts []part, err error) {
 	out := bufio.NewReaderSize(pipe, 1<<16)
 	if login {
 		if line, err := out.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
-			return nil, fmt.Errorf("greeting %q: %w", line, err)
+			return nil, fmt.Errorf("greeting %q: %v", line, err)
 		}
 		for _, cmd := range []string{"USER bob", "PASS secret"} {
 			if _, err := popDo(in, out, cmd, false); err != nil {
@@ -222,7 +223,7 @@ func popDo(in io.Writer, out *bufio.Reader, cmd string, long bool) (string, erro
 	}
 	line, err := out.ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "+OK") {
-		return "", fmt.Errorf("%s: %q: %w", cmd, line, err)
+		return "", fmt.Errorf("%s: %q: %v", cmd, line, err)
 	}
 	var text strings.Builder
 	for long {

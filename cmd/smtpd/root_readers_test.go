@@ -312,7 +312,7 @@ func TestRootReaders(t *testing.T) {
 	if t.Failed() {
 		t.Logf("log:\n%s", tail([]byte(d.log()), 20))
 	}
-	otherReaders(t, conf, min(n, 200))
+	otherReaders(t, conf, min(n, 300))
 	waitEmpty(t, d, waitLimit)
 	rest := &ledger{acked: map[string]string{}}
 	rest.send(2, 1, []string{"alice@md.test"}, nil)
