@@ -192,10 +192,7 @@ func TestFailing(t *testing.T) {
 // TestOnceMore: a message that was refused can come again under its id.
 func TestOnceMore(t *testing.T) {
 	disk := queuetest.NewDisk(t.TempDir())
-	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, disk.Root(), queue.Options{FS: disk})
 	defer s.Close()
 	id, err := s.Reserve(t.Context(), 1)
 	if err != nil {
@@ -241,10 +238,7 @@ func TestNoLogLeft(t *testing.T) {
 		}
 		return nil
 	})
-	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, disk.Root(), queue.Options{FS: disk})
 	defer s.Close()
 	if _, err := os.Stat(filepath.Join(disk.Root(), "queue.log.new")); err == nil {
 		t.Error("queue.log.new stays")

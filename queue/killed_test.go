@@ -243,10 +243,7 @@ func TestFullDatabase(t *testing.T) {
 // TestNotBeforeSync: nobody sees what is not durable yet.
 func TestNotBeforeSync(t *testing.T) {
 	disk := queuetest.NewDisk(t.TempDir())
-	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, disk.Root(), queue.Options{FS: disk})
 	defer s.Close()
 	id, err := s.Reserve(t.Context(), 1)
 	if err != nil {
@@ -337,10 +334,7 @@ func TestKilledMended(t *testing.T) {
 // though the database has had newer ones past it.
 func TestIDsNotBack(t *testing.T) {
 	disk := queuetest.NewDisk(t.TempDir())
-	s, err := queue.Open(disk.Root(), queue.Options{FS: disk, LogSize: smallLog})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, disk.Root(), queue.Options{FS: disk})
 	for i := range 40 {
 		if _, err := put(t, s, strings.Repeat(fmt.Sprintf("line %d\n", i), 300)); err != nil {
 			t.Fatal(err)
@@ -353,6 +347,7 @@ func TestIDsNotBack(t *testing.T) {
 		return nil
 	})
 	var last mail.MessageID
+	var err error
 	for range 9 { // more than one time takes
 		if last, err = s.Reserve(t.Context(), queue.MaxReserve); err != nil {
 			t.Fatal(err)

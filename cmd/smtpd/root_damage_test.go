@@ -143,12 +143,7 @@ func TestRootAside(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	d := startRoot(t, rootConf, "-P", "mta")
 	l := &ledger{acked: map[string]string{}}
 	for i := range 6 {

@@ -35,12 +35,7 @@ func TestRootSurvivesKillOfAll(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	l := &ledger{acked: map[string]string{}}
 	rounds, perRound := killRounds(t)
 	var lives []life

@@ -20,12 +20,7 @@ func TestRootDelivers2000(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	d := startRoot(t, rootConf)
 	l := &ledger{acked: map[string]string{}}
 	start := time.Now()
@@ -149,12 +144,7 @@ func TestRootKillsEachChild(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	d := startRoot(t, rootConf)
 	l := &ledger{acked: map[string]string{}}
 	stop, done := make(chan struct{}), make(chan struct{})

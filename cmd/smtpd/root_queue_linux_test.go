@@ -28,12 +28,7 @@ func TestRootDiskFull(t *testing.T) {
 	if err := syscall.Mount("tmpfs", "/var/spool/smtpd", "tmpfs", 0, spoolSize+",mode=0711"); err != nil {
 		t.Fatal(err)
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	d := startRoot(t, rootConf)
 	smtpctl(t, d, "pause", "mta")
 	smtpctl(t, d, "pause", "mda")

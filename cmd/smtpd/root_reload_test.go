@@ -41,12 +41,7 @@ func TestRootReloads(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := filepath.Join(t.TempDir(), "sink")
-	s, err := startSink("127.0.0.1:2525", sinkDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	sinkDir := relaySink(t)
 	conf := filepath.Join(t.TempDir(), "smtpd.conf")
 	replace(t, conf, reloadConf(0))
 	d := startRoot(t, rootConf, "-f", conf)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"testing"
 
 	gosmtp "github.com/emersion/go-smtp"
 )
@@ -26,6 +27,19 @@ type sink struct {
 	n     int
 	seen  map[string]int // tries by recipient
 	Names []string
+}
+
+// relaySink starts the host that rootConf relays to, and says where it puts its
+// mail.
+func relaySink(t *testing.T) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "sink")
+	s, err := startSink("127.0.0.1:2525", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	return dir
 }
 
 func startSink(addr, dir string, set ...func(*gosmtp.Server)) (*sink, error) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -110,44 +108,6 @@ func TestRunWithDescriptor(t *testing.T) {
 	if r := run(t, l, m, f); r.Status.Code != 451 {
 		t.Errorf("a body that is too short: %+v", r)
 	}
-}
-
-// A file that is too large is an error of its delivery alone, and commands know
-// nothing of how.
-func TestFileSizeLimit(t *testing.T) {
-	l, _ := start(t)
-	m := example(t)
-	if r := run(t, l, m, nil); !r.Status.OK() { // so the worker is there
-		t.Fatalf("got %+v", r)
-	}
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Skip("signals are not shown here")
-	}
-	if ignored := signals(t, string(status), "SigIgn"); ignored>>(syscall.SIGXFSZ-1)&1 != 1 {
-		t.Errorf("the worker ignores %x", ignored)
-	}
-	m.Method, m.Command = "pipe", `grep SigIgn /proc/self/status | tr '\t' ' '; exit 1`
-	r := run(t, l, m, nil)
-	if ignored := signals(t, strings.Trim(r.Line, `"`), "SigIgn"); ignored>>(syscall.SIGXFSZ-1)&1 != 0 {
-		t.Errorf("a command ignores %x", ignored)
-	}
-}
-
-// signals are those that a line of /proc/PID/status names.
-func signals(t *testing.T, status, name string) uint64 {
-	t.Helper()
-	for line := range strings.Lines(status) {
-		if v, ok := strings.CutPrefix(line, name+":"); ok {
-			n, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-	}
-	t.Fatalf("no %s in %q", name, status)
-	return 0
 }
 
 func TestEndsWithMDA(t *testing.T) {
