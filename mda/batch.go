@@ -28,7 +28,7 @@ func Hands() int { return min(max(runtime.NumCPU(), 2), 4) }
 type job struct {
 	v    *Delivery
 	name string // final
-	tmp  string // in tmp; empty: the file has no name yet
+	tmp  string // in tmp
 	fd   int
 	err  error
 
@@ -107,8 +107,7 @@ func (f *folder) write(d *Deliverer, batch []*job) {
 	}
 }
 
-// writeTexts makes the files of a part of a batch, without names, and brings them
-// to disk.
+// writeTexts makes the files of a part of a batch, in tmp, and brings them to disk.
 func (f *folder) writeTexts(d *Deliverer, part []*job) {
 	for _, j := range part {
 		if j.err = f.create(d, j); j.err == nil {
@@ -127,21 +126,10 @@ func (f *folder) writeTexts(d *Deliverer, part []*job) {
 	}
 }
 
-// create opens a new file below tmp: one without a name where the system has
-// that, for it leaves nothing behind when we are cut short.
+// create opens a new file below tmp. It has a name there from the start: that
+// its inode has one goes to disk with its octets, and an ext4 without a journal
+// brings it there in no other way.
 func (f *folder) create(d *Deliverer, j *job) (err error) {
-	if !d.noTmpfile.Load() {
-		if j.fd, err = openNameless(f.tmp); err == nil {
-			return nil
-		}
-		j.fd = -1
-		switch {
-		case unsupported(err):
-			d.noTmpfile.Store(true)
-		case err != unix.EPERM: // in a folder that was removed; the other way says so
-			return err
-		}
-	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	j.tmp = j.name + "." + strconv.Itoa(d.pid) + "_" + strconv.FormatUint(d.folders.serial.Add(1), 10)
 	j.fd, err = openat(f.tmp, j.tmp, flags, 0o600)
@@ -159,18 +147,7 @@ func (f *folder) publish(d *Deliverer, j *job) error {
 	if err := d.step("rename"); err != nil {
 		return err
 	}
-	if j.tmp != "" {
-		return retry(func() error { return unix.Renameat(f.tmp, j.tmp, f.new, j.name) })
-	}
-	err := giveName(j.fd, f.new, j.name)
-	if err == unix.EEXIST {
-		return nil
-	}
-	if unsupported(err) {
-		d.noTmpfile.Store(true)
-		return unix.ENOENT // so that this delivery begins again, without
-	}
-	return err
+	return retry(func() error { return unix.Renameat(f.tmp, j.tmp, f.new, j.name) })
 }
 
 // finish closes the file of a job; one that has failed leaves nothing in tmp.
@@ -181,7 +158,7 @@ func (f *folder) finish(j *job) {
 	if err := unix.Close(j.fd); err != nil && j.err == nil {
 		j.err = err // where quotas of network file systems speak up
 	}
-	if j.err != nil && j.tmp != "" {
+	if j.err != nil {
 		_ = unix.Unlinkat(f.tmp, j.tmp, 0)
 	}
 }

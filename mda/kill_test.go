@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,13 +47,11 @@ func batchText(i int) []byte {
 func killMain(how string) int {
 	var step, home string
 	var number int
-	var named bool
-	if _, err := fmt.Sscan(how, &step, &number, &named, &home); err != nil {
+	if _, err := fmt.Sscan(how, &step, &number, &home); err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	d := New(Options{UID: os.Geteuid(), SpoolDir: home})
-	d.noTmpfile.Store(named)
 	var mu sync.Mutex
 	var joined sync.WaitGroup
 	joined.Add(inBatches)
@@ -89,22 +86,20 @@ func killMain(how string) int {
 // makes no second file, and none is missing or cut short.
 func TestMaildirBatchKilled(t *testing.T) {
 	stages := map[string][]int{"write": {1, 5, 8}, "sync": {1, 4, 8}, "rename": {1, 4, 8}, "dirsync": {1}}
-	for _, named := range []bool{false, true} {
-		for step, numbers := range stages {
-			for _, number := range numbers {
-				t.Run(fmt.Sprintf("%s %d named %v", step, number, named), func(t *testing.T) {
-					t.Parallel()
-					killBatch(t, step, number, named)
-				})
-			}
+	for step, numbers := range stages {
+		for _, number := range numbers {
+			t.Run(fmt.Sprintf("%s %d", step, number), func(t *testing.T) {
+				t.Parallel()
+				killBatch(t, step, number)
+			})
 		}
 	}
 }
 
-func killBatch(t *testing.T, step string, number int, named bool) {
+func killBatch(t *testing.T, step string, number int) {
 	home := t.TempDir()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %v %s", killVar, step, number, named, home))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %s", killVar, step, number, home))
 	out, err := cmd.CombinedOutput()
 	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || ws.Signal() != syscall.SIGKILL {
 		t.Fatalf("the worker: %v %s", err, out)
@@ -120,7 +115,6 @@ func killBatch(t *testing.T, step string, number int, named bool) {
 		t.Errorf("%d files in new at the end of the worker; want %d", n, first)
 	}
 	d := newDeliverer(t, nil)
-	d.noTmpfile.Store(named)
 	for _, tagged := range []bool{true, false} {
 		var wg sync.WaitGroup
 		for i := range inBatches {
@@ -148,8 +142,10 @@ func killBatch(t *testing.T, step string, number int, named bool) {
 	if len(files) != inBatches {
 		t.Errorf("%d files of %d messages: %v", len(files), inBatches, files)
 	}
-	if left, _ := filepath.Glob(home + "/Maildir/tmp/*"); !named && len(left) > 0 {
-		t.Errorf("left in tmp: %v", left)
+	for _, left := range list(t, home, "Maildir/tmp") {
+		if !strings.Contains(left, fmt.Sprintf(".%d_", cmd.Process.Pid)) {
+			t.Errorf("left in tmp, and not by the killed worker: %s", left)
+		}
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"smtpd/internal/mail"
@@ -96,12 +95,11 @@ type Deliverer struct {
 	start time.Time
 	pid   int
 
-	folders   folders
-	boxes     boxes
-	stores    stores
-	copies    copies
-	noTmpfile atomic.Bool // files in tmp need names
-	wide      sync.Once   // Options.Wide
+	folders folders
+	boxes   boxes
+	stores  stores
+	copies  copies
+	wide    sync.Once // Options.Wide
 
 	fault func(step string) error // tests: fails or stops at a step
 }

@@ -17,11 +17,6 @@ func beginSync(int) {}
 // reserve cannot be had without a longer file.
 func reserve(int, int64, int64) error { return nil }
 
-// Files without a name are not known here.
-func openNameless(int) (int, error)     { return -1, unix.EOPNOTSUPP }
-func giveName(_, _ int, _ string) error { return unix.EOPNOTSUPP }
-func unsupported(err error) bool        { return err == unix.EOPNOTSUPP }
-
 // kernelLock takes the lock of mail.local and its kind. The kernel lets flock
 // and fcntl locks exclude each other, so one of them is enough and both would
 // exclude themselves. It does not wait; the lock ends with the file.

@@ -29,34 +29,6 @@ func reserve(fd int, end, size int64) error {
 	return nil
 }
 
-// openNameless opens a new file in a folder without giving it a name.
-func openNameless(dir int) (int, error) {
-	return openat(dir, ".", unix.O_TMPFILE|unix.O_WRONLY, 0o600)
-}
-
-// giveName links a nameless file into a folder.
-func giveName(fd, dir int, name string) error {
-	err := retry(func() error {
-		return unix.Linkat(unix.AT_FDCWD, procFD+strconv.Itoa(fd), dir, name, unix.AT_SYMLINK_FOLLOW)
-	})
-	if err == unix.ENOENT && unix.Access(procFD, unix.X_OK) != nil {
-		return unix.EOPNOTSUPP
-	}
-	return err
-}
-
-const procFD = "/proc/self/fd/"
-
-// unsupported reports that nameless files are not to be had: a file system
-// without, or no /proc.
-func unsupported(err error) bool {
-	switch err {
-	case unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL, unix.ENOSYS, unix.EXDEV:
-		return true
-	}
-	return false
-}
-
 // kernelLock takes the locks that procmail, mutt and Dovecot look at (fcntl) and
 // those of flock, which others use; on Linux neither knows of the other. The
 // fcntl lock belongs to the open file, so that two deliveries of one process
