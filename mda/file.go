@@ -33,7 +33,7 @@ func (d *Deliverer) file(ctx context.Context, v *Delivery) error {
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFCHR {
 		return tempfail(exTempfail, mboxFile, "", errors.New("neither a file nor a device"))
 	}
-	err = waitLock(ctx, func() (bool, error) { return tryKernelLock(fd) })
+	err = d.waitLock(ctx, path, func() (bool, error) { return tryKernelLock(fd) })
 	if err == nil {
 		err = d.appendTo(fd, v, true)
 	}

@@ -16,9 +16,9 @@ import (
 // age is that of liblockfile and of Dovecot's mbox_lock_timeout.
 const (
 	lockWait     = 60 * time.Second
-	lockPoll     = 4 * time.Millisecond // doubled up to lockPollMax
-	lockPollMax  = 500 * time.Millisecond
-	staleLockAge = 5 * time.Minute // a dot-lock that does not name its holder
+	lockPoll     = 4 * time.Millisecond  // doubled up to lockPollMax
+	lockPollMax  = 50 * time.Millisecond // a reader that comes again at once leaves no more
+	staleLockAge = 5 * time.Minute       // a dot-lock that does not name its holder
 )
 
 var errLocked = errors.New("mailbox is locked by another program")
@@ -138,14 +138,17 @@ func (d *Deliverer) holder(dir int, name string) int {
 // alive reports whether a process is there, ours or another's.
 func alive(pid int) bool { return unix.Kill(pid, 0) != unix.ESRCH }
 
-// waitLock repeats try until it reports that it holds the lock, fails for good,
-// or takes too long. Programs take dot-lock and kernel lock in either order, so
-// try must hold neither when it has not got both.
-func waitLock(ctx context.Context, try func() (held bool, err error)) error {
+// waitLock repeats try until it reports that it holds the locks of the mailbox,
+// fails for good, or takes too long. Programs take dot-lock and kernel lock in
+// either order, so try must hold neither when it has not got both.
+func (d *Deliverer) waitLock(ctx context.Context, path string, try func() (held bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	for wait := lockPoll; ; wait = min(2*wait, lockPollMax) {
 		if held, err := try(); held || err != nil {
+			if wait > lockPoll {
+				d.boxes.shared(path)
+			}
 			return err
 		}
 		t := time.NewTimer(wait/2 + rand.N(wait))

@@ -6,46 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
-
-// boxes keeps the deliveries of this process to one mailbox apart, so that they
-// need not poll each other's locks. The zero value is ready.
-type boxes struct {
-	mu   sync.Mutex
-	busy map[string]chan struct{} // closed when the mailbox is free again
-}
-
-// lock waits until no other delivery of this process uses path.
-func (b *boxes) lock(ctx context.Context, path string) error {
-	for {
-		b.mu.Lock()
-		taken := b.busy[path]
-		if taken == nil {
-			if b.busy == nil {
-				b.busy = map[string]chan struct{}{}
-			}
-			b.busy[path] = make(chan struct{})
-			b.mu.Unlock()
-			return nil
-		}
-		b.mu.Unlock()
-		select {
-		case <-taken:
-		case <-ctx.Done():
-			return errLocked
-		}
-	}
-}
-
-func (b *boxes) unlock(path string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.busy[path])
-	delete(b.busy, path)
-}
 
 const mailLocal = "mail.local: "
 
@@ -66,7 +29,7 @@ func (d *Deliverer) mbox(ctx context.Context, v *Delivery) error {
 	}
 	defer d.boxes.unlock(path)
 	var box *mailbox
-	err = waitLock(ctx, func() (bool, error) {
+	err = d.waitLock(ctx, path, func() (bool, error) {
 		box, err = d.tryBox(dir, name)
 		return box != nil, err
 	})
