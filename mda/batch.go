@@ -126,12 +126,17 @@ func (f *folder) writeTexts(d *Deliverer, part []*job) {
 	}
 }
 
-// create opens a new file below tmp. It has a name there from the start: that
-// its inode has one goes to disk with its octets, and an ext4 without a journal
-// brings it there in no other way.
+// create makes a new file in tmp. It has a name before it is synced: that an
+// inode has one is written with its octets, and an ext4 without a journal brings
+// it to disk in no other way. Where the system can, the file is made without a
+// name and linked at once: to look for a free inode can take long, and the name
+// would have the folder locked meanwhile.
 func (f *folder) create(d *Deliverer, j *job) (err error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	j.tmp = j.name + "." + strconv.Itoa(d.pid) + "_" + strconv.FormatUint(d.folders.serial.Add(1), 10)
+	if j.fd, err = createNameless(f.tmp, j.tmp); err == nil {
+		return nil
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	j.fd, err = openat(f.tmp, j.tmp, flags, 0o600)
 	if err == unix.EEXIST {
 		// The name holds our process id: this was left by one that has died.

@@ -56,6 +56,7 @@ func killMain(how string) int {
 	var joined sync.WaitGroup
 	joined.Add(inBatches)
 	seen := map[string]int{}
+	alone := make(chan struct{}) // closed once the first batch is made up
 	d.fault = func(s string) error {
 		if s == "join" {
 			joined.Done()
@@ -63,7 +64,10 @@ func killMain(how string) int {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if seen[s]++; s == "dirsync" && seen[s] == 1 {
+		if seen[s]++; s == "write" && seen[s] == 1 {
+			close(alone)
+		}
+		if s == "dirsync" && seen[s] == 1 {
 			joined.Wait() // the others pile up behind the first
 		}
 		if s == step && seen[s] == number+1 {
@@ -76,6 +80,7 @@ func killMain(how string) int {
 	for i := range inBatches {
 		v := batchDelivery(home, i, false)
 		wg.Go(func() { d.Deliver(context.Background(), v) })
+		<-alone
 	}
 	wg.Wait()
 	return 1 // it should not have come so far
