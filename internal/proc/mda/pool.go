@@ -21,10 +21,10 @@ const (
 	// maxPlain bounds the deliveries, commands aside, that one worker has at a
 	// time. Ours: so many connections a store can be asked for.
 	maxPlain = 32
-	// maxFiles is that while they are Maildir deliveries. Ours: three times what
-	// the engine writes to disk together, so that its next batch is there when one
-	// is done and the answers to that are on their way.
-	maxFiles = 96
+	// maxFiles is that while they are Maildir deliveries. Ours: twice what the
+	// engine writes to disk together, so that its next batch is there when one is
+	// done and the answers to that are on their way.
+	maxFiles = 128
 	// idleTime is how long a worker without work is kept. It ends by itself a
 	// little later, so it is never asked when it may be gone.
 	idleTime = 8 * time.Second
