@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,33 +19,55 @@ import (
 // lies there, deletes half or, when told so, all of it, and says what it saw.
 type visit func(all bool) ([]part, error)
 
-// otherReaders has readers other than Dovecot's IMAP server come again and
-// again while n mails for each pour into the mailbox.
-func otherReaders(t *testing.T, conf string, n int) {
-	t.Helper()
-	type one struct {
-		who, addr string
-		visit     visit
+// oneReader is a reader with a mailbox of its own.
+type oneReader struct {
+	who, addr string
+	visits    int // while mail pours in
+	visit     visit
+}
+
+// slow has a reader wait, with what it has locked, before it cuts a system mailbox
+// to its new length: what is delivered in that time, without a lock that the
+// reader knows, is lost.
+func slow(t *testing.T, cmd ...string) []string {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Logf("%s does not wait: %v", cmd[0], err)
+		return cmd
 	}
-	var mbox, maildir []one
+	return append([]string{strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=ftruncate", "-e", "inject=ftruncate:delay_enter=100000"}, cmd...)
+}
+
+// otherReaders has readers other than Dovecot's IMAP server come again and again
+// while mail pours into their mailboxes. Each kind of lock is looked at by one that
+// knows no other: a delivery without dot-locks is noticed by Dovecot with these
+// alone, one without kernel locks by Dovecot with these alone, and at times by
+// popa3d. Dovecot as Debian has it, mutt and procmail take both: one is enough for
+// them, and they notice when both are missing.
+func otherReaders(t *testing.T, d *daemon, conf string) {
+	t.Helper()
+	var all []oneReader
 	if p := reader(t, "/usr/lib/dovecot/pop3"); p != "" {
-		maildir = append(maildir, one{"dovecot pop3, Maildir", "alice@md.test", func(all bool) ([]part, error) {
-			return pop3(asUser(t, "alice", p, "-c", conf+".alice"), false, all)
+		all = append(all, oneReader{"dovecot pop3, Maildir", "two@md.test", 4, func(all bool) ([]part, error) {
+			return pop3(asUser(t, "two", p, "-c", conf+".maildir"), "", all)
 		}})
-		mbox = append(mbox, one{"dovecot pop3, mbox", "bob@mb.test", func(all bool) ([]part, error) {
-			cmd := asUser(t, "bob", p, "-c", conf+".bob")
-			cmd.SysProcAttr.Credential.Groups = []uint32{8} // mail: for dot-locks
-			return pop3(cmd, false, all)
-		}})
+		for _, locks := range []string{"both", "dot", "kernel"} {
+			all = append(all, oneReader{"dovecot pop3, mbox, locks: " + locks, locks + "@mb.test", 4, func(all bool) ([]part, error) {
+				cmd := asUser(t, locks, slow(t, p, "-c", conf+"."+locks)...)
+				cmd.SysProcAttr.Credential.Groups = []uint32{8} // mail: for dot-locks
+				return pop3(cmd, "", all)
+			}})
+		}
 	}
 	if p := reader(t, "/usr/sbin/popa3d"); p != "" {
-		mbox = append(mbox, one{"popa3d, mbox", "bob@mb.test", func(all bool) ([]part, error) {
-			return pop3(exec.Command(p), true, all)
+		all = append(all, oneReader{"popa3d, mbox", "popa@mb.test", 3, func(all bool) ([]part, error) {
+			cmd := slow(t, p)
+			return pop3(exec.Command(cmd[0], cmd[1:]...), "popa", all)
 		}})
 	}
 	if p := reader(t, "/usr/bin/imapd"); p != "" { // courier's
-		maildir = append(maildir, one{"courier, Maildir", "alice@md.test", func(all bool) ([]part, error) {
-			c, err := startIMAP(asUser(t, "alice", p, "Maildir"))
+		all = append(all, oneReader{"courier, Maildir", "cour@md.test", 4, func(all bool) ([]part, error) {
+			c, err := startIMAP(asUser(t, "cour", p, "Maildir"))
 			if err != nil {
 				return nil, err
 			}
@@ -53,82 +76,112 @@ func otherReaders(t *testing.T, conf string, n int) {
 		}})
 	}
 	if p := reader(t, "/usr/bin/mutt"); p != "" {
-		maildir = append(maildir, one{"mutt, Maildir", "alice@md.test", mutt(t, "alice", "/home/alice/Maildir")})
-		mbox = append(mbox, one{"mutt, mbox", "bob@mb.test", mutt(t, "bob", "/var/mail/bob")})
+		all = append(all, oneReader{"mutt, Maildir", "muttd@md.test", 4, mutt(t, "muttd", "/home/muttd/Maildir")},
+			oneReader{"mutt, mbox", "muttb@mb.test", 4, mutt(t, "muttb", "/var/mail/muttb")})
 	}
 	var both sync.WaitGroup
-	for _, chain := range [][]one{mbox, maildir} {
-		both.Go(func() {
-			for _, r := range chain {
-				pour(t, r.who, r.addr, n, r.visit)
-			}
-		})
+	for _, r := range all {
+		both.Go(func() { pour(t, r) })
+	}
+	if p := reader(t, "/usr/bin/procmail"); p != "" {
+		both.Go(func() { pourBeside(t, d) })
 	}
 	both.Wait()
 }
 
-// pourVisits is how many gusts of mail come, each while a reader is at work.
-const pourVisits = 10
+// maxFlood bounds the mail for one reader: popa3d sleeps for a second with the
+// mailbox locked when it has just changed.
+const maxFlood = 400
 
-// pour sends n mails to addr in gusts, each as soon as the reader has come back
-// from a visit during the one before, lets it read the rest, and checks that it
-// saw all, whole and once, that nothing is left and no lock is held.
-func pour(t *testing.T, who, addr string, n int, visit visit) {
+// flood sends mail to addr until stop is called or there is much.
+func flood(l *ledger, addr string) (stop func()) {
+	end, sent := make(chan struct{}), make(chan struct{})
+	go func() {
+		l.send(maxFlood, 2, []string{addr}, end)
+		close(sent)
+	}()
+	return sync.OnceFunc(func() { close(end); <-sent })
+}
+
+// pour floods a mailbox while its reader comes and deletes half of what it sees,
+// lets it read the rest, and checks that it saw all, whole and once, that nothing is
+// left and no lock is held.
+func pour(t *testing.T, r oneReader) {
+	user, _, _ := strings.Cut(r.addr, "@")
 	l := &ledger{acked: map[string]string{}}
 	end := time.Now().Add(waitLimit)
-	stop := make(chan struct{})
-	gust := func() chan struct{} {
-		c := make(chan struct{})
-		go func() {
-			l.send(n/pourVisits, 2, []string{addr}, stop)
-			close(c)
-		}()
-		return c
-	}
-	sent, gusts, visits := gust(), 1, 0
-	defer func() { close(stop); <-sent }()
-	user, _, _ := strings.Cut(addr, "@")
 	b := &basket{}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	stop := flood(l, r.addr)
+	defer stop()
+	visits, last := 0, false
 	for time.Now().Before(end) {
-		over := false
-		select {
-		case <-sent:
-			over = gusts == pourVisits
-			if !over && visits >= gusts { // never ahead of the reader
-				sent = gust()
-				gusts++
-			}
-		default:
+		if !last && visits >= r.visits {
+			stop()
+			last = true
 		}
-		parts, err := visit(over)
+		if !last && left(user) == 0 {
+			<-tick.C
+			continue
+		}
+		parts, err := r.visit(last)
 		if err == nil {
 			err = b.see(parts)
 		}
 		if err != nil {
-			t.Errorf("%s: %v", who, err)
+			t.Errorf("%s: %v", r.who, err)
 			return
 		}
-		if !over && len(parts) > 0 {
+		if !last && len(parts) > 0 {
 			visits++
 		}
-		if over && len(b.texts) >= l.len() && left(user) == 0 {
+		if last && len(b.texts) >= l.len() && left(user) == 0 {
 			break
 		}
 		if len(parts) == 0 {
 			<-tick.C
 		}
 	}
-	if visits < pourVisits-1 || left(user) > 0 {
-		t.Errorf("%s: %d visits while mail came, %d mails left", who, visits, left(user))
+	if !last || left(user) > 0 {
+		t.Errorf("%s: %d visits while mail came, %d mails left", r.who, visits, left(user))
 	}
-	b.compare(t, fmt.Sprintf("%s, %d visits", who, visits), l, addr)
+	b.compare(t, fmt.Sprintf("%s, %d visits", r.who, visits), l, r.addr)
+	noLocks(t, r.who, user)
+}
+
+// noLocks checks that nobody has left locks or temporary files.
+func noLocks(t *testing.T, who, user string) {
 	for _, pattern := range []string{"/var/mail/" + user + ".*", "/home/" + user + "/Maildir/*.lock", "/home/" + user + "/Maildir/tmp/*"} {
 		if locks, _ := filepath.Glob(pattern); len(locks) > 0 {
 			t.Errorf("%s: left behind: %v", who, locks)
 		}
 	}
+}
+
+// pourBeside floods a mailbox while procmail delivers large mails to it, in many
+// pieces each: none may be mixed with another.
+func pourBeside(t *testing.T, d *daemon) {
+	small := &ledger{acked: map[string]string{}}
+	stop := flood(small, "proc@mb.test")
+	defer stop()
+	large := &ledger{acked: map[string]string{}}
+	for range 12 {
+		if code := large.one("proc@pm.test", 1<<20); code != 0 {
+			t.Errorf("procmail: refused with %d", code)
+		}
+	}
+	stop()
+	waitEmpty(t, d, 3*waitLimit)
+	text, err := os.ReadFile("/var/mail/proc")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	b := &basket{texts: strings.Split(string(text), "\n\nFrom ")}
+	maps.Copy(small.acked, large.acked)
+	b.compare(t, "procmail beside us", small, "proc@mb.test", "proc@pm.test")
+	noLocks(t, "procmail", "proc")
 }
 
 // boxes is what lies in the mailboxes of alice and bob, by token.
@@ -158,8 +211,9 @@ func left(user string) int {
 	return n
 }
 
-// pop3 reads all there is and deletes each second mail, or all.
-func pop3(cmd *exec.Cmd, login, all bool) (parts []part, err error) {
+// pop3 reads all there is and deletes each second mail, or all. Without a login
+// the server knows whose mail it is.
+func pop3(cmd *exec.Cmd, login string, all bool) (parts []part, err error) {
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -178,11 +232,11 @@ func pop3(cmd *exec.Cmd, login, all bool) (parts []part, err error) {
 		err = errors.Join(err, cmd.Wait())
 	}()
 	out := bufio.NewReaderSize(pipe, 1<<16)
-	if login {
+	if login != "" {
 		if line, err := out.ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
 			return nil, fmt.Errorf("greeting %q: %v", line, err)
 		}
-		for _, cmd := range []string{"USER bob", "PASS secret"} {
+		for _, cmd := range []string{"USER " + login, "PASS secret"} {
 			if _, err := popDo(in, out, cmd, false); err != nil {
 				return nil, err
 			}
@@ -206,7 +260,7 @@ func pop3(cmd *exec.Cmd, login, all bool) (parts []part, err error) {
 			if _, err := popDo(in, out, "DELE "+number, false); err != nil {
 				return nil, err
 			}
-			p.gone = login // popa3d's UIDL is a hash; Dovecot's never comes again
+			p.gone = login != "" // popa3d's UIDL is a hash; Dovecot's never comes again
 		}
 		if strings.Contains(text, "X-Token: ") { // otherwise a note of Dovecot
 			parts = append(parts, p)
@@ -249,6 +303,9 @@ func mutt(t *testing.T, user, box string) visit {
 	if err := os.WriteFile(tmp+"/rc", []byte(rc), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	// Its helper makes the dot-lock by the group of the spool, which it has not while
+	// it is traced.
+	program := strings.Replace(strings.Join(slow(t, "mutt"), " "), " -f ", " ", 1)
 	return func(all bool) ([]part, error) {
 		if left(user) == 0 {
 			return nil, nil // mutt takes no keys for an empty mailbox
@@ -258,7 +315,7 @@ func mutt(t *testing.T, user, box string) visit {
 			which = "~i @example"
 		}
 		keys := "<tag-pattern>" + which + "<enter><tag-prefix-cond><save-message>" + dir + "<enter><end-cond>" + strings.Repeat("<quit>", 300)
-		line := "mutt -n -F " + tmp + "/rc -f " + box + " -e 'push \"" + keys + "\"'"
+		line := program + " -n -F " + tmp + "/rc -f " + box + " -e 'push \"" + keys + "\"'"
 		cmd := asUser(t, user, "timeout", "20", "script", "-qec", line, "/dev/null")
 		if _, err := cmd.StdinPipe(); err != nil { // stays open: its end would be a key to mutt
 			return nil, err
