@@ -3,6 +3,7 @@ package mda
 import (
 	"context"
 	"errors"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,7 @@ func (d *Deliverer) file(ctx context.Context, v *Delivery) error {
 		return tempfail(exTempfail, mboxFile, "", err)
 	}
 	defer d.boxes.unlock(path)
-	fd, err := openat(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
+	fd, err := openFile(path)
 	if err != nil {
 		return tempfail(exTempfail, mboxFile, "", err)
 	}
@@ -30,10 +31,14 @@ func (d *Deliverer) file(ctx context.Context, v *Delivery) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return tempfail(exTempfail, mboxFile, "", err)
 	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFCHR {
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFCHR {
 		return tempfail(exTempfail, mboxFile, "", errors.New("neither a file nor a device"))
 	}
 	err = d.waitLock(ctx, path, func() (bool, error) { return tryKernelLock(fd) })
+	if err == nil && kind == unix.S_IFREG && st.Size == 0 {
+		err = d.syncParent(path)
+	}
 	if err == nil {
 		err = d.appendTo(fd, v, true)
 	}
@@ -41,4 +46,30 @@ func (d *Deliverer) file(ctx context.Context, v *Delivery) error {
 		return tempfail(exTempfail, mboxFile, "", err)
 	}
 	return nil
+}
+
+// openFile opens the file to append to, made when it is not there, and to look at
+// its end, unless the user himself may not read it.
+func openFile(path string) (fd int, err error) {
+	const flags = unix.O_APPEND | unix.O_CREAT | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err = openat(unix.AT_FDCWD, path, flags|unix.O_RDWR, 0o600)
+	if err == unix.EACCES {
+		fd, err = openat(unix.AT_FDCWD, path, flags|unix.O_WRONLY, 0o600)
+	}
+	return fd, err
+}
+
+// syncParent brings the name of a file that may be new to disk, where its links
+// lead.
+func (d *Deliverer) syncParent(path string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	dir, err := openat(unix.AT_FDCWD, filepath.Dir(path), oWalk|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return d.syncNew(dir)
 }

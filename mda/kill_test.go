@@ -56,28 +56,17 @@ func killMain(how string) int {
 	var joined sync.WaitGroup
 	joined.Add(inBatches)
 	seen := map[string]int{}
-	alone := make(chan struct{}) // closed once the first batch is made up
-	named := make(chan struct{}) // closed once it has its name
 	d.fault = func(s string) error {
 		if s == "join" {
 			joined.Done()
 			return nil
 		}
 		mu.Lock()
-		seen[s]++
-		n := seen[s]
-		mu.Unlock()
-		switch {
-		case s == "write" && n == 1:
-			close(alone)
-		case s == "sync" && n == 1:
+		defer mu.Unlock()
+		if seen[s]++; s == "dirsync" && seen[s] == 1 {
 			joined.Wait() // the others pile up behind the first
-		case s == "dirsync" && n == 1:
-			close(named)
-		case s == "write" && n == 2:
-			<-named
 		}
-		if s == step && n == number+1 {
+		if s == step && seen[s] == number+1 {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -87,7 +76,6 @@ func killMain(how string) int {
 	for i := range inBatches {
 		v := batchDelivery(home, i, false)
 		wg.Go(func() { d.Deliver(context.Background(), v) })
-		<-alone
 	}
 	wg.Wait()
 	return 1 // it should not have come so far
@@ -177,10 +165,11 @@ func TestBatchHands(t *testing.T) {
 		switch s {
 		case "join":
 			joined.Done()
+		case "dirsync":
+			first.Do(joined.Wait) // the others pile up behind the first
 		case "sync":
 			if told == 0 {
-				first.Do(joined.Wait) // the others pile up behind the first
-				break
+				break // of the batch of one
 			}
 			select {
 			case pair <- struct{}{}:

@@ -98,6 +98,9 @@ func (b *mailbox) close() {
 
 // tryBox locks and opens a mailbox; nil: somebody else has it locked.
 func (d *Deliverer) tryBox(dir int, name string) (*mailbox, error) {
+	if err := d.makeBox(dir, name); err != nil {
+		return nil, err
+	}
 	dot, err := d.tryDotLock(dir, name)
 	if err == unix.EEXIST {
 		d.breakStale(dir, name)
@@ -109,6 +112,9 @@ func (d *Deliverer) tryBox(dir int, name string) (*mailbox, error) {
 	fd, err := openBox(dir, name, d.o.UID)
 	if err != nil {
 		dot.release()
+		if err == unix.ENOENT {
+			err = nil // a reader has removed it: once more
+		}
 		return nil, err
 	}
 	box := &mailbox{fd: fd, dot: dot}
@@ -141,19 +147,41 @@ func sameFile(dir int, name string, fd int) (bool, error) {
 	return open.Dev == named.Dev && open.Ino == named.Ino && named.Nlink == 1, nil
 }
 
-// openBox opens a mailbox, made when it is not there. It must be a plain file of
-// the user with one name: anything else was put there to lead us elsewhere.
+// makeBox makes a mailbox that is not there, and brings the name of one that may
+// be new, as it is empty, to disk. That is before it is locked: the name of a lock
+// that has gone must not be on disk, where the file system has no journal, for
+// what got its inode afterwards had two names then, and a folder loses one of them.
+func (d *Deliverer) makeBox(dir int, name string) error {
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	if err == unix.ENOENT {
+		var fd int
+		if fd, err = openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600); err == nil {
+			err = retry(func() error { return unix.Fsync(fd) }) // else the first sync of its text does it, with the lock
+			unix.Close(fd)
+		} else if err == unix.EEXIST {
+			err = nil
+		}
+	}
+	if err != nil || st.Size > 0 {
+		return err
+	}
+	return d.syncNew(dir)
+}
+
+// syncNew brings the name of what may be new in a folder to disk.
+func (d *Deliverer) syncNew(dir int) error {
+	if err := d.step("dirsync"); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// openBox opens a mailbox. It must be a plain file of the user with one name:
+// anything else was put there to lead us elsewhere.
 func openBox(dir int, name string, uid int) (int, error) {
 	const flags = unix.O_RDWR | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
 	fd, err := openat(dir, name, flags, 0)
-	if err == unix.ENOENT {
-		fd, err = openat(dir, name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
-		if err == unix.EEXIST {
-			fd, err = openat(dir, name, flags, 0)
-		} else if err == nil {
-			_ = syncDir(dir) // the message will be synced; its name is best effort
-		}
-	}
 	if err == unix.ELOOP || err == unix.EMLINK || err == unix.ENXIO {
 		return -1, errSpecial
 	}
@@ -191,8 +219,6 @@ func (d *Deliverer) appendTo(fd int, v *Delivery, everyFrom bool) error {
 	regular := st.Mode&unix.S_IFMT == unix.S_IFREG
 	var err error
 	if regular {
-		// Where a quota is exceeded btrfs does not even shorten a file: so what
-		// has no room is not begun.
 		err = reserve(fd, st.Size, v.Text.size()+frontRoom)
 	}
 	if err == nil {
@@ -215,11 +241,8 @@ func (d *Deliverer) appendTo(fd int, v *Delivery, everyFrom bool) error {
 // separator is what an mbox needs so that the next `From ` line follows an
 // empty one; a delivery that a crash cut short may have left it without.
 func separator(fd int, size int64) string {
-	var b [2]byte
-	if size < 2 {
-		return ""
-	}
-	if n, err := unix.Pread(fd, b[:], size-2); err != nil || n != 2 {
+	b, n := [2]byte{'\n', '\n'}, min(size, 2)
+	if got, err := unix.Pread(fd, b[2-n:], size-n); err != nil || got != int(n) {
 		return "" // opened for writing only
 	}
 	switch {

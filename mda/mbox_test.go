@@ -112,16 +112,49 @@ func TestMbox(t *testing.T) {
 	}
 }
 
+// TestMboxSeparates delivers behind what a power cut may have left: also to a file
+// that an alias names, and to one that its owner may not read.
 func TestMboxSeparates(t *testing.T) {
 	for before, want := range map[string]string{"x\n\n": "", "x\n": "\n", "x": "\n\n", "xy": "\n\n", "\n": "", "": ""} {
-		d, v := newDeliverer(t, nil), example(t, Mbox)
-		if err := os.WriteFile(spool(d, "alice"), []byte(before), 0o660); err != nil {
-			t.Fatal(err)
+		for _, m := range []Method{Mbox, File} {
+			d, v := newDeliverer(t, nil), example(t, m)
+			v.Path = spool(d, "alice")
+			if err := os.WriteFile(v.Path, []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			mustDeliver(t, d, v)
+			if got := content(t, v.Path); !strings.HasPrefix(got, before+want+"From ") {
+				t.Errorf("%v, after %q: %q", m, before, got)
+			}
 		}
+	}
+	d, v := newDeliverer(t, nil), example(t, File)
+	v.Path = spool(d, "alice")
+	if err := os.WriteFile(v.Path, []byte("x\n\n"), 0o200); err != nil {
+		t.Fatal(err)
+	}
+	mustDeliver(t, d, v)
+}
+
+// TestMboxName: the name of a mailbox that may be new is on disk before a mail in
+// it is reported, and no lock is beside it then.
+func TestMboxName(t *testing.T) {
+	for _, m := range []Method{Mbox, File} {
+		d, v := newDeliverer(t, nil), example(t, m)
+		v.Path = spool(d, "alice")
+		d.fault = func(step string) error {
+			if left, _ := filepath.Glob(d.o.SpoolDir + "/*.lock"); step == "dirsync" && left != nil {
+				t.Errorf("%v: %v while names are brought to disk", m, left)
+			}
+			return map[string]error{"dirsync": unix.EIO}[step]
+		}
+		for range 2 { // it is there, and empty, the second time
+			mustFail(t, d, v, 451, "Input/output error")
+		}
+		d.fault = nil
 		mustDeliver(t, d, v)
-		if got := content(t, spool(d, "alice")); len(before) != 1 && !strings.HasPrefix(got, before+want+"From ") {
-			t.Errorf("after %q: %q", before, got)
-		}
+		d.fault = func(step string) error { return map[string]error{"dirsync": unix.EIO}[step] }
+		mustDeliver(t, d, v) // it is known to be there
 	}
 }
 

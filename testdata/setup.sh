@@ -2,7 +2,7 @@
 # Installs, when run as root on Debian, the programs that the tests talk to.
 # Without root, or without apt, tests that need a missing program say so.
 set -eu
-need="bash bsdutils btrfs-progs curl dovecot-core dovecot-lmtpd openssl popa3d courier-imap procmail strace swaks libnet-ssleay-perl msmtp s-nail mandoc python3 procps util-linux iproute2 mutt redis-server postgresql mariadb-server-core mariadb-client-core slapd opensmtpd-extras unbound dnsmasq-base opensmtpd-filter-dkimsign python3-dkim opensmtpd-filter-senderscore opensmtpd-filter-rspamd rspamd"
+need="bash bsdutils btrfs-progs curl dovecot-core dovecot-lmtpd e2fsprogs openssl popa3d courier-imap procmail strace swaks libnet-ssleay-perl msmtp s-nail mandoc python3 procps util-linux iproute2 mutt redis-server postgresql mariadb-server-core mariadb-client-core slapd opensmtpd-extras unbound dnsmasq-base opensmtpd-filter-dkimsign python3-dkim opensmtpd-filter-senderscore opensmtpd-filter-rspamd rspamd xfsprogs"
 # readers unpacks packages that do not go together with another reader's.
 readers() {
 	for p in dovecot-imapd dovecot-pop3d; do

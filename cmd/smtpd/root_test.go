@@ -139,16 +139,21 @@ func newLetter(to string, size int) letter {
 
 // ledger is what was acknowledged, by token.
 type ledger struct {
-	from string // reverse-path; "": sender@example.org
+	from   string     // reverse-path; "": sender@example.org
+	moment func() int // what time it is, for when; nil: nobody asks
 
 	mu    sync.Mutex
 	acked map[string]string // token -> text with LF
+	when  map[string]int    // token -> moment
 }
 
 func (l *ledger) add(m letter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked[m.token] = strings.ReplaceAll(m.text, "\r\n", "\n")
+	if l.moment != nil {
+		l.when[m.token] = l.moment()
+	}
 }
 
 func (l *ledger) len() int {
