@@ -34,6 +34,7 @@ const Format = 3
 const (
 	dbName      = "queue.db"
 	newName     = "queue.db.new" // being written: by compaction or mending
+	oldName     = "queue.db.old" // a second name while the first is given to another
 	logName     = "queue.log"
 	newLogName  = "queue.log.new"
 	bodyDir     = "body"
@@ -192,6 +193,7 @@ func (s *Bolt) open() error {
 	if err := s.cleanBodies(); err != nil {
 		return s.refusal("%w", err)
 	}
+	s.fs.Remove(s.path(oldName)) // a crash has left it
 	if s.mostlyFree() {
 		if err := s.compact(); err != nil && s.broken() != nil {
 			return s.refusal("compact: %w", err)
@@ -404,12 +406,15 @@ func isEmpty(v *view) bool {
 // prepare makes what a spool needs and does not have, and brings what the log
 // held into the database.
 func (s *Bolt) prepare(fresh bool) error {
+	made := fresh
 	for _, d := range []string{bodyDir, bodyDir + "/" + tmpDir, corruptDir} {
-		if err := s.fs.Mkdir(s.path(d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := s.fs.Mkdir(s.path(d), 0o700)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return plain(err)
 		}
+		made = made || err == nil
 	}
-	if fresh {
+	if made {
 		if err := errors.Join(s.fs.SyncDir(s.path(bodyDir)), s.fs.SyncDir(s.dir)); err != nil {
 			return plain(err)
 		}

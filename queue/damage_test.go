@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -465,6 +466,47 @@ func TestCompact(t *testing.T) {
 	for _, id := range ids[380:] {
 		if got, err := queuetest.Read(s, id); len(got) != 60<<10 || err != nil {
 			t.Error(len(got), err)
+		}
+	}
+}
+
+// twoNames is a file system on which no database loses its only name.
+type twoNames struct {
+	queue.OS
+	t       *testing.T
+	renames int
+}
+
+func (f *twoNames) Rename(from, to string) error {
+	if info, err := os.Stat(to); err == nil && filepath.Base(to) == "queue.db" {
+		f.renames++
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink != 2 {
+			f.t.Errorf("the old %s has %d names", to, st.Nlink)
+		}
+	}
+	return f.OS.Rename(from, to)
+}
+
+// TestCompactNames: the database that is replaced has a name until the new one's is
+// on disk, and none afterwards, nor when a crash came in between.
+func TestCompactNames(t *testing.T) {
+	dir := t.TempDir()
+	f := &twoNames{t: t}
+	s := open(t, dir, queue.Options{FS: f})
+	if _, _, err := s.Compact(t.Context()); err != nil || f.renames != 1 {
+		t.Errorf("%v, %d renames", err, f.renames)
+	}
+	s.Close()
+	for _, left := range []bool{false, true} {
+		old := filepath.Join(dir, "queue.db.old")
+		if left {
+			if err := os.WriteFile(old, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			open(t, dir, queue.Options{}).Close()
+		}
+		if _, err := os.Lstat(old); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("left by a crash %v: %v", left, err)
 		}
 	}
 }

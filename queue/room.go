@@ -63,11 +63,17 @@ func (s *Bolt) compact() (err error) {
 	}
 	err = bbolt.Compact(fresh, s.db, compactTx)
 	if err == nil {
-		// Its lock is held from before it gets the name: there is no moment
-		// when another process could open the spool.
+		// The old one keeps another name until that of the new one is on disk:
+		// without a journal a file system may forget a file without names before it
+		// knows the new name, and there was no database.
+		s.fs.Remove(s.path(oldName))
+		s.fs.Link(s.path(dbName), s.path(oldName))
+		// The lock of the new one is held from before it gets the name: there is
+		// no moment when another process could open the spool.
 		err = s.fs.Rename(name, s.path(dbName))
 	}
 	if err != nil {
+		s.fs.Remove(s.path(oldName))
 		return errors.Join(err, fresh.Close(), s.fs.Remove(name))
 	}
 	old := s.db
@@ -78,6 +84,7 @@ func (s *Bolt) compact() (err error) {
 		s.setBroken(s.diskError(err))
 		return err
 	}
+	s.fs.Remove(s.path(oldName))
 	return old.Close()
 }
 

@@ -76,17 +76,14 @@ func (pl place) check(st fs.FileInfo, unprivileged bool) error {
 	return nil
 }
 
-// createSpool makes what is not there.
+// createSpool makes what is not there, durably: what is brought to disk in a folder
+// is lost with the name of the folder.
 func createSpool(o Options) error {
 	for _, pl := range places(o) {
-		err := os.Mkdir(pl.path, pl.mode)
-		if errors.Is(err, fs.ErrExist) {
+		if _, err := os.Lstat(pl.path); err == nil {
 			continue
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = os.MkdirAll(pl.path, pl.mode)
-		}
-		if err != nil {
+		if err := makeDir(pl.path, pl.mode); err != nil {
 			return fmt.Errorf("spool: %w", err)
 		}
 		if err := os.Chmod(pl.path, pl.mode); err != nil { // whatever the umask is
@@ -97,4 +94,26 @@ func createSpool(o Options) error {
 		}
 	}
 	return nil
+}
+
+// makeDir makes a folder, and those above it that are not there; a folder of the
+// system that cannot be synced is left to the system.
+func makeDir(path string, mode fs.FileMode) error {
+	err := os.Mkdir(path, mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(filepath.Dir(path), mode); err == nil {
+			err = os.Mkdir(path, mode)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
