@@ -12,7 +12,7 @@ import (
 
 // maxBatch bounds the files that are made together. Ours: more gain nothing, and
 // each has a descriptor open.
-const maxBatch = 32
+const maxBatch = 64
 
 // manyFiles is from how many on the files of a batch are written by several
 // threads, Hands of them. Ours: fewer are not worth waking these.
@@ -36,10 +36,10 @@ type job struct {
 	done chan struct{} // closed when err is final
 }
 
-// store adds a file to the folder. Deliveries that come while a batch is being
-// written wait and make up the next, so that the disk is waited for once for
-// all of them, and one goroutine at a time works in a folder: names in the same
-// folder exclude each other in the kernel anyway.
+// store adds a file to the folder. Deliveries that come while the files of a batch
+// are being written wait and make up the next, so that the disk is waited for once
+// for all of them: what writes to the same folder excludes each other in the kernel
+// anyway.
 func (f *folder) store(d *Deliverer, j *job) error {
 	f.mu.Lock()
 	f.waiting = append(f.waiting, j)
@@ -61,21 +61,25 @@ func (f *folder) store(d *Deliverer, j *job) error {
 
 	f.write(d, batch)
 
-	f.mu.Lock()
-	if len(f.waiting) > 0 {
-		f.waiting[0].lead <- struct{}{}
-	} else {
-		f.leading, f.waiting = false, nil
-	}
-	f.mu.Unlock()
 	for _, j := range batch {
 		close(j.done)
 	}
 	return j.err
 }
 
+// handOver lets the next batch begin.
+func (f *folder) handOver() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.waiting) > 0 {
+		f.waiting[0].lead <- struct{}{}
+	} else {
+		f.leading, f.waiting = false, nil
+	}
+}
+
 // write makes the files of a batch: first all octets, then all names, for only
-// what is on disk may be seen.
+// what is on disk may be seen. The next batch begins when this needs names only.
 func (f *folder) write(d *Deliverer, batch []*job) {
 	if len(batch) < manyFiles {
 		f.writeTexts(d, batch)
@@ -88,6 +92,7 @@ func (f *folder) write(d *Deliverer, batch []*job) {
 		}
 		hands.Wait()
 	}
+	f.handOver()
 	named := false
 	for _, j := range batch {
 		if j.err == nil {
@@ -126,12 +131,17 @@ func (f *folder) writeTexts(d *Deliverer, part []*job) {
 	}
 }
 
-// create opens a new file below tmp. It has a name there from the start: that
-// its inode has one goes to disk with its octets, and an ext4 without a journal
-// brings it there in no other way.
+// create makes a new file in tmp. It has a name before it is synced: that an
+// inode has one is written with its octets, and an ext4 without a journal brings
+// it to disk in no other way. Where the system can, the file is made without a
+// name and linked at once: to look for a free inode can take long, and the name
+// would have the folder locked meanwhile.
 func (f *folder) create(d *Deliverer, j *job) (err error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	j.tmp = j.name + "." + strconv.Itoa(d.pid) + "_" + strconv.FormatUint(d.folders.serial.Add(1), 10)
+	if j.fd, err = createNameless(f.tmp, j.tmp); err == nil {
+		return nil
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	j.fd, err = openat(f.tmp, j.tmp, flags, 0o600)
 	if err == unix.EEXIST {
 		// The name holds our process id: this was left by one that has died.

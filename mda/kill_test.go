@@ -56,17 +56,28 @@ func killMain(how string) int {
 	var joined sync.WaitGroup
 	joined.Add(inBatches)
 	seen := map[string]int{}
+	alone := make(chan struct{}) // closed once the first batch is made up
+	named := make(chan struct{}) // closed once it has its name
 	d.fault = func(s string) error {
 		if s == "join" {
 			joined.Done()
 			return nil
 		}
 		mu.Lock()
-		defer mu.Unlock()
-		if seen[s]++; s == "dirsync" && seen[s] == 1 {
+		seen[s]++
+		n := seen[s]
+		mu.Unlock()
+		switch {
+		case s == "write" && n == 1:
+			close(alone)
+		case s == "sync" && n == 1:
 			joined.Wait() // the others pile up behind the first
+		case s == "dirsync" && n == 1:
+			close(named)
+		case s == "write" && n == 2:
+			<-named
 		}
-		if s == step && seen[s] == number+1 {
+		if s == step && n == number+1 {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -76,6 +87,7 @@ func killMain(how string) int {
 	for i := range inBatches {
 		v := batchDelivery(home, i, false)
 		wg.Go(func() { d.Deliver(context.Background(), v) })
+		<-alone
 	}
 	wg.Wait()
 	return 1 // it should not have come so far
@@ -165,11 +177,10 @@ func TestBatchHands(t *testing.T) {
 		switch s {
 		case "join":
 			joined.Done()
-		case "dirsync":
-			first.Do(joined.Wait) // the others pile up behind the first
 		case "sync":
 			if told == 0 {
-				break // of the batch of one
+				first.Do(joined.Wait) // the others pile up behind the first
+				break
 			}
 			select {
 			case pair <- struct{}{}:

@@ -363,23 +363,22 @@ func TestMaildirTogether(t *testing.T) {
 	d, v := newDeliverer(t, nil), example(t, Maildir)
 	var mu sync.Mutex
 	var joined sync.WaitGroup
+	var first sync.Once
 	syncs := 0
 	d.fault = func(step string) error {
 		switch step {
 		case "join":
 			joined.Done()
+		case "sync":
+			first.Do(joined.Wait) // the others pile up
 		case "dirsync":
 			mu.Lock()
 			syncs++
-			first := syncs == 1
 			mu.Unlock()
-			if first {
-				joined.Wait() // the others pile up
-			}
 		}
 		return nil
 	}
-	const n = 40
+	const n = 100
 	joined.Add(n)
 	var wg sync.WaitGroup
 	big := bytes.Repeat([]byte("0123456789abcde\n"), 20000)

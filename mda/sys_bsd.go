@@ -17,6 +17,9 @@ func beginSync(int) {}
 // reserve cannot be had without a longer file.
 func reserve(int, int64, int64) error { return nil }
 
+// createNameless cannot be had.
+func createNameless(int, string) (int, error) { return -1, unix.EOPNOTSUPP }
+
 // kernelLock takes the lock of mail.local and its kind. The kernel lets flock
 // and fcntl locks exclude each other, so one of them is enough and both would
 // exclude themselves. It does not wait; the lock ends with the file.

@@ -36,6 +36,22 @@ func reserve(fd int, end, size int64) error {
 	return nil
 }
 
+// createNameless makes a file without a name in a folder and links it there. It
+// fails where a file system cannot, and without /proc.
+func createNameless(dir int, name string) (fd int, err error) {
+	if fd, err = openat(dir, ".", unix.O_TMPFILE|unix.O_WRONLY, 0o600); err != nil {
+		return -1, err
+	}
+	err = retry(func() error {
+		return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), dir, name, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // kernelLock takes the locks that procmail, mutt and Dovecot look at (fcntl) and
 // those of flock, which others use; on Linux neither knows of the other. The
 // fcntl lock belongs to the open file, so that two deliveries of one process

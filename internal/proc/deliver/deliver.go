@@ -29,7 +29,7 @@ const (
 	// timeLimit ends one delivery (delivery.md section 3).
 	timeLimit = 300 * time.Second
 	// maxRunning bounds the deliveries under way; mda sends fewer.
-	maxRunning = 64
+	maxRunning = 192
 )
 
 // worker is one delivery process.

@@ -102,13 +102,26 @@ func (l *lane) unused() bool { return l.running+l.busy == 0 }
 
 // first is a delivery that waits; there must be one.
 func (l *lane) first() *job {
-	switch {
-	case len(l.commands) > 0:
+	if len(l.commands) > 0 {
 		return l.commands[0]
-	case len(l.plain.asked) > 0:
+	}
+	return l.firstPlain()
+}
+
+// firstPlain is one that is no command.
+func (l *lane) firstPlain() *job {
+	if len(l.plain.asked) > 0 {
 		return l.plain.asked[0]
 	}
 	return l.plain.parties[l.plain.turns[0]][0]
+}
+
+// most is how many plain deliveries its worker may have, by what comes next.
+func (l *lane) most() int {
+	if l.plain.n > 0 && l.id.store == "" && l.firstPlain().run.Method == string(config.MethodMaildir) {
+		return maxFiles
+	}
+	return maxPlain
 }
 
 // take empties the lane.

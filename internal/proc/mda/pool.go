@@ -19,8 +19,12 @@ import (
 
 const (
 	// maxPlain bounds the deliveries, commands aside, that one worker has at a
-	// time. Ours: as many as the engine writes to disk together.
+	// time. Ours: so many connections a store can be asked for.
 	maxPlain = 32
+	// maxFiles is that while they are Maildir deliveries. Ours: twice what the
+	// engine writes to disk together, so that its next batch is there when one is
+	// done and the answers to that are on their way.
+	maxFiles = 128
 	// idleTime is how long a worker without work is kept. It ends by itself a
 	// little later, so it is never asked when it may be gone.
 	idleTime = 8 * time.Second
@@ -165,7 +169,7 @@ func (p *pool) pump(l *lane) {
 
 // hand gives a worker what it can take.
 func (p *pool) hand(l *lane, w *worker) {
-	for l.running < maxPlain {
+	for l.running < l.most() {
 		j := l.plain.next()
 		if j == nil {
 			break
