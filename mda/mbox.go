@@ -56,6 +56,39 @@ func CheckSpool(dir string) error {
 	return unix.Close(fd)
 }
 
+// CheckMailbox reports why this process, which runs as the user uid, cannot deliver
+// to the system mailbox of that name, with the remedy; nil: it can. Without a name
+// any mailbox is meant.
+func CheckMailbox(dir, name string, uid int) error {
+	if err := CheckSpool(dir); err != nil {
+		return err
+	}
+	path := dir + "/" + name
+	var st unix.Stat_t
+	var err error = unix.ENOENT
+	if name != "" {
+		err = unix.Lstat(path, &st)
+	}
+	switch {
+	case err == unix.ENOENT && unix.Access(dir, unix.W_OK|unix.X_OK) == nil:
+		return nil
+	case err == unix.ENOENT && name == "":
+		return fmt.Errorf("no mailboxes can be made in %s", dir)
+	case err == unix.ENOENT:
+		return fmt.Errorf("%s is not there and cannot be made (as root: install -m 600 -o %s /dev/null %s)", path, name, path)
+	case err != nil:
+		return fmt.Errorf("%s: %w", path, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1:
+		return fmt.Errorf("%s: %w", path, errSpecial)
+	case int(st.Uid) != uid:
+		return fmt.Errorf("%s: mailbox %w", path, errForeign)
+	}
+	if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
 // openSpool opens the folder of system mailboxes. Where everybody can make
 // files, anybody could wait with a link for a mailbox that is not there yet.
 func openSpool(path string) (int, error) {

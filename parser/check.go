@@ -92,10 +92,10 @@ func (c *checker) size() {
 func (c *checker) errorf(at pos, format string, args ...any) { c.diags.errorf(at, format, args...) }
 func (c *checker) warnf(at pos, format string, args ...any)  { c.diags.warnf(at, format, args...) }
 
-// cannotf tells what a daemon of an ordinary user cannot do: it would not
-// start; a check of the file, which somebody else may run it by, only warns.
+// cannotf refuses what a daemon of an ordinary user cannot do. Who only asks what
+// becomes of mail, of a file that somebody else runs, is told.
 func (c *checker) cannotf(at pos, format string, args ...any) {
-	if c.o.CheckOnly {
+	if c.o.Asking {
 		c.warnf(at, format, args...)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"smtpd/internal/config"
+	"smtpd/table"
 )
 
 // action compiles one action.
@@ -126,25 +127,61 @@ func (c *checker) localOption(a *config.Action, o *option, seen *once) {
 	}
 }
 
-// identityOf refuses what an ordinary user cannot do: deliver as somebody else. Who
-// only asks what becomes of mail, of a file that somebody else runs, is told.
+// identityOf refuses what an ordinary user cannot do: deliver as somebody else.
 func (c *checker) identityOf(st *stmt, a *config.Action) {
 	if !c.o.Unprivileged {
 		return
 	}
-	refuse := c.errorf
-	if c.o.Asking {
-		refuse = c.warnf
+	self := c.o.System.CurrentUser()
+	switch a.Method {
+	case config.MethodForwardOnly, config.MethodExpandOnly, config.MethodLMTP:
+		return
+	case config.MethodMbox:
+		name := self
+		if a.Userbase != "" {
+			name = "" // any
+		}
+		if err := c.o.System.Mailbox(name); err != nil {
+			c.cannotf(st.pos, "action %q: an ordinary user (%s) cannot deliver there: %v", a.Name, self, err)
+			return
+		}
 	}
-	switch self := c.o.System.CurrentUser(); {
-	case a.Method == config.MethodForwardOnly, a.Method == config.MethodExpandOnly:
-	case a.Method == config.MethodLMTP:
+	switch {
 	case a.User != "" && a.User != self:
-		refuse(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
-	case a.Userbase != "" && a.User == "":
-		refuse(st.pos, "action %q takes identities from a userbase: an ordinary user (%s) cannot change identity", a.Name, self)
-	case a.User == "":
+		c.cannotf(st.pos, "action %q delivers as user %s: an ordinary user (%s) cannot change identity", a.Name, a.User, self)
+	case a.User != "":
+	case a.Userbase != "":
+		c.identitiesOf(st, a)
+	default:
 		c.warnf(st.pos, "action %q: as an ordinary user only mail for %s itself is delivered", a.Name, self)
+	}
+}
+
+// identitiesOf does so for a userbase, as far as its entries are known.
+func (c *checker) identitiesOf(st *stmt, a *config.Action) {
+	t := c.tableNamed(a.Userbase)
+	if t == nil {
+		return // reported
+	}
+	known := t.entries
+	switch {
+	case t.cfg.Backend == "passwd":
+		known = t.users
+	case t.cfg.Backend == "db":
+		known = c.mapEntries(t, st.pos)
+	}
+	for _, p := range t.cfg.Pairs {
+		known = append(known, entry{key: p[0], value: p[1]})
+	}
+	self, uid := c.o.System.CurrentUser(), c.o.System.CurrentUID()
+	for _, x := range known {
+		if acc, err := table.ParseAccount(x.value); err == nil && acc.UID != uid {
+			c.cannotf(st.pos, "action %q delivers to %s as uid %d: an ordinary user (%s) cannot change identity", a.Name, x.key, acc.UID, self)
+			return
+		}
+	}
+	if t.cfg.Type == config.TableDynamic || t.cfg.InFile() {
+		c.warnf(st.pos, "action %q: as an ordinary user only mail for users with the identity of %s, uid %d, is delivered", a.Name, self, uid)
 	}
 }
 

@@ -55,8 +55,8 @@ func (c *checker) listen(ctx context.Context, st *stmt, n *listenStmt) {
 // bind adds one address of a listener. One that is taken already is left out,
 // as it could not be opened twice.
 func (c *checker) bind(l *config.Listener, at netip.AddrPort, on *token) {
-	if c.o.Unprivileged && at.Port() < 1024 {
-		c.warnf(on.pos, "port %d usually needs the privileges of root", at.Port())
+	if c.o.Unprivileged && !c.o.Given && !c.o.System.MayListen(at.Port()) {
+		c.cannotf(on.pos, "port %d: an ordinary user (%s) cannot open it on this system", at.Port(), c.o.System.CurrentUser())
 	}
 	key := at.String()
 	if first, ok := c.bound[key]; ok {

@@ -3,6 +3,7 @@ package parser
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -225,21 +226,25 @@ func TestVerbose(t *testing.T) {
 
 func TestUnprivileged(t *testing.T) {
 	tests := map[string]struct{ in, want string }{
-		"other user":    {"action a maildir user vmail\nmatch action a", "an ordinary user (alice) cannot change identity"},
-		"userbase":      {"action a maildir userbase { a = \"1:1:/\" }\nmatch action a", "cannot change identity"},
-		"filter user":   {"filter f proc-exec \"filter-rspamd\" user _rspamd", "cannot change identity"},
-		"filter chroot": {"proc p \"filter-rspamd\" chroot \"/x\"", "cannot change identity"},
-		"itself":        {"action a maildir user alice\nmatch action a", ""},
-		"lmtp":          {"action a lmtp \"/s\" user vmail\nmatch action a", ""},
-		"relay":         {"", ""},
+		"other user":     {"action a maildir user vmail\nmatch action a", "an ordinary user (alice) cannot change identity"},
+		"userbase":       {"action a maildir userbase { b = \"1000:7:/\", a = \"1:1:/\" }\nmatch action a", "a\" delivers to a as uid 1: an ordinary user (alice) cannot change identity"},
+		"system mailbox": {"action a mbox\nmatch action a", "action \"a\": an ordinary user (alice) cannot deliver there: no room"},
+		"low port":       {"listen on 127.0.0.1 port 25", "port 25: an ordinary user (alice) cannot open it"},
+		"filter user":    {"filter f proc-exec \"filter-rspamd\" user _rspamd", "cannot change identity"},
+		"filter chroot":  {"proc p \"filter-rspamd\" chroot \"/x\"", "cannot change identity"},
+		"itself":         {"action a maildir user alice\nmatch action a", ""},
+		"own virtual":    {"action a maildir userbase { b = \"1000:1000:/\" }\nmatch action a", ""},
+		"high port":      {"listen on 127.0.0.1 port 2525", ""},
+		"lmtp":           {"action a lmtp \"/s\" user vmail\nmatch action a", ""},
+		"relay":          {"", ""},
 	}
 	sys := newFake(t)
+	sys.mailbox = errors.New("no room")
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			o := sys.options(tt.in + end)
 			o.Unprivileged = true
-			delivers := strings.HasPrefix(tt.in, "action") && tt.want != ""
-			if checked, diags := Parse(t.Context(), o); (checked == nil) != delivers || !strings.Contains(report(diags, ""), tt.want) {
+			if checked, diags := Parse(t.Context(), o); (checked == nil) != (tt.want != "") || !strings.Contains(report(diags, ""), tt.want) {
 				t.Errorf("-n: %s", report(diags, ""))
 			}
 			o.Asking = true

@@ -36,6 +36,7 @@ type Options struct {
 	// Wait reports a word of `listen on` that may have no address yet; nil: none
 	// may. The daemon waits for it.
 	Wait       func(word string) bool
+	Given      bool // listening sockets come from the service manager: any port will do
 	CheckOnly  bool // for -n: also warn of what is allowed and hardly meant
 	MapsToCome bool // for newaliases: maps (db:) are not opened, they are about to be made
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"smtpd/internal/accounts"
+	"smtpd/mda"
 )
 
 // System is what a configuration is checked against: files, interfaces, users
@@ -42,8 +43,14 @@ type System interface {
 	Groups() []string
 	// Home is the home folder of a user; empty: there is no such user.
 	Home(name string) string
-	// CurrentUser is the name of the user that asks.
+	// CurrentUser is the name of the user that asks, CurrentUID its number.
 	CurrentUser() string
+	CurrentUID() uint32
+	// Mailbox reports why the current user cannot deliver to the system mailbox of
+	// that name; nil: it can.
+	Mailbox(name string) error
+	// MayListen reports whether the current user may open a port.
+	MayListen(port uint16) bool
 }
 
 // FileInfo is what the checks want to know of a file.
@@ -214,6 +221,14 @@ func (host) Home(name string) string {
 	u, _ := accounts.Local(name) // an error: there is no home that is known
 	return u.Home
 }
+
+func (host) CurrentUID() uint32 { return uint32(os.Geteuid()) }
+
+func (host) Mailbox(name string) error {
+	return mda.CheckMailbox(mda.DefaultSpoolDir, name, os.Geteuid())
+}
+
+func (host) MayListen(port uint16) bool { return mayListen(port) }
 
 func (host) CurrentUser() string {
 	u, err := user.Current()

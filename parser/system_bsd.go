@@ -4,12 +4,16 @@ package parser
 
 import (
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/net/route"
 )
+
+// mayListen reports whether this process may open a port.
+func mayListen(port uint16) bool { return port >= 1024 || os.Geteuid() == 0 }
 
 // defaultRoutes gives the index numbers of the interfaces that hold a default
 // route of either family.

@@ -2,8 +2,30 @@ package parser
 
 import (
 	"os"
+	"strconv"
 	"strings"
 )
+
+// capNetBindService is the number of that capability (capabilities(7)).
+const capNetBindService = 10
+
+// mayListen reports whether this process may open a port.
+func mayListen(port uint16) bool {
+	first := 1024
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			first = n
+		}
+	}
+	if int(port) >= first {
+		return true
+	}
+	status, _ := os.ReadFile("/proc/self/status") // missing: no capability is known
+	_, caps, _ := strings.Cut(string(status), "\nCapEff:")
+	caps, _, _ = strings.Cut(caps, "\n")
+	bits, _ := strconv.ParseUint(strings.TrimSpace(caps), 16, 64)
+	return bits>>capNetBindService&1 == 1
+}
 
 // defaultRoutes names the interfaces that hold a default route of either
 // family.

@@ -31,7 +31,12 @@ type fake struct {
 	hosts  map[string][]netip.Addr
 	users  []string
 	myself string
+
+	mailbox error // why mail of myself cannot be delivered to its mailbox
 }
+
+// fakeUID is that of fake.myself.
+const fakeUID = 1000
 
 type fakeFile struct {
 	data string
@@ -78,6 +83,9 @@ func (f *fake) Users() []string                          { return f.users }
 func (f *fake) Groups() []string                         { return f.users }
 func (f *fake) HasGroup(name string) bool                { return slices.Contains(f.users, name) }
 func (f *fake) CurrentUser() string                      { return f.myself }
+func (f *fake) CurrentUID() uint32                       { return fakeUID }
+func (f *fake) MayListen(port uint16) bool               { return port >= 1024 }
+func (f *fake) Mailbox(string) error                     { return f.mailbox }
 
 func (f *fake) Home(name string) string {
 	if f.HasUser(name) {

@@ -252,6 +252,15 @@ func (w *confWorld) HasGroup(name string) bool { return w.HasUser(name) }
 // CurrentUser implements parser.System.
 func (w *confWorld) CurrentUser() string { return "root" }
 
+// CurrentUID implements parser.System.
+func (w *confWorld) CurrentUID() uint32 { return 0 }
+
+// Mailbox implements parser.System.
+func (w *confWorld) Mailbox(string) error { return nil }
+
+// MayListen implements parser.System.
+func (w *confWorld) MayListen(uint16) bool { return true }
+
 // Home implements parser.System.
 func (w *confWorld) Home(name string) string {
 	if w.HasUser(name) {

@@ -59,6 +59,7 @@ func start(ctx context.Context, f *flags, po parser.Options, stderr io.Writer) i
 		tell("smtpd: " + err.Error())
 		return 1
 	}
+	po.Given = os.Getenv("LISTEN_FDS") != ""
 	po.Wait = func(string) bool { return true } // nobody is there when the system starts
 	conf, diags := parse(ctx, po)
 	printDiagnostics(stderr, diags)

@@ -71,18 +71,22 @@ func (s *server) tableAnswer(value string, found bool, err error) *imsg.TableAns
 }
 
 // userbaseQuery finds a user to deliver as. The user of the daemon itself, as
-// whom commands of aliases run, is the system's whatever the userbase.
+// whom commands of aliases run, is the system's whatever the userbase; but where
+// that is an ordinary user, it may well have a mailbox in the userbase.
 func (s *server) userbaseQuery(ctx context.Context, w *world, m *imsg.UserbaseQuery) *imsg.UserInfo {
-	if m.Table == "" || m.User == s.daemon.Name {
-		u, err := s.system.User(ctx, m.User)
-		return s.userInfo(m.User, table.Account{UID: u.UID, GID: u.GID, Home: u.Home}, err)
+	daemon := m.User == s.daemon.Name
+	if m.Table != "" && (!daemon || s.env.Unprivileged) {
+		v, err := w.tables.Lookup(ctx, m.Table, table.Userinfo, m.User)
+		var a table.Account
+		if err == nil {
+			a, err = table.ParseAccount(v)
+		}
+		if !daemon || !errors.Is(err, table.ErrNotFound) {
+			return s.userInfo(m.User, a, err)
+		}
 	}
-	v, err := w.tables.Lookup(ctx, m.Table, table.Userinfo, m.User)
-	var a table.Account
-	if err == nil {
-		a, err = table.ParseAccount(v)
-	}
-	return s.userInfo(m.User, a, err)
+	u, err := s.system.User(ctx, m.User)
+	return s.userInfo(m.User, table.Account{UID: u.UID, GID: u.GID, Home: u.Home}, err)
 }
 
 func (s *server) userInfo(name string, a table.Account, err error) *imsg.UserInfo {
