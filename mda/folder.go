@@ -228,28 +228,28 @@ func (f *folder) tidy() {
 
 func modified(st *unix.Stat_t) time.Time { return time.Unix(st.Mtim.Unix()) }
 
-// holds reports whether a file of that name was delivered: it is in new, or a
-// reader has moved it to cur and added flags. cur, which may be large, is read
-// only when it has changed since the envelope was made.
-func (f *folder) holds(name string, created time.Time) (bool, error) {
+// holder is where a file of that name was delivered to: new, or cur when a reader
+// has moved it there and added flags; -1: it was not. cur, which may be large, is
+// read only when it has changed since the envelope was made.
+func (f *folder) holder(name string, created time.Time) (dir int, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(f.new, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-		return true, nil
+		return f.new, nil
 	}
 	if err := unix.Fstat(f.cur, &st); err != nil {
-		return false, err
+		return -1, err
 	}
 	if modified(&st).Before(created.Add(-clockSlack)) {
-		return false, nil
+		return -1, nil
 	}
 	list, err := names(f.cur, -1)
 	if err != nil {
-		return false, err
+		return -1, err
 	}
 	for _, n := range list {
 		if rest, ok := strings.CutPrefix(n, name); ok && (rest == "" || rest[0] == ':' || rest[0] == ',' || rest[0] == ';') {
-			return true, nil
+			return f.cur, nil
 		}
 	}
-	return false, nil
+	return -1, nil
 }

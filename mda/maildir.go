@@ -102,12 +102,12 @@ func (d *Deliverer) store(f *folder, v *Delivery) error {
 func (d *Deliverer) add(f *folder, v *Delivery) error {
 	j := &job{v: v, name: fileName(v, d.o.Now()), fd: -1, lead: make(chan struct{}, 1), done: make(chan struct{})}
 	if d.maybeRepeated(v) {
-		seen, err := f.holds(j.name, v.Created)
+		dir, err := f.holder(j.name, v.Created)
 		if err != nil {
 			return err
 		}
-		if seen {
-			return syncNames(d, f.new) // the earlier attempt may have ended before that
+		if dir >= 0 {
+			return syncNames(d, dir) // the earlier attempt may have ended before that
 		}
 	}
 	return f.store(d, j)

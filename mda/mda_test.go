@@ -261,6 +261,9 @@ func TestMaildirRepeated(t *testing.T) {
 			}
 		}
 		before := len(list(t, box, "new"))
+		broken := newDeliverer(t, nil) // the earlier one may have ended before this
+		broken.fault = func(step string) error { return map[string]error{"dirsync": errors.New("disk trouble")}[step] }
+		mustFail(t, broken, v, 451, "disk trouble")
 		mustDeliver(t, newDeliverer(t, nil), v) // another worker, the envelope older than it
 		late := *v
 		late.Retry = 1

@@ -84,8 +84,10 @@ func (s *Bolt) compact() (err error) {
 		s.setBroken(s.diskError(err))
 		return err
 	}
+	// It is closed, and so its inode free for others, when the disk has no name for
+	// it: a folder with that inode would have two.
 	s.fs.Remove(s.path(oldName))
-	return old.Close()
+	return errors.Join(s.fs.SyncDir(s.dir), old.Close())
 }
 
 func (s *Bolt) reserveSize() int64 { return s.log.size * reserveHalves / 2 }

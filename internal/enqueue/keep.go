@@ -40,7 +40,7 @@ func (m *Message) SaveDeadLetter(home string) error {
 	if err == nil {
 		err = w.WriteByte('\n')
 	}
-	return errors.Join(err, w.Flush(), f.Close())
+	return errors.Join(err, w.Flush(), f.Sync(), f.Close()) // no other copy is left
 }
 
 // Bounds of offline mail.
