@@ -102,8 +102,7 @@ func (b Boot) environ(role imsg.Role) []string {
 		env = append(env, dirVar+"="+b.Dir)
 	}
 	if n := cores(role); n > 0 {
-		// The second has Go not look for another answer in the control groups.
-		env = append(env, "GOMAXPROCS="+strconv.Itoa(n), "GODEBUG=containermaxprocs=0")
+		env = append(env, "GOMAXPROCS="+strconv.Itoa(n))
 	}
 	for _, name := range []string{"TZ", "GOTRACEBACK", "GOCOVERDIR"} {
 		if v := os.Getenv(name); v != "" {
