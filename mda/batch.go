@@ -54,6 +54,7 @@ func (f *folder) store(d *Deliverer, j *job) error {
 		case <-j.lead:
 		}
 	}
+	runtime.Gosched() // those who have come meanwhile join before anything waits for the disk
 	f.mu.Lock()
 	batch := f.waiting[:min(len(f.waiting), maxBatch)]
 	f.waiting = f.waiting[len(batch):]
