@@ -66,6 +66,7 @@ type pool struct {
 	coming   map[*lane]time.Time // whose worker was begun then and may not be up yet
 	maxFresh int                 // of these
 	flows    bool                // deliveries come, or have a moment ago
+	came     time.Time           // the latest of them
 	moved    time.Time           // the latest that came or ended
 	live     int                 // workers there or starting
 	busy     int                 // commands running
@@ -120,7 +121,7 @@ func (p *pool) submit(j *job) {
 	l.add(j)
 	l.asked = l.asked || j.answer != nil
 	l.came = p.now()
-	p.flows, p.moved = true, l.came
+	p.flows, p.came, p.moved = true, l.came, l.came
 	p.pump(l)
 	p.mu.Unlock()
 }

@@ -16,16 +16,19 @@ const (
 	turnWait = time.Second
 	// flowTime without any delivery that comes or ends is the end of that: there is
 	// nothing to wait for.
-	flowTime = 20 * time.Millisecond
+	flowTime = 10 * time.Millisecond
 	// turnTime is how long a worker that has work is kept when others want its
 	// place.
 	turnTime = 2 * time.Second
 	// turnCheck is how often places are looked at while users wait.
 	turnCheck = flowTime / 2
-	// freshPerCPU bounds the workers that come up at a time: more would only keep
-	// each other from it, and meanwhile the mail of those who wait gathers. One that
-	// has answered is up, and so is, whatever it does, one begun freshTime ago.
-	freshPerCPU = 2
+	// freshPerCPU bounds the workers that come up at a time, and while mail goes on
+	// coming flowPart of that many may: more would only keep each other from it, and
+	// the sessions that bring mail, and meanwhile the mail of those who wait gathers.
+	// One that has answered is up, and so is, whatever it does, one begun freshTime
+	// ago.
+	freshPerCPU = 3
+	flowPart    = 3
 	freshTime   = 50 * time.Millisecond
 )
 
@@ -56,11 +59,11 @@ func (p *pool) turns() {
 
 // fill starts workers while there are places. The lock is held.
 func (p *pool) fill() {
-	if len(p.waiting) == 0 || p.stopped {
+	if p.stopped {
 		return
 	}
 	now := p.now()
-	for n := min(p.limits.MaxSession-p.live, p.maxFresh-p.fresh(now)); n > 0 && len(p.waiting) > 0; {
+	for fresh := p.fresh(now); len(p.waiting) > 0 && p.live < p.limits.MaxSession; {
 		i := 0
 		for k, l := range p.waiting {
 			if l.before(p.waiting[i], now) {
@@ -68,13 +71,25 @@ func (p *pool) fill() {
 			}
 		}
 		l := p.waiting[i]
+		if fresh >= p.mayBegin(l, now) {
+			return
+		}
 		p.waiting = slices.Delete(p.waiting, i, i+1)
 		l.wants = false
 		if !l.empty() {
 			p.startWorker(l)
-			n--
+			fresh++
 		}
 	}
+}
+
+// mayBegin is how many workers may come up at a time, that of the lane among
+// them. The lock is held.
+func (p *pool) mayBegin(l *lane, now time.Time) int {
+	if l.due(now) || now.Sub(p.came) >= flowTime {
+		return p.maxFresh
+	}
+	return max(1, p.maxFresh/flowPart)
 }
 
 // fresh counts the workers that are coming up. The lock is held.
