@@ -39,7 +39,7 @@ func (d *Deliverer) lmtp(ctx context.Context, v *Delivery) error {
 		}
 		c.close()
 	}
-	c, err := dialLMTP(ctx, dest, v.Hello)
+	c, err := d.dialLMTP(ctx, dest, v.Hello)
 	if err != nil {
 		return lmtpFailure(err)
 	}
@@ -77,7 +77,7 @@ func (d *Deliverer) VerifyRcpt(ctx context.Context, v *Delivery) (*mail.Status, 
 			return st, err
 		}
 	}
-	c, err := dialLMTP(ctx, dest, v.Hello)
+	c, err := d.dialLMTP(ctx, dest, v.Hello)
 	if err != nil {
 		return nil, err
 	}
@@ -124,8 +124,19 @@ func lmtpFailure(err error) error {
 	return f
 }
 
-// dialLMTP connects to "/socket" or "host[:port]".
-func dialLMTP(ctx context.Context, dest, name string) (*lmtpConn, error) {
+// dialLMTP connects to "/socket" or "host[:port]". A store that offers TLS and
+// cannot begin it gets its mail without, as a host that mail is relayed to: who can
+// break TLS could as well have taken the offer out.
+func (d *Deliverer) dialLMTP(ctx context.Context, dest, name string) (*lmtpConn, error) {
+	c, err := dialStore(ctx, dest, name, false)
+	if _, ok := errors.AsType[*tlsFailure](err); ok && ctx.Err() == nil {
+		d.o.Report(fmt.Sprintf("warn: mda: store %s: opportunistic TLS failed, downgrading to plain: %s", visible(dest, maxLine), visible(cause(err), maxLine)))
+		c, err = dialStore(ctx, dest, name, true)
+	}
+	return c, err
+}
+
+func dialStore(ctx context.Context, dest, name string, plain bool) (*lmtpConn, error) {
 	network, addr, host := "tcp", dest, ""
 	if strings.HasPrefix(dest, "/") {
 		network = "unix"
@@ -143,7 +154,7 @@ func dialLMTP(ctx context.Context, dest, name string) (*lmtpConn, error) {
 		return nil, fmt.Errorf("connect: %s", cause(err))
 	}
 	c := newLMTPConn(nc, host, name)
-	if err := c.open(ctx); err != nil {
+	if err := c.open(ctx, plain); err != nil {
 		nc.Close()
 		return nil, err
 	}

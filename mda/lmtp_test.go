@@ -162,6 +162,24 @@ func TestLMTP(t *testing.T) {
 	}
 }
 
+// TestLMTPBrokenTLS has stores offer TLS and not begin it: mail comes without, on
+// the same connection when the store says so.
+func TestLMTPBrokenTLS(t *testing.T) {
+	for answer, conns := range map[string]int{"454 4.7.0 not now": 1, "220 go": 2} {
+		s := newStore(t, "tcp", map[string]string{"LHLO": "250-store\n250 STARTTLS", "STARTTLS": answer})
+		var said []string
+		d, v := newDeliverer(t, func(o *Options) { o.Report = func(line string) { said = append(said, line) } }), example(t, LMTP)
+		v.Path = s.addr
+		mustDeliver(t, d, v)
+		if s.conns != conns || len(said) != conns-1 {
+			t.Errorf("%q: %d connections, %q", answer, s.conns, said)
+		}
+		if st, err := d.VerifyRcpt(t.Context(), v); err != nil || !st.OK() {
+			t.Errorf("%q: asked: %v, %v", answer, st, err)
+		}
+	}
+}
+
 func TestLMTPExtensions(t *testing.T) {
 	s := newStore(t, "unix", map[string]string{"LHLO": "250-store\n250-PIPELINING\n250-8BITMIME\n250-Size 1000\n250-STARTTLS\n250 SMTPUTF8"})
 	d, v := newDeliverer(t, nil), example(t, LMTP)

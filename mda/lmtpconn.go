@@ -25,6 +25,8 @@ const (
 	// lmtpTimeout bounds one dialogue when the context does not (delivery.md:
 	// 300 s for every delivery).
 	lmtpTimeout = 300 * time.Second
+	// tlsTimeout bounds the beginning of TLS. Ours: without it there is still time.
+	tlsTimeout = 30 * time.Second
 	// quitTimeout bounds the farewell.
 	quitTimeout = time.Second
 )
@@ -32,6 +34,9 @@ const (
 // errStale is a kept connection that ended before the store took any of it: the
 // delivery can begin anew on another.
 var errStale = errors.New("stale connection")
+
+// tlsFailure is TLS that was offered and did not begin.
+type tlsFailure struct{ error }
 
 // refusal is an answer that is not what the dialogue needs to go on.
 type refusal struct{ mail.Status }
@@ -101,8 +106,9 @@ func (c *lmtpConn) within(ctx context.Context) (release func()) {
 	return func() { stop() }
 }
 
-// open reads the greeting and learns what the store can do.
-func (c *lmtpConn) open(ctx context.Context) error {
+// open reads the greeting and learns what the store can do. TLS is begun when it
+// is offered, unless plain is set; a *tlsFailure leaves nothing to go on with.
+func (c *lmtpConn) open(ctx context.Context, plain bool) error {
 	defer c.within(ctx)()
 	if _, err := c.expect(2); err != nil {
 		return err
@@ -110,10 +116,13 @@ func (c *lmtpConn) open(ctx context.Context) error {
 	if err := c.hello(); err != nil {
 		return err
 	}
-	if c.host == "" || !c.ext["STARTTLS"] {
+	if c.host == "" || plain || !c.ext["STARTTLS"] {
 		return nil
 	}
 	if _, err := c.cmd(2, "STARTTLS"); err != nil {
+		if r, ok := errors.AsType[*refusal](err); ok && r.Status.Code != 421 {
+			return nil // not now (RFC 3207 section 4.1): as if it had not been offered
+		}
 		return err
 	}
 	if c.r.Buffered() > 0 {
@@ -122,8 +131,10 @@ func (c *lmtpConn) open(ctx context.Context) error {
 	// Opportunistic: nothing in the configuration says who the store must be, so
 	// TLS keeps listeners out and no more.
 	tc := tls.Client(c.nc, &tls.Config{ServerName: c.host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
-	if err := tc.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS: %w", err)
+	hctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	if err := tc.HandshakeContext(hctx); err != nil {
+		return &tlsFailure{fmt.Errorf("TLS: %w", err)}
 	}
 	c.nc = tc
 	c.r.Reset(tc)
