@@ -15,14 +15,13 @@ import (
 const maxBatch = 64
 
 // manyFiles is from how many on the files of a batch are written by several
-// threads, Hands of them. Ours: fewer are not worth waking these.
-const manyFiles = 8
+// threads. Ours: for fewer, what the others cost is more than what they gain.
+const manyFiles = 32
 
 // Hands is how many files are written at a time when there are many: to make a
 // file and to bring it to disk is the kernel's work and waiting, apart from that
-// for other files. Ours: two also with one core, for one can wait for the disk,
-// and no more than four, which keep it busy.
-func Hands() int { return min(max(runtime.NumCPU(), 2), 4) }
+// for other files. Ours: so many keep the disk busy, whatever the processors.
+const Hands = 4
 
 // job is one file on its way into a folder.
 type job struct {
@@ -86,9 +85,8 @@ func (f *folder) write(d *Deliverer, batch []*job) {
 		f.writeTexts(d, batch)
 	} else {
 		d.wide.Do(d.o.Wide)
-		n := Hands()
 		var hands sync.WaitGroup
-		for part := range slices.Chunk(batch, (len(batch)+n-1)/n) {
+		for part := range slices.Chunk(batch, (len(batch)+Hands-1)/Hands) {
 			hands.Go(func() { f.writeTexts(d, part) })
 		}
 		hands.Wait()

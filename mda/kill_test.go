@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -164,29 +165,30 @@ func killBatch(t *testing.T, step string, number int) {
 // TestBatchHands: files of a large batch are written at the same time, by as many
 // hands as were made room for.
 func TestBatchHands(t *testing.T) {
+	const n = 1 + manyFiles
 	d := newDeliverer(t, nil)
-	told, met := 0, make(chan struct{}, inBatches)
-	d.o.Wide = func() { told++ }
-	pair := make(chan struct{})
+	var told atomic.Int32
+	d.o.Wide = func() { told.Add(1) }
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var joined sync.WaitGroup
-	joined.Add(inBatches)
-	var first sync.Once
+	joined.Add(n)
+	var first, met sync.Once
+	alone, pair, both := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	d.fault = func(s string) error {
-		switch s {
-		case "join":
+		switch {
+		case s == "join":
 			joined.Done()
-		case "sync":
-			if told == 0 {
-				first.Do(joined.Wait) // the others pile up behind the first
-				break
-			}
+		case s == "write":
+			first.Do(func() { close(alone) })
+		case s == "sync" && told.Load() == 0:
+			joined.Wait() // the others pile up behind the first
+		case s == "sync":
 			select {
 			case pair <- struct{}{}:
-				met <- struct{}{}
 			case <-pair:
-				met <- struct{}{}
+				met.Do(func() { close(both) })
+			case <-both:
 			case <-ctx.Done():
 			}
 		}
@@ -194,19 +196,20 @@ func TestBatchHands(t *testing.T) {
 	}
 	home := t.TempDir()
 	var wg sync.WaitGroup
-	for i := range inBatches {
+	for i := range n {
 		v := batchDelivery(home, i, false)
 		wg.Go(func() {
 			if r := d.Deliver(context.Background(), v); !r.Status.OK() {
 				t.Errorf("%d: %+v", i, r)
 			}
 		})
+		<-alone
 	}
 	wg.Wait()
-	if told != 1 || len(met) < 2 {
-		t.Errorf("told %d times, %d files met another", told, len(met))
+	if told.Load() != 1 || ctx.Err() != nil {
+		t.Errorf("told %d times, %v", told.Load(), ctx.Err())
 	}
-	if n := len(list(t, home, "Maildir/new")); n != inBatches {
-		t.Errorf("%d files of %d", n, inBatches)
+	if k := len(list(t, home, "Maildir/new")); k != n {
+		t.Errorf("%d files of %d", k, n)
 	}
 }

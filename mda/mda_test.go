@@ -366,12 +366,15 @@ func TestMaildirTogether(t *testing.T) {
 	d, v := newDeliverer(t, nil), example(t, Maildir)
 	var mu sync.Mutex
 	var joined sync.WaitGroup
-	var first sync.Once
+	var first, begun sync.Once
+	alone := make(chan struct{}) // closed once the first batch is made up
 	syncs := 0
 	d.fault = func(step string) error {
 		switch step {
 		case "join":
 			joined.Done()
+		case "write":
+			begun.Do(func() { close(alone) })
 		case "sync":
 			first.Do(joined.Wait) // the others pile up
 		case "dirsync":
@@ -396,6 +399,7 @@ func TestMaildirTogether(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+		<-alone
 	}
 	wg.Wait()
 	if syncs != 1+(n-1+maxBatch-1)/maxBatch {

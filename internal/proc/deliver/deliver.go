@@ -171,4 +171,4 @@ func delivery(m *imsg.DeliverRun, file *os.File) *mda.Delivery {
 
 // wide lets as many threads run as mda has hands. A worker begins with one, which
 // starts sooner and is all that a few mails need.
-func wide() { runtime.GOMAXPROCS(mda.Hands()) }
+func wide() { runtime.GOMAXPROCS(mda.Hands) }
