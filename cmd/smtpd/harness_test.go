@@ -59,7 +59,7 @@ func buildPrograms(dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"smtpd", "smtpctl", "smtp", "table-sqlite", "mail.maildir"} {
+	for _, name := range []string{"smtpd", "smtpctl", "smtp", "table-sqlite", "mail.maildir", "mail.local"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, name), "../"+name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

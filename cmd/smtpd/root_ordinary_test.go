@@ -54,6 +54,41 @@ func TestRootOrdinary(t *testing.T) {
 			ordinary(t, "listen on 127.0.0.1 port 2025\n"+tt.conf+"\nmatch from any for any action \"a\"\n", tt.want)
 		})
 	}
+	t.Run("mail.local", mailLocal)
+}
+
+// mailLocal has alice call mail.local, as her .forward would, where she may not
+// make a mailbox: it needs the group of the spool, and then serves her alone.
+func mailLocal(t *testing.T) {
+	program := filepath.Join(bins, "mail.local")
+	script := func(uid uint32, line string) (string, error) {
+		cmd := exec.Command("sh", "-c", line)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := script(0, "rm -f /var/mail/*; chmod 2775 /var/mail"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := script(aliceUID, "echo | "+program+" alice"); err == nil || !strings.Contains(out, "/var/mail/alice: Permission denied") {
+		t.Errorf("without the group: %v: %s", err, out)
+	}
+	if out, err := script(0, "chgrp mail "+program+"; chmod 2755 "+program); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := script(aliceUID, "echo | MAIL_LOCAL_SPOOL=/tmp "+program+" alice"); err != nil {
+		t.Errorf("with it: %v: %s", err, out)
+	}
+	if st, err := os.Stat("/var/mail/alice"); err != nil || st.Mode() != 0o600 || st.Sys().(*syscall.Stat_t).Uid != aliceUID {
+		t.Errorf("the mailbox: %v, %v", st, err)
+	}
+	if out, err := script(aliceUID, "echo | "+program+" bob"); err == nil || !strings.Contains(out, "only root delivers to others") {
+		t.Errorf("to another: %v: %s", err, out)
+	}
+	if left, _ := filepath.Glob("/var/mail/*"); len(left) != 1 {
+		t.Errorf("in the spool: %v", left)
+	}
 }
 
 // ordinary checks and starts a configuration as alice, and has a mail for her

@@ -109,7 +109,7 @@ func flood(l *ledger, addr string) (stop func()) {
 func pour(t *testing.T, r oneReader) {
 	user, _, _ := strings.Cut(r.addr, "@")
 	l := &ledger{acked: map[string]string{}}
-	end := time.Now().Add(waitLimit)
+	end := time.Now().Add(3 * waitLimit)
 	b := &basket{}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
