@@ -67,7 +67,8 @@ type worker struct {
 	answered bool            // has made a delivery
 	gone     context.Context // ends when the channel does
 	end      context.CancelFunc
-	leave    bool      // gets nothing more: its place is wanted
+	dead     bool      // gets nothing more: it has died, lost will be told
+	leave    bool      // likewise: its place is wanted
 	left     time.Time // since then
 }
 

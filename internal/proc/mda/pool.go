@@ -159,7 +159,7 @@ func (p *pool) pump(l *lane) {
 	switch {
 	case w == nil && !l.empty():
 		p.place(l)
-	case w != nil && !w.leave:
+	case w != nil && !w.leave && !w.dead:
 		p.hand(l, w)
 	}
 	if l.worker == nil && !l.starting && l.empty() && l.unused() && len(l.back) == 0 {
@@ -404,6 +404,9 @@ func (p *pool) ask(w *worker, j *job) (res *imsg.DeliverResult, again bool) {
 		// The delivery does not fit an imsg: that is not the worker's doing.
 		return tempfail(mail.Clean(fmt.Sprint(err), 200)), false
 	}
+	p.mu.Lock()
+	w.dead = true
+	p.mu.Unlock()
 	return tempfail("the delivery process died"), false
 }
 
