@@ -201,7 +201,7 @@ func (w *world) fromQueue(r *ipc.Request) {
 	case *imsg.CommitPart:
 		if w.swap {
 			w.swap = false
-			go w.replace(w.queue, w.ours.Queue)
+			w.replace(w.queue, w.ours.Queue) // here: the old one must not answer the Commit
 			return
 		}
 		w.parts[m.ID] = append(w.parts[m.ID], m.Envelopes...)
