@@ -71,6 +71,7 @@ type world struct {
 	bad      string        // the one key of every table
 	checks   int           // questions to tables of filters
 	copying  chan struct{} // not nil: TableCopy is answered after a value comes
+	wanted   int           // such copies
 }
 
 // lines is a log that can be waited for.
