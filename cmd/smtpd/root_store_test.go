@@ -14,26 +14,30 @@ import (
 	gosmtp "github.com/emersion/go-smtp"
 )
 
-// startDovecot runs Dovecot's lmtpd on a socket, and with TLS on a port; "" says
-// that it is not installed.
-func startDovecot(t *testing.T, dir string) (socket, port string) {
+// startDovecot runs Dovecot's lmtpd on a socket, and with TLS on a port, with a log;
+// "" says that it is not installed.
+func startDovecot(t *testing.T) (socket, port, log string) {
 	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat("/usr/lib/dovecot/lmtp"); err != nil {
 		t.Log("dovecot-lmtpd is not installed: nothing is delivered to it")
-		return "", ""
+		return "", "", ""
 	}
 	ports, err := freePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket, port = "/run/dovecot/store", fmt.Sprint(ports[0])
+	socket, port, log = "/run/dovecot/store", fmt.Sprint(ports[0]), dir+"/dovecot.log"
 	cert := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
 		"-subj", "/CN=localhost", "-keyout", dir+"/key", "-out", dir+"/crt")
 	if out, err := cert.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	conf := `protocols = lmtp
-log_path = ` + dir + `/dovecot.log
+log_path = ` + log + `
 ssl = yes
 ssl_cert = <` + dir + `/crt
 ssl_key = <` + dir + `/key
@@ -79,12 +83,12 @@ service stats {
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
-		if b, _ := os.ReadFile(dir + "/dovecot.log"); t.Failed() {
+		if b, _ := os.ReadFile(log); t.Failed() {
 			t.Logf("dovecot: %s", tail(b, 20))
 		}
 	})
 	waitListen(t, "unix", socket)
-	return socket, port
+	return socket, port, log
 }
 
 // rcpt asks the daemon about one recipient and gives its answer.
@@ -112,11 +116,7 @@ func TestRootStore(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	socket, port := startDovecot(t, dir)
+	socket, port, log := startDovecot(t)
 	if socket == "" {
 		return
 	}
@@ -138,8 +138,8 @@ match from any for domain away.test action away
 	l := &ledger{acked: map[string]string{}}
 	l.send(40, 4, []string{"alice@unix.test", "bob+tag@tcp.test"}, nil)
 	waitEmpty(t, d, waitLimit)
-	if log, _ := os.ReadFile(dir + "/dovecot.log"); !regexp.MustCompile(`lmtp\(bob\).*saved mail`).Match(log) {
-		t.Errorf("nothing came to bob: %s", tail(log, 5))
+	if b, _ := os.ReadFile(log); !regexp.MustCompile(`lmtp\(bob\).*saved mail`).Match(b) {
+		t.Errorf("nothing came to bob: %s", tail(b, 5))
 	}
 	if got := rcpt(t, "ghost@ghost.test"); !strings.HasPrefix(got, "550") || !strings.Contains(got, "User doesn't exist") {
 		t.Errorf("unknown to the store: %s", got)
