@@ -49,6 +49,12 @@ func runProgram(kind string) error {
 		return serveBinary(os.Stdin, os.Stdout, b)
 	case "mortal": // dies at every third question
 		return serveMortal(b)
+	case "hasty": // reads its file once, and ends when that is not what it should be
+		if v, err := b.Lookup(context.Background(), table.Alias, "root"); err != nil {
+			next := os.Args[1] + ".next"
+			return errors.Join(fmt.Errorf("root: %q, %w", v, err), os.Rename(next, os.Args[1]))
+		}
+		return table.Serve(context.Background(), os.Stdin, os.Stdout, b)
 	case "mute":
 		_, err := io.Copy(io.Discard, os.Stdin)
 		return err
@@ -310,6 +316,56 @@ func TestProgramIsRestarted(t *testing.T) {
 	}
 	if failed == 0 || found < 5 {
 		t.Errorf("got %d answers and %d failures", found, failed)
+	}
+}
+
+// TestProgramStartsTooEarly: a program that found its configuration half written
+// is there the next moment, in the protocol that it speaks.
+func TestProgramStartsTooEarly(t *testing.T) {
+	t.Setenv(programKind, "hasty")
+	path := textFile(t, nil)
+	if err := os.Rename(textFile(t, map[string]string{"root": "alice"}), path+".next"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := table.NewProgram("t", os.Args[0], path, func(text string) { t.Errorf("said: %s", text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := table.New("t", "program", b)
+	defer tab.Close()
+	if v, err := tab.Lookup(t.Context(), table.Alias, "root"); v != "alice" || err != nil {
+		t.Errorf("got %q, %v", v, err)
+	}
+}
+
+// TestProgramFails: what a program says that ends at once is logged, each line
+// once in a life, whatever protocol it was tried in.
+func TestProgramFails(t *testing.T) {
+	said := make(chan string, 100)
+	t.Setenv(programKind, "hasty")
+	b, err := table.NewProgram("t", os.Args[0], textFile(t, nil), func(text string) {
+		select {
+		case said <- text:
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	var got []string
+	for range 5 {
+		select {
+		case text := <-said:
+			got = append(got, strings.TrimPrefix(text, filepath.Base(os.Args[0])+": "))
+		case <-time.After(20 * time.Second):
+			t.Fatalf("said only %q", got)
+		}
+	}
+	for i, want := range []string{"root: ", "rename ", "the table program has ended", "root: ", "rename "} {
+		if !strings.HasPrefix(got[i], want) {
+			t.Errorf("got %q, want %q", got[i], want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,9 @@ type dialogue interface {
 	parallel() int
 }
 
+// protocol greets a program that was just started.
+type protocol func(c *child, name string) (dialogue, error)
+
 // program is a table behind a program that speaks one of the table protocols:
 // the lines of OpenSMTPD 7.6 and later, or the binary form of opensmtpd-extras.
 // It is started at once and again whenever it ends; what is asked meanwhile
@@ -95,16 +99,16 @@ func NewProgram(name, path, arg string, warn func(string)) (Backend, error) {
 
 // supervise keeps the program running until ctx ends.
 func (p *program) supervise(ctx context.Context) {
-	protocols := []func(*child, string) (dialogue, error){openLines, openBinary}
+	protocols := [2]protocol{openLines, openBinary}
 	pause := firstPause
 	for ctx.Err() == nil {
 		started := time.Now()
-		which, err := p.live(ctx, protocols)
+		other, err := p.live(ctx, protocols)
 		if ctx.Err() != nil {
 			return
 		}
-		if which > 0 { // it spoke the other protocol: begin with that from now on
-			protocols[0], protocols[which] = protocols[which], protocols[0]
+		if other { // begin with that from now on
+			protocols[0], protocols[1] = protocols[1], protocols[0]
 		}
 		if time.Since(started) > stableTime {
 			pause = firstPause
@@ -135,13 +139,17 @@ func hungUp(err error) bool {
 }
 
 // live runs the program once, in the first protocol that it takes part in, and
-// tells which that was.
-func (p *program) live(ctx context.Context, protocols []func(*child, string) (dialogue, error)) (int, error) {
-	var first error
-	for i, open := range protocols {
+// reports whether that was the second. A program that ends without a word may
+// not speak the protocol, or may just have found its configuration half written:
+// so the first is tried twice, for one that reads lines waits for the end of what
+// the other sends. What the program says meanwhile is printed when it takes part
+// or all have failed, each line once.
+func (p *program) live(ctx context.Context, protocols [2]protocol) (other bool, first error) {
+	var words []string
+	for i, open := range []protocol{protocols[0], protocols[0], protocols[1]} {
 		c, err := startChild(p.path, p.arg, p.warn)
 		if err != nil {
-			return 0, err
+			return false, err
 		}
 		stop := context.AfterFunc(ctx, func() {
 			c.speak(false) // its last words are about our leaving
@@ -155,20 +163,29 @@ func (p *program) live(ctx context.Context, protocols []func(*child, string) (di
 			p.detach()
 			stop()
 			c.stop()
-			return i, err
+			return i == 2, err
 		}
 		stop()
 		c.stop()
+		for _, line := range c.held {
+			if !slices.Contains(words, line) {
+				words = append(words, line)
+			}
+		}
 		if first == nil {
 			first = err
 		}
-		if !hungUp(err) {
-			c.speak(i+1 == len(protocols))
-			return 0, err // it took part, but badly
+		if !hungUp(err) { // it took part, but badly
+			first = err
+			break
 		}
-		c.speak(i+1 == len(protocols))
 	}
-	return 0, first
+	if ctx.Err() == nil {
+		for _, line := range words {
+			p.warn(line)
+		}
+	}
+	return false, first
 }
 
 func (p *program) attach(d dialogue) {

@@ -2,6 +2,8 @@ package table
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, b Backend) error {
 	s := &server{backend: b, out: out}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
+	lines.Split(scanText)
 	if err := s.greet(lines); err != nil {
 		return err
 	}
@@ -42,6 +45,19 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, b Backend) error {
 	return lines.Err()
 }
 
+// errBinary ends a program at once when it is tried in the binary protocol, whose
+// frames need not hold the end of a line.
+var errBinary = errors.New("the server speaks another protocol: NUL in a line")
+
+// scanText is bufio.ScanLines for lines that hold no NUL.
+func scanText(data []byte, atEOF bool) (int, []byte, error) {
+	n, line, err := bufio.ScanLines(data, atEOF)
+	if bytes.IndexByte(data[:cmp.Or(n, len(data))], 0) >= 0 {
+		return 0, nil, errBinary
+	}
+	return n, line, err
+}
+
 type server struct {
 	backend Backend
 	mu      sync.Mutex
@@ -60,7 +76,7 @@ func (s *server) write(line string) error {
 func (s *server) greet(lines *bufio.Scanner) error {
 	for {
 		if !lines.Scan() {
-			return errors.Join(errors.New("the server ended before it was ready"), lines.Err())
+			return cmp.Or(lines.Err(), errors.New("the server ended before it was ready"))
 		}
 		line := lines.Text()
 		if line == "config|ready" {

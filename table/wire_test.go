@@ -168,6 +168,24 @@ func TestWriters(t *testing.T) {
 	}
 }
 
+// TestServeBinary: who is asked in the binary protocol ends at once, and does not
+// wait for the end of a line.
+func TestServeBinary(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(t.Context(), far, far, recorded{}) }()
+	go openBinary(&child{conn: near}, "t")
+	select {
+	case err := <-ended:
+		if !errors.Is(err, errBinary) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("still reads")
+	}
+}
+
 // TestServeValues: whatever the value, the answer is one line, with the value
 // or an error.
 func TestServeValues(t *testing.T) {
