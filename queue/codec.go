@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"strings"
 	"sync"
 	"time"
 
@@ -204,15 +205,16 @@ func decodeEnvelope(id mail.EnvelopeID, b []byte) (mail.Envelope, error) {
 }
 
 // checkText refuses an envelope with a control octet in a field: such a one
-// could forge lines in the log, in listings and in notices.
+// could forge lines in the log, in listings and in notices. A command or file of
+// an alias may hold tabs, as its author wrote it.
 func checkText(e *mail.Envelope) error {
 	for _, s := range []string{e.Dispatcher, e.Tag, e.SMTPName, e.Helo, e.Host, e.Client, e.Username,
 		e.Sender.User, e.Sender.Domain, e.Rcpt.User, e.Rcpt.Domain, e.Dest.User, e.Dest.Domain,
-		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, e.Exec, e.SubAddr, e.LastStatus.Text, e.LastError,
-		e.RemoteMTA} {
+		e.DSN.EnvID, e.DSN.ORcpt, e.User, e.Home, strings.ReplaceAll(e.Exec, "\t", " "), e.SubAddr,
+		e.LastStatus.Text, e.LastError, e.RemoteMTA} {
 		for i := range len(s) {
 			if s[i] < ' ' || s[i] == 0x7f {
-				return fmt.Errorf("%w: a control octet in a field", ErrInvalid)
+				return fmt.Errorf("%w: a control octet in a field: %s", ErrInvalid, mail.Clean(s, 64))
 			}
 		}
 	}

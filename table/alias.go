@@ -106,7 +106,7 @@ func parseItem(word string) (Item, error) {
 	}
 	text := unescape(word)
 	switch {
-	case word[0] == '/':
+	case word[0] == '/' && len(text) <= maxCommand:
 		return Item{Kind: ItemFile, Text: text}, nil
 	case strings.Contains(text, "@"):
 		a := mail.SplitAddress(text)

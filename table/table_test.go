@@ -272,6 +272,8 @@ func TestParseItems(t *testing.T) {
 		"semicolon":         {"a;b", "!"},
 		"quoted user":       {`"carol"`, "!"},
 		"quoted file":       {`"/a b"`, "!"},
+		"tab in a command":  {"|a\tb", "command:a\tb"},
+		"long file":         {"/" + strings.Repeat("x", maxCommand), "!"},
 		"quote not closed":  {`"|a`, "!"},
 		"no command":        {"|", "!"},
 		"quoted nothing":    {`"|"`, "!"},

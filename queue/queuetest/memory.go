@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -168,7 +169,8 @@ func (m *Memory) Accept(ctx context.Context, msg *queue.Message) error {
 // valid is the least that every store checks.
 func valid(e *mail.Envelope) error {
 	for _, s := range []string{e.Dispatcher, e.Helo, e.Host, e.Sender.User, e.Sender.Domain, e.Rcpt.User,
-		e.Rcpt.Domain, e.Dest.User, e.Dest.Domain, e.LastError, e.LastStatus.Text, e.Exec, e.User} {
+		e.Rcpt.Domain, e.Dest.User, e.Dest.Domain, e.LastError, e.LastStatus.Text,
+		strings.ReplaceAll(e.Exec, "\t", " "), e.User} {
 		if mail.Clean(s, len(s)) != s {
 			return fmt.Errorf("%w: %q", queue.ErrInvalid, s)
 		}

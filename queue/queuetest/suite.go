@@ -28,7 +28,7 @@ func Envelope(n int) mail.Envelope {
 		Rcpt:   mail.Address{User: fmt.Sprintf("r%d", n), Domain: "example.net"},
 		Dest:   mail.Address{User: fmt.Sprintf("d%d", n), Domain: "example.net"},
 		DSN:    mail.DSN{Notify: mail.NotifyFailure, Ret: mail.RetFull, EnvID: "QQ+2B", ORcpt: "rfc822;r@example.net"},
-		User:   "bob", Home: "/home/bob", Exec: "|cat",
+		User:   "bob", Home: "/home/bob", Exec: "|cat\t-u",
 		Created: Epoch(), TTL: 96 * time.Hour, LastTry: Epoch().Add(time.Second),
 		LastStatus: mail.Status{Code: 451, Enh: [3]uint8{4, 3, 0}, Text: "later"}, LastError: `451 4.3.0 "later"`,
 		RemoteMTA: "mx1.example.net", DelayNotices: 1, NoticeDelay: time.Hour,
