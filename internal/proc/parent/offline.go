@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"smtpd/internal/ctl"
 	"smtpd/internal/enqueue"
@@ -18,6 +19,10 @@ import (
 // maxOffline is how many offline mails are resubmitted at a time (OpenSMTPD
 // does as many).
 const maxOffline = 5
+
+// unfinishedAge is for how long after its last change a file that sendmail has
+// begun may still be written. Ours: who feeds sendmail may take its time.
+const unfinishedAge = 24 * time.Hour
 
 // resubmit hands in, once at start, the mail that sendmail kept while the
 // daemon was down: each file by sendmail run as the file's owner. What fails
@@ -52,7 +57,7 @@ func (p *parent) resubmitFile(name string) error {
 	case errors.Is(err, enqueue.ErrOfflineEmpty):
 		return os.Remove(filepath.Join(dir, name))
 	case errors.Is(err, enqueue.ErrOfflineBusy):
-		return nil // sendmail is still writing it
+		return p.removeUnfinished(dir, name)
 	case err != nil:
 		return err
 	}
@@ -73,6 +78,21 @@ func (p *parent) resubmitFile(name string) error {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return os.Remove(filepath.Join(dir, name))
+}
+
+// removeUnfinished removes what a sendmail that was cut short has left: it has told
+// nobody that it took the mail.
+func (p *parent) removeUnfinished(dir, name string) error {
+	path := filepath.Join(dir, name)
+	st, err := os.Lstat(path)
+	if err != nil || !st.Mode().IsRegular() || p.o.Now().Sub(st.ModTime()) < unfinishedAge {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	p.log.Warn("warn: offline mail " + name + " removed: the sendmail that began it has never ended it")
+	return nil
 }
 
 // asOwner has cmd run as a user, in that user's home.
