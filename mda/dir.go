@@ -116,12 +116,16 @@ func makeDir(dir int, name string) error {
 	return err
 }
 
-// syncDir brings the names in a folder to disk. One that may be written but not
-// read cannot be synced either.
+// syncDir brings the names in a folder to disk. In one that may be written but not
+// read nothing is left but the syncs of what is made there, which on most file
+// systems bring its name along.
 func syncDir(dir int) error {
 	fd, err := openDirAt(dir, ".", unix.O_RDONLY)
-	if err != nil {
+	if err == unix.EACCES {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	defer unix.Close(fd)
 	return retry(func() error { return unix.Fsync(fd) })

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"smtpd/internal/mail"
 )
 
@@ -541,4 +543,26 @@ func BenchmarkMaildir(b *testing.B) {
 			}
 		}
 	})
+}
+
+// Names that could not be brought to disk are a failure, but for a folder that may
+// be written and not read.
+func TestSyncDir(t *testing.T) {
+	if err := syncDir(-1); err == nil {
+		t.Error("a folder that cannot be opened counts as synced")
+	}
+	dir := t.TempDir()
+	fd, err := openDirAt(unix.AT_FDCWD, dir, oWalk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for _, mode := range []os.FileMode{0o700, 0o300} { // the second tells nothing for root
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := syncDir(fd); err != nil {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -114,34 +115,42 @@ func likeFolder(f *os.File, folder os.FileInfo) error {
 	return f.Chown(-1, int(gid))
 }
 
-// Store copies the message and makes the file durable under its own name.
+// Store copies the message and makes the file durable under its own name. When it
+// fails nothing is left behind.
 func (o *Offline) Store(r io.Reader) error {
-	_, err := io.Copy(o.f, io.LimitReader(r, maxBody+1))
-	if st, serr := o.f.Stat(); err == nil && serr == nil && st.Size() > maxBody {
-		err = errTooLarge
+	if err := o.store(r); err != nil {
+		o.Abort()
+		return err
 	}
-	if err == nil {
-		err = o.f.Sync()
-	}
+	return o.f.Close()
+}
+
+func (o *Offline) store(r io.Reader) error {
+	n, err := io.Copy(o.f, io.LimitReader(r, maxBody+1))
 	if err != nil {
-		o.Abort()
 		return err
 	}
-	base := strings.TrimPrefix(filepath.Base(o.tmp), ".")
-	if err := os.Rename(o.tmp, filepath.Join(o.dir, base)); err != nil {
-		o.Abort()
+	if n > maxBody {
+		return errTooLarge
+	}
+	if err := o.f.Sync(); err != nil {
 		return err
 	}
-	o.f.Close()
 	// The name is durable only with the folder. One that may be written but not
 	// read (as FreeBSD's port had it) cannot be synced: then the kernel does it
 	// in its own time.
-	if d, err := os.Open(o.dir); err == nil {
-		err = d.Sync()
-		d.Close()
+	d, err := os.Open(o.dir)
+	unread := errors.Is(err, fs.ErrPermission)
+	if err != nil && !unread {
 		return err
 	}
-	return nil
+	defer d.Close()
+	name := filepath.Join(o.dir, strings.TrimPrefix(filepath.Base(o.tmp), "."))
+	if err := os.Rename(o.tmp, name); err != nil || unread {
+		return err
+	}
+	o.tmp = name
+	return d.Sync()
 }
 
 // Abort leaves nothing behind.

@@ -97,7 +97,7 @@ func createSpool(o Options) error {
 }
 
 // makeDir makes a folder, and those above it that are not there; a folder of the
-// system that cannot be synced is left to the system.
+// system that may not be read, and so not synced, is left to the system.
 func makeDir(path string, mode fs.FileMode) error {
 	err := os.Mkdir(path, mode)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -112,8 +112,11 @@ func makeDir(path string, mode fs.FileMode) error {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
