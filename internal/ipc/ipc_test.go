@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"smtpd/internal/imsg"
@@ -507,26 +508,25 @@ func TestManyCalls(t *testing.T) {
 	within(t, "handlers", func() { wait1(); wait2() })
 }
 
-// fillUp sends until no more is taken, because the peer does not read.
-func fillUp(t *testing.T, l *Link) *channel {
+// fillUp sends m until no more is taken, because the peer does not read. What the
+// writer takes afterwards makes room again.
+func fillUp(t *testing.T, l *Link, m imsg.Msg) {
 	t.Helper()
 	ch, err := l.channel(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &imsg.Attempt{IDs: make([]mail.EnvelopeID, imsg.MaxItems)}
-	for i := range m.IDs {
-		m.IDs[i] = 1 << 60
-	}
-	for full := false; !full; {
+	for {
+		ch.wmu.Lock()
+		full := len(ch.out) > maxBacklog
+		ch.wmu.Unlock()
+		if full {
+			return
+		}
 		if err := l.Send(m, nil); err != nil {
 			t.Fatal(err)
 		}
-		ch.wmu.Lock()
-		full = len(ch.out) > maxBacklog
-		ch.wmu.Unlock()
 	}
-	return ch
 }
 
 func TestBackPressure(t *testing.T) {
@@ -535,7 +535,11 @@ func TestBackPressure(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			e := connect(t, imsg.Scheduler, imsg.Queue)
 			e.a.Serve(ignore, nil, nil)
-			fillUp(t, e.a)
+			m := &imsg.Attempt{IDs: make([]mail.EnvelopeID, imsg.MaxItems)}
+			for i := range m.IDs {
+				m.IDs[i] = 1 << 60
+			}
+			fillUp(t, e.a, m)
 			sent := make(chan error, 1)
 			go func() { sent <- e.a.Send(&imsg.LoadAll{}, nil) }()
 			if end == "the peer reads" {
@@ -555,37 +559,29 @@ func TestBackPressure(t *testing.T) {
 
 // A call keeps to its deadline even when it cannot be sent.
 func TestDeadlineBehindBacklog(t *testing.T) {
-	noLeaks(t)
-	e := connect(t, imsg.SMTP, imsg.Queue)
-	e.a.Serve(ignore, nil, nil)
-	ch, err := e.a.channel(t.Context(), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	part := &imsg.CommitPart{Envelopes: []mail.Envelope{{LastError: strings.Repeat("x", imsg.MaxText)}}}
-	for full := false; !full; {
-		if err := e.a.Send(part, nil); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		e := ends{NewLink(imsg.SMTP, imsg.Queue), NewLink(imsg.Queue, imsg.SMTP)}
+		ConnectMemory(e.a, e.b)
+		defer e.b.Close()
+		defer e.a.Close()
+		e.a.Serve(ignore, nil, nil)
+		part := &imsg.CommitPart{Envelopes: []mail.Envelope{{LastError: strings.Repeat("x", imsg.MaxText)}}}
+		fillUp(t, e.a, part)
+		synctest.Wait() // the writer holds more than the peer takes, and takes no more itself
+		fillUp(t, e.a, part)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin := time.Now()
+		if _, _, err := e.a.Call(ctx, &imsg.ReserveIDs{}, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
 		}
-		ch.wmu.Lock()
-		full = len(ch.out) > maxBacklog
-		ch.wmu.Unlock()
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	w.Close()
-	within(t, "Call", func() { _, _, err = e.a.Call(ctx, &imsg.ReserveIDs{}, nil) })
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("got %v", err)
-	}
-	if len(e.a.slots) != 0 {
-		t.Fatalf("%d slots taken", len(e.a.slots))
-	}
+		if took := time.Since(begin); took != time.Minute {
+			t.Errorf("took %v", took)
+		}
+		if len(e.a.slots) != 0 {
+			t.Errorf("%d slots taken", len(e.a.slots))
+		}
+	})
 }
 
 // A peer that asks and asks and reads no answer is not fed for ever.
