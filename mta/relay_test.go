@@ -93,7 +93,7 @@ func TestPipelinedRoundTrips(t *testing.T) {
 	w.mx("d.test", "10 mx.d.test 192.0.2.1")
 	w.cfg.MTA.Default.MaxConnPerRoute = 1
 	// The next transaction begins behind the text of the one before.
-	w.hosts["192.0.2.1:25"] = play(`S: 220 mx
+	host := play(`S: 220 mx
 		C: EHLO me.test
 		S: 250-mx
 		S: 250 PIPELINING
@@ -116,7 +116,11 @@ func TestPipelinedRoundTrips(t *testing.T) {
 		C: QUIT
 		S: 221 bye`)
 	w.run(func(e *Engine) {
+		both := make(chan struct{}) // are there before the first is sent
+		w.hosts["192.0.2.1:25"] = func(p *peer) { <-both; host(p) }
 		w.many(e, &config.Relay{}, 2, "d.test")
+		synctest.Wait()
+		close(both)
 		w.wait(2)
 	})
 	if got := w.results(); got != "u0@d.test 250 250 done 0\nu1@d.test 250 250 done 1\n" {

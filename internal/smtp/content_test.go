@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gosasl "github.com/emersion/go-sasl"
@@ -336,22 +337,24 @@ func TestTimeouts(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			u := newSetup()
-			tt.change(&u.c.SMTP)
-			c := u.dial(t)
-			c.reply()
-			c.must("EHLO c", "MAIL FROM:<a@b.org>", "RCPT TO:<alice@md.test>")
-			tt.do(c)
-			if got := strings.TrimSpace(c.reply()); got != tt.want {
-				t.Errorf("got %q; want %q", got, tt.want)
-			}
-			if got := c.reply(); got != "" {
-				t.Errorf("got %q; want the end", got)
-			}
-			c.wait()
-			if !strings.HasSuffix(u.log.String(), "smtp disconnected reason=timeout\n") {
-				t.Errorf("log: %s", u.log)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				u := newSetup()
+				tt.change(&u.c.SMTP)
+				c := u.dial(t)
+				c.reply()
+				c.must("EHLO c", "MAIL FROM:<a@b.org>", "RCPT TO:<alice@md.test>")
+				tt.do(c)
+				if got := strings.TrimSpace(c.reply()); got != tt.want {
+					t.Errorf("got %q; want %q", got, tt.want)
+				}
+				if got := c.reply(); got != "" {
+					t.Errorf("got %q; want the end", got)
+				}
+				c.wait()
+				if !strings.HasSuffix(u.log.String(), "smtp disconnected reason=timeout\n") {
+					t.Errorf("log: %s", u.log)
+				}
+			})
 		})
 	}
 }
