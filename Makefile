@@ -94,7 +94,7 @@ check: build
 	@sh testdata/check.sh
 
 cross:
-	@for os in linux openbsd freebsd; do for arch in amd64 arm64; do \
+	@for os in linux openbsd freebsd; do for arch in amd64 arm64 arm; do \
 		echo "$$os/$$arch"; GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./... || exit 1; done; done
 
 install: build

@@ -151,3 +151,28 @@ func TestBoxesForgotten(t *testing.T) {
 		}
 	})
 }
+
+// Where another machine may write, nothing is known of when those that hold locks
+// were started.
+func TestBooted(t *testing.T) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now().Add(-time.Duration(info.Uptime) * time.Second)
+	if got := sinceBoot(0); got.Sub(start).Abs() > 2*time.Second {
+		t.Errorf("started at %v; want %v", got, start)
+	}
+	for path, shared := range map[string]bool{"/proc": true, t.TempDir(): false} {
+		fd, err := openDirAt(unix.AT_FDCWD, path, oWalk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if at := booted(fd); shared && !at.IsZero() {
+			t.Errorf("%s: %v; want zero", path, at)
+		} else if !shared {
+			t.Logf("%s: %v", path, at)
+		}
+	}
+}

@@ -112,6 +112,9 @@ func (d *Deliverer) stale(dir int, name string, st *unix.Stat_t) string {
 	if age := d.o.Now().Sub(made); age > staleLockAge {
 		return fmt.Sprintf("it is %d minutes old", age/time.Minute)
 	}
+	if at := d.o.Booted(dir); made.Before(at.Add(-clockSlack)) {
+		return "it is older than the start of this machine"
+	}
 	return ""
 }
 

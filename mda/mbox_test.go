@@ -310,6 +310,8 @@ func TestMboxStaleLock(t *testing.T) {
 		"no holder named":         {"0", 0, ""},
 		"no holder named, old":    {"0", 6 * time.Minute, "it is 6 minutes old"},
 		"empty, old":              {"", 6 * time.Minute, "minutes old"},
+		"from before the start":   {"", 90 * time.Second, "it is older than the start of this machine"},
+		"from after the start":    {"", 50 * time.Second, ""},
 		"held by a living one":    {fmt.Sprint(os.Getpid()), 0, ""},
 		"older than that process": {fmt.Sprint(os.Getpid()), 24 * time.Hour, "it is older than process"},
 	}
@@ -320,6 +322,7 @@ func TestMboxStaleLock(t *testing.T) {
 				o.Now = time.Now
 				o.Hostname = func() string { return "here" }
 				o.Report = func(s string) { reports = append(reports, s) }
+				o.Booted = func(int) time.Time { return time.Now().Add(-time.Minute) }
 			})
 			v := example(t, Mbox)
 			lock := spool(d, "alice.lock")

@@ -65,6 +65,9 @@ type Options struct {
 	Report   func(line string)  // told of locks that were broken; nil: nobody
 	Hostname func() string      // to tell whose a lock is; nil: os.Hostname
 	Alive    func(pid int) bool // nil: asks the system
+	// Booted is when the machine was started that alone can write to an open
+	// folder; zero: others can, or nobody knows. nil: asks the system.
+	Booted func(dir int) time.Time
 
 	// Start runs the function that starts a command, in the surroundings that
 	// commands are to have; nil: as it is.
@@ -120,6 +123,9 @@ func New(o Options) *Deliverer {
 	}
 	if o.Alive == nil {
 		o.Alive = alive
+	}
+	if o.Booted == nil {
+		o.Booted = booted
 	}
 	if o.Wide == nil {
 		o.Wide = func() {}

@@ -29,3 +29,6 @@ func kernelLock(fd int) error {
 
 // started is when a process began; zero: not known here.
 func started(int) time.Time { return time.Time{} }
+
+// booted is when the machine was started; zero: not known here.
+func booted(int) time.Time { return time.Time{} }

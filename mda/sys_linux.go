@@ -26,7 +26,7 @@ func beginSync(fd int) { _ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_W
 // have no journal what was in it before.
 func reserve(fd int, end, size int64) error {
 	var st unix.Statfs_t
-	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
+	if err := retry(func() error { return unix.Fstatfs(fd, &st) }); err != nil || uint32(st.Type) != unix.BTRFS_SUPER_MAGIC {
 		return nil
 	}
 	err := retry(func() error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, end, size) })
@@ -83,10 +83,32 @@ func started(pid int) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
+	return sinceBoot(time.Duration(ticks) * time.Second / clockTicks)
+}
+
+// sinceBoot is the time that was so long after the start of the machine; zero:
+// not known.
+func sinceBoot(after time.Duration) time.Time {
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
 		return time.Time{}
 	}
-	age := time.Duration(now.Nano()) - time.Duration(ticks)*time.Second/clockTicks
-	return time.Now().Add(-age)
+	return time.Now().Add(after - time.Duration(now.Nano()))
 }
+
+// booted is when this machine was started, if no other can write to the file
+// system of an open folder; else zero.
+func booted(dir int) time.Time {
+	var st unix.Statfs_t
+	if retry(func() error { return unix.Fstatfs(dir, &st) }) != nil {
+		return time.Time{}
+	}
+	switch uint32(st.Type) { // int32 on some
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, zfsMagic:
+		return sinceBoot(0)
+	}
+	return time.Time{}
+}
+
+// zfsMagic is the type of ZFS in statfs(2), which x/sys lacks.
+const zfsMagic = 0x2fc12fc1

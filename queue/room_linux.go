@@ -12,7 +12,7 @@ func freeRoom(dir string) int64 {
 	if unix.Statfs(dir, &st) != nil {
 		return math.MaxInt64
 	}
-	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * st.Bsize
+	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * int64(st.Bsize) // smaller on some
 }
 
 // unmapPages drops the mapping of file pages, which are read again when needed.
