@@ -109,7 +109,7 @@ func (c *talk) register(what ...string) (hello []string) {
 // filter is a chain of fakes.
 func filterDaemon(t *testing.T, dir, conf string, args ...string) (d *daemon, addr string) {
 	t.Helper()
-	ports, err := freePorts(1)
+	ports, err := freePorts(1, t.Cleanup)
 	if err != nil {
 		t.Fatal(err)
 	}

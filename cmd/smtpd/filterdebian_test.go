@@ -135,7 +135,7 @@ func TestDebianRspamd(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	ports, err := freePorts(1)
+	ports, err := freePorts(1, t.Cleanup)
 	if err != nil {
 		t.Fatal(err)
 	}

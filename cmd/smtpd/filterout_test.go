@@ -120,6 +120,7 @@ filter "o" proc-exec "%s %s"
 listen on 127.0.0.1 port $port1 hostname mx.example.org
 mta limit session-keepalive 1
 action "out" relay host "smtp://127.0.0.1:%d" helo "mx.example.org" filter "o"
+match from any for domain "mx.example.org" reject # a bounce could come in the same session
 match from any for any action "out"
 `
 

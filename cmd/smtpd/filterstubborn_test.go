@@ -39,7 +39,7 @@ func register(phases ...string) string {
 // with growing pauses, and what they say stays bounded.
 func TestFilterStubborn(t *testing.T) {
 	dir := t.TempDir()
-	ports, err := freePorts(2 * len(stubborn))
+	ports, err := freePorts(2*len(stubborn), t.Cleanup)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,12 +12,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // waitLimit bounds every wait for an event: long enough for a machine that
@@ -74,16 +77,31 @@ func buildPrograms(dir string) error {
 	return nil
 }
 
-// freePorts finds n loopback ports that nobody uses now.
-func freePorts(n int) ([]int, error) {
+// freePorts finds n loopback ports that nobody uses now. On Linux they stay ours
+// until cleanup: the kernel gives nobody a port that is bound, and whoever asks for
+// it by number, with SO_REUSEADDR as servers do, has it as long as nobody listens.
+func freePorts(n int, cleanup func(func())) ([]int, error) {
 	var ports []int
 	for range n {
-		ln, err := net.Listen("tcp4", "127.0.0.1:0")
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return nil, err
 		}
-		defer ln.Close()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+		unix.CloseOnExec(fd)
+		if runtime.GOOS == "linux" {
+			cleanup(func() { unix.Close(fd) })
+		} else {
+			defer unix.Close(fd)
+		}
+		if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})); err != nil {
+			return nil, err
+		}
+		addr, err := unix.Getsockname(fd)
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, addr.(*unix.SockaddrInet4).Port)
 	}
 	return ports, nil
 }

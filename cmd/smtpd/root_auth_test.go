@@ -40,7 +40,7 @@ smtp limit auth-delay 0
 action "local" maildir
 match from any for local action "local"
 `, hash))
-	idle := timesOfMail(t, 30, nil)
+	idle, _ := timesOfMail(t, 30, nil, func() int { return 0 })
 	conns := make([]*tls.Conn, parallelLogins)
 	for i := range conns {
 		conns[i] = loginSession(t, a)
@@ -64,19 +64,27 @@ match from any for local action "local"
 		})
 	}
 	go func() { all.Wait(); close(over) }()
-	busy := timesOfMail(t, 1000, over)
+	busy, overtaken := timesOfMail(t, 1000, over, func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		n := 0
+		for _, count := range replies {
+			n += count
+		}
+		return n
+	})
 	all.Wait()
 	took := time.Since(began)
-	t.Logf("idle: %d mails, median %s, worst %s; during %d logins, which took %s: %d mails, median %s, worst %s; replies %v",
+	t.Logf("idle: %d mails, median %s, worst %s; during %d logins, which took %s: %d mails, median %s, worst %s, overtaken by %d; replies %v",
 		len(idle), idle[len(idle)/2], idle[len(idle)-1], parallelLogins, took.Round(time.Millisecond),
-		len(busy), busy[len(busy)/2], busy[len(busy)-1], replies)
+		len(busy), busy[len(busy)/2], busy[len(busy)-1], overtaken, replies)
 	if replies["235 2.7.0"] != parallelLogins/2 || replies["535 5.7.8"] != parallelLogins/2 {
 		t.Errorf("replies %v", replies)
 	}
 	// Were they in one line with the logins, the first mail would have to wait for
-	// most of them.
-	if worst := busy[len(busy)-1]; took > time.Second && worst > took/4 {
-		t.Errorf("a mail took %s while logins took %s", worst, took)
+	// most of them. How long that takes is the machine's affair.
+	if overtaken > parallelLogins/2 {
+		t.Errorf("%d of %d logins were answered during one mail", overtaken, parallelLogins)
 	}
 	if err := d.stop(); err != nil {
 		t.Error(err)
@@ -98,12 +106,12 @@ func loginSession(t *testing.T, a *authority) *tls.Conn {
 }
 
 // timesOfMail sends mails on port 25, one after the other, each on a connection of
-// its own, until there are n or over is closed; the times are in order.
-func timesOfMail(t *testing.T, n int, over <-chan struct{}) []time.Duration {
+// its own, until there are n or over is closed; the times are in order. overtaken is
+// by how much the count of others grew during one of them at most.
+func timesOfMail(t *testing.T, n int, over <-chan struct{}, others func() int) (times []time.Duration, overtaken int) {
 	t.Helper()
-	var times []time.Duration
 	for len(times) < n && (over == nil || !closed(over) || len(times) == 0) {
-		began := time.Now()
+		began, before := time.Now(), others()
 		conn, err := net.DialTimeout("tcp4", "127.0.0.1:25", waitLimit)
 		if err != nil {
 			t.Fatal(err)
@@ -112,9 +120,9 @@ func timesOfMail(t *testing.T, n int, over <-chan struct{}) []time.Duration {
 		if err := c.SendMail("a@b.test", []string{"alice@localhost"}, strings.NewReader("Subject: x\r\n\r\nx\r\n")); err != nil {
 			t.Fatal(err)
 		}
-		times = append(times, time.Since(began))
+		times, overtaken = append(times, time.Since(began)), max(overtaken, others()-before)
 		c.Close()
 	}
 	slices.Sort(times)
-	return times
+	return times, overtaken
 }

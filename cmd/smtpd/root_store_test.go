@@ -26,7 +26,7 @@ func startDovecot(t *testing.T) (socket, port, log string) {
 		t.Log("dovecot-lmtpd is not installed: nothing is delivered to it")
 		return "", "", ""
 	}
-	ports, err := freePorts(1)
+	ports, err := freePorts(1, t.Cleanup)
 	if err != nil {
 		t.Fatal(err)
 	}

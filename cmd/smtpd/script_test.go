@@ -55,7 +55,7 @@ func TestScript(t *testing.T) {
 const scriptPorts = 4
 
 func setupWorld(env *testscript.Env) error {
-	ports, err := freePorts(scriptPorts)
+	ports, err := freePorts(scriptPorts, env.Defer)
 	if err != nil {
 		return err
 	}

@@ -429,11 +429,9 @@ func TestRootAuthStorm(t *testing.T) {
 	during := mailTimes(t, 20)
 	answered := strings.Count(d.log(), "smtp authentication user=yescrypt result=")
 	t.Logf("a mail takes %s alone, %s while logins wait (%d of %d answered by then)", alone, during, answered, storm)
-	if answered == storm {
-		t.Log("the storm was over before the mails were: too fast a machine to tell")
-	}
-	if during > 3*alone+100*time.Millisecond {
-		t.Errorf("a mail took %s, alone %s", during, alone)
+	// How long that takes is the machine's affair: it does so for the logins, too.
+	if answered > storm/4 {
+		t.Errorf("20 mails took as long as %d of %d logins: a mail %s, alone %s", answered, storm, during, alone)
 	}
 	checkSecrets(t, d.log())
 	for _, c := range conns {
