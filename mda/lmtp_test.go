@@ -323,8 +323,18 @@ func TestLMTPTimeout(t *testing.T) {
 	defer silent.Close()
 	d, v := newDeliverer(t, nil), example(t, LMTP)
 	v.Path = s.addr + "2"
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
+	ctx := newTimeUp(t)
+	go func() { // ends with silent
+		c, err := silent.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "220 store\r\n")
+		_, _ = c.Read(make([]byte, 1)) // it waits for the answer to LHLO
+		ctx.end()
+		_, _ = io.Copy(io.Discard, c)
+	}()
 	if r := d.Deliver(ctx, v); r.Status.Code != 451 || !strings.Contains(r.Line, "does not answer") {
 		t.Errorf("got %+v", r)
 	}
