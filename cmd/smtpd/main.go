@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,8 +133,12 @@ func check(ctx context.Context, f *flags, o parser.Options, stdout, stderr io.Wr
 	case f.cases != "":
 		return cases(ctx, f, conf, stdout, stderr)
 	}
-	if err := parent.CheckMailboxes(conf); err != nil && !o.Unprivileged {
-		fmt.Fprintf(stderr, "smtpd: warning: %v\n", err)
+	troubles := parent.CheckMailboxes(conf)
+	if o.Unprivileged { // whose mailboxes the parser has looked at
+		troubles = parent.CheckSpool(cmp.Or(f.spool, ctl.Spool))
+	}
+	if troubles != nil {
+		fmt.Fprintf(stderr, "smtpd: warning: %v\n", troubles)
 	}
 	if f.verbose {
 		parser.Describe(stdout, conf)

@@ -55,6 +55,31 @@ func TestRootOrdinary(t *testing.T) {
 		})
 	}
 	t.Run("mail.local", mailLocal)
+	t.Run("spool", noSpool)
+}
+
+// noSpool has alice check and start a configuration without a spool of her own: -n
+// says why the start fails.
+func noSpool(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "smtpd.conf")
+	if err := os.WriteFile(file, []byte("listen on 127.0.0.1 port 2025\naction a maildir\nmatch from any for any action a\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for up := dir; up != os.TempDir(); up = filepath.Dir(up) {
+		if err := os.Chmod(up, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = "spool /var/spool/smtpd: an ordinary user cannot write there, -q names another: /var/spool: permission denied"
+	for _, mode := range []string{"-n", "-d"} {
+		cmd := exec.Command(filepath.Join(bins, "smtpd"), mode, "-s", "/home/alice/s", "-f", file)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: aliceUID, Gid: aliceUID}}
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != (mode == "-n") || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v: %s; want %s", mode, err, out, want)
+		}
+	}
 }
 
 // mailLocal has alice call mail.local, as her .forward would, where she may not

@@ -210,6 +210,9 @@ func TestSpool(t *testing.T) {
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("checking made the spool")
 	}
+	if err := CheckSpool("/dev/null/spool"); err == nil || !strings.Contains(err.Error(), "spool /dev/null/spool: an ordinary user cannot write there, -q names another: ") {
+		t.Errorf("where nobody can write: %v", err)
+	}
 	check(t, createSpool(o))
 	check(t, createSpool(o))
 	check(t, checkSpool(o))

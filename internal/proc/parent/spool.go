@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // queueDir is the part of the spool that belongs to the queue process, and its
@@ -40,8 +42,29 @@ func places(o Options) []place {
 	}
 }
 
+// CheckSpool reports why this process, an ordinary user's, cannot keep its queue in
+// a folder, or make that; nil: it can.
+func CheckSpool(dir string) error {
+	at := dir
+	for at != "/" {
+		if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("spool %s: an ordinary user cannot write there, -q names another: %s: %w", dir, at, err)
+	}
+	return nil
+}
+
 // checkSpool looks at what exists and changes nothing.
 func checkSpool(o Options) error {
+	if o.Unprivileged {
+		if err := CheckSpool(o.Spool); err != nil {
+			return err
+		}
+	}
 	for _, pl := range places(o) {
 		st, err := os.Lstat(pl.path)
 		if errors.Is(err, fs.ErrNotExist) {
