@@ -54,7 +54,7 @@ func (im *Import) Run(ctx context.Context, s Store) (ImportResult, error) {
 	if st, err := os.Stat(filepath.Join(dir, "queue")); err == nil && st.IsDir() {
 		dir = filepath.Join(dir, "queue")
 	}
-	messages, err := oldMessages(dir)
+	messages, err := OldMessages(dir)
 	if err != nil {
 		return r, err
 	}
@@ -103,8 +103,9 @@ func (e *oldError) Error() string { return e.err.Error() }
 
 func badOld(format string, args ...any) error { return &oldError{fmt.Errorf(format, args...)} }
 
-// oldMessages lists the folders aa/aabbccdd.
-func oldMessages(dir string) ([]string, error) {
+// OldMessages lists what OpenSMTPD left in its queue folder: the names of the
+// folders aa/aabbccdd.
+func OldMessages(dir string) ([]string, error) {
 	top, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err

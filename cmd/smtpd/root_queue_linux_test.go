@@ -231,6 +231,9 @@ chmod -R go= queue`
 		t.Fatalf("%v\n%s", err, out)
 	}
 	d := startRoot(t, rootConf, "-P", "mda")
+	if err := d.waitLog(regexp.MustCompile("warn: queue: mail of OpenSMTPD in the queue folder.*`smtpctl queue import`"), 1); err != nil {
+		t.Error(err)
+	}
 	out := smtpctl(t, d, "queue", "import")
 	if !regexp.MustCompile(`(?m)^1000 of 1200 messages$`).MatchString(out) || !strings.HasSuffix(out, "\n1200 messages, 1200 envelopes imported, 0 left\n") {
 		t.Errorf("import: %q", out)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,7 @@ func run(ctx context.Context, env *privsep.Env, p Peers, dir string, open opener
 	}
 	s.begin(func() { s.out.run(ctx) })
 	s.begin(s.lapseLoop)
+	s.begin(s.nameOld)
 	for _, a := range s.agents {
 		s.begin(func() { a.run(ctx) })
 	}
@@ -250,6 +252,23 @@ func (s *state) slow(why error) {
 		return
 	}
 	s.log.Warn("warn: queue: mail is taken more slowly: the log of the spool cannot be used: " + mail.Clean(why.Error(), imsg.MaxText))
+}
+
+// nameOld says what OpenSMTPD left in the folder: nothing of it is sent before it
+// is taken over.
+func (s *state) nameOld() {
+	old, err := queue.OldMessages(s.dir)
+	what := count(len(old), "message")
+	switch {
+	case errors.Is(err, fs.ErrPermission): // its user had another name: smtpctl changes that
+		what = "mail"
+	case err != nil:
+		s.complain("what OpenSMTPD left", err)
+		return
+	case len(old) == 0:
+		return
+	}
+	s.log.Warn("warn: queue: " + what + " of OpenSMTPD in the queue folder of the spool: `smtpctl queue import` has it delivered")
 }
 
 // statusOf is what others are told of an error of the store.

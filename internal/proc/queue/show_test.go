@@ -115,3 +115,32 @@ func TestWithoutLog(t *testing.T) {
 	h.open()
 	h.logged("warn: queue: mail is taken more slowly: the log of the spool cannot be used: queue.log: open: is a directory")
 }
+
+// TestOldMail: the operator is told of the mail of an OpenSMTPD, and no more when
+// it has been put away.
+func TestOldMail(t *testing.T) {
+	const warning = "of OpenSMTPD in the queue folder of the spool"
+	h := &house{t: t, dir: t.TempDir()}
+	for _, dir := range []string{"0a/0a000001", "ff/ff0000aa", "imported/ff0000ab", "0a/0b000001"} {
+		if err := os.MkdirAll(filepath.Join(h.dir, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.open()
+	if err := h.stop(); err != nil { // after all that was begun at the start
+		t.Fatal(err)
+	}
+	h.logged("warn: queue: 2 messages " + warning + ": `smtpctl queue import` has it delivered")
+	for _, dir := range []string{"0a", "ff"} {
+		if err := os.RemoveAll(filepath.Join(h.dir, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.open()
+	if err := h.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if text := h.log.String(); strings.Contains(text, warning) {
+		t.Errorf("said again: %s", text)
+	}
+}
