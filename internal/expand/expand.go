@@ -205,7 +205,8 @@ func (e *expansion) address(addr mail.Address, depth int, internal bool) error {
 		if ended, begun := e.done[key]; ended {
 			return nil // it has given its branches already
 		} else if begun {
-			return e.dead("loop at " + addr.String())
+			e.say("loop at " + addr.String()) // which only a file of a user may name
+			return e.dead("it leads back to itself")
 		}
 	}
 	if err := e.enter(depth); err != nil {
@@ -350,13 +351,21 @@ func (e *expansion) unknown(why string) error {
 }
 
 func (e *expansion) dead(why string) error {
-	e.say(why)
-	return e.status(550, [3]uint8{5, 2, 4}, "Mailing list expansion problem")
+	return e.problem(550, [3]uint8{5, 2, 4}, why)
 }
 
 func (e *expansion) trouble(why string) error {
+	return e.problem(451, [3]uint8{4, 2, 4}, why)
+}
+
+// problem ends the expansion with words that say nothing to a stranger; why is for
+// the log, unless that has been told more.
+func (e *expansion) problem(code int, enh [3]uint8, why string) error {
 	e.say(why)
-	return e.status(451, [3]uint8{4, 2, 4}, "Mailing list expansion problem")
+	if len(e.result.Notes) == 0 {
+		e.note(false, mail.Clean("info: expansion of <"+e.q.Envelope.Rcpt.String()+">: "+why, 1024))
+	}
+	return e.status(code, enh, "Mailing list expansion problem")
 }
 
 func (e *expansion) note(warn bool, text string) {

@@ -351,7 +351,7 @@ func TestForward(t *testing.T) {
 		"escaped self":    {text("\\carol\n"), home, ""},
 		"self and bob":    {text("carol, bob\n"), home + "; mda:plain.test:carol@plain.test:bob", ""},
 		"include":         {text(":include:/etc/passwd\nbob\n"), "mda:plain.test:carol@plain.test:bob", ""},
-		"only include":    {text(":include:/etc/passwd\n"), dead, ""},
+		"only include":    {text(":include:/etc/passwd\n"), dead, "info: expansion of <carol@plain.test>: nothing is left of it"},
 		"error":           {text("error:550 no\n"), "550 no", ""},
 		"command":         {text("|/bin/true\n"), home + ":|/bin/true", ""},
 		"file":            {text("/home/carol/fwd.mbox\n"), home + ":/home/carol/fwd.mbox", ""},
@@ -366,11 +366,11 @@ func TestForward(t *testing.T) {
 		"unknown":         {text("nosuchuser\n"), invalid, ""},
 		"rejected":        {text("x@rejected.test\n"), refused, ""},
 		"address":         {text("bob@plain.test\n"), "mda:plain.test:bob@plain.test:bob internal", ""},
-		"own address":     {text("carol@plain.test\n"), dead, ""},
+		"own address":     {text("carol@plain.test\n"), dead, "info: expansion of <carol@plain.test>: it leads back to itself"},
 		"hundred":         {text(strings.Repeat("bob\n", MaxForward)), "mda:plain.test:carol@plain.test:bob", ""},
-		"more":            {text(strings.Repeat("bob\n", MaxForward+1)), problem, ""},
+		"more":            {text(strings.Repeat("bob\n", MaxForward+1)), problem, "info: expansion of <carol@plain.test>: too many items in the .forward file of carol"},
 		"rubbish":         {text("\x00\x01\xff\n"), problem, "info: parse error in forward file"},
-		"looping users":   {text("dave\n"), dead, ""},
+		"looping users":   {text("dave\n"), dead, "info: expansion of <carol@plain.test>: nothing is left of it"},
 		"escaped command": {text("\\|/bin/sh\n"), problem, "info: parse error in forward file"},
 	}
 	for name, tt := range tests {
