@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"smtpd/table"
+	"smtpd/table/tabletest"
 )
 
 // recorder is a table program in either protocol that writes down, as JSON, each
@@ -91,12 +92,14 @@ func TestHostileTables(t *testing.T) {
 	conf := hostileConf(t, dir, records)
 	for _, ts := range tableServers() {
 		name := ts.backend
-		t.Run("start "+name, func(t2 *testing.T) { // a server that is missing skips this only
-			s := ts.start(t, hostileEntries())
-			buildTable(t, "table-"+name)
-			writeFile(t, dir+"/"+name+".conf", ts.conf(s))
-			conf[name] = "table " + name + " " + name + ":" + dir + "/" + name + ".conf\n"
-		})
+		if p := tabletest.Missing(name); p != "" {
+			t.Logf("%s is not installed: no table in %s", p, name)
+			continue
+		}
+		s := ts.start(t, hostileEntries())
+		buildTable(t, "table-"+name)
+		writeFile(t, dir+"/"+name+".conf", ts.conf(s))
+		conf[name] = "table " + name + " " + name + ":" + dir + "/" + name + ".conf\n"
 	}
 	text := ""
 	for _, line := range conf {

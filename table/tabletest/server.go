@@ -42,14 +42,36 @@ func find(name string) string {
 	return ""
 }
 
-// needs finds the programs of a server, or skips the test.
-func needs(t testing.TB, names ...string) []string {
-	t.Helper()
-	paths := make([]string, len(names))
-	for i, n := range names {
-		if paths[i] = find(n); paths[i] == "" {
-			t.Skipf("%s is not installed", n)
+// programs are those of the server behind a backend.
+func programs(backend string) []string {
+	return map[string][]string{
+		"redis":    {"redis-server"},
+		"postgres": {"initdb", "postgres", "pg_isready"},
+		"mysql":    {"mariadb-install-db", "mariadbd"},
+		"ldap":     {"slapd", "slapadd"},
+	}[backend]
+}
+
+// Missing names what is not installed of the server behind a backend: "" if
+// nothing is missing.
+func Missing(backend string) string {
+	for _, n := range programs(backend) {
+		if find(n) == "" {
+			return n
 		}
+	}
+	return ""
+}
+
+// needs finds the programs of the server behind a backend, or skips the test.
+func needs(t testing.TB, backend string) []string {
+	t.Helper()
+	if n := Missing(backend); n != "" {
+		t.Skipf("%s is not installed", n)
+	}
+	var paths []string
+	for _, n := range programs(backend) {
+		paths = append(paths, find(n))
 	}
 	return paths
 }
@@ -170,7 +192,7 @@ func (s *Server) launch(t testing.TB, args ...string) *Server {
 // Redis starts an empty Redis server that keeps what it is told; more are
 // further options.
 func Redis(t testing.TB, more ...string) *Server {
-	p := needs(t, "redis-server")
+	p := needs(t, "redis")
 	s := newServer(t, "s")
 	return s.launch(t, append([]string{p[0], "--port", "0", "--unixsocket", s.Socket, "--unixsocketperm", "777",
 		"--dir", s.Dir, "--appendonly", "yes", "--appendfsync", "no"}, more...)...)
@@ -179,7 +201,7 @@ func Redis(t testing.TB, more ...string) *Server {
 // Postgres starts a PostgreSQL server: user smtpd without a password, database
 // postgres, its socket in Dir.
 func Postgres(t testing.TB) *Server {
-	p := needs(t, "initdb", "postgres", "pg_isready")
+	p := needs(t, "postgres")
 	s := newServer(t, ".s.PGSQL.5432")
 	data := filepath.Join(s.Dir, "data")
 	s.run(t, p[0], "-D", data, "-U", "smtpd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
@@ -190,7 +212,7 @@ func Postgres(t testing.TB) *Server {
 // MariaDB starts a MariaDB server that lets everybody in, with an empty
 // database test.
 func MariaDB(t testing.TB) *Server {
-	p := needs(t, "mariadb-install-db", "mariadbd")
+	p := needs(t, "mysql")
 	s := newServer(t, "s")
 	data := filepath.Join(s.Dir, "data")
 	if err := os.Mkdir(data, 0o755); err != nil {
@@ -205,7 +227,7 @@ func MariaDB(t testing.TB) *Server {
 // LDAP starts an OpenLDAP server with the entries of ldif below dc=test. Its
 // administrator is cn=admin,dc=test with the password secret.
 func LDAP(t testing.TB, ldif string) *Server {
-	p := needs(t, "slapd", "slapadd")
+	p := needs(t, "ldap")
 	s := newServer(t, "s")
 	data := filepath.Join(s.Dir, "data")
 	if err := os.Mkdir(data, 0o755); err != nil {
