@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -105,10 +107,13 @@ func openUp(dir string) error {
 		}
 	}
 	return filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
+		if err == nil {
+			err = os.Lchown(p, nobody, nobody)
 		}
-		return os.Lchown(p, nobody, nobody)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a daemon that works there was done with it
+		}
+		return err
 	})
 }
 

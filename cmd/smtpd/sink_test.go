@@ -100,8 +100,11 @@ func (c *sinkSession) Data(r io.Reader) error {
 	c.s.n++
 	text := fmt.Appendf(nil, "MAIL <%s>\nRCPT <%s>\n\n", c.from, strings.Join(c.to, ">,<"))
 	text = append(text, bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))...)
-	name := filepath.Join(c.s.dir, fmt.Sprintf("%05d", c.s.n))
-	return os.WriteFile(name, text, 0o644)
+	part := c.s.dir + ".part" // who waits for the file reads it as soon as it has its name
+	if err := os.WriteFile(part, text, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(part, filepath.Join(c.s.dir, fmt.Sprintf("%05d", c.s.n)))
 }
 
 func (c *sinkSession) Reset()        { c.from, c.to = "", nil }
