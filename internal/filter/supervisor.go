@@ -21,7 +21,7 @@ const (
 	firstPause = 50 * time.Millisecond
 	lastPause  = 10 * time.Second // of a program that does not even register
 	usualPause = time.Second      // at most, of one that does
-	stableLife = 4                // a life so many times as long as the pause makes that the first again
+	stableLife = 4                // who serves so many times as long as the pause makes that the first again
 	sampleSize = 128              // answers that the median is of
 )
 
@@ -102,7 +102,6 @@ func (s *Supervisor) run(ctx context.Context) {
 	usual := cmp.Or(s.o.pause, usualPause)
 	pause := min(firstPause, usual)
 	for ctx.Err() == nil {
-		began := time.Now()
 		served, err := s.live(ctx)
 		s.tryEnded()
 		if ctx.Err() != nil {
@@ -113,7 +112,7 @@ func (s *Supervisor) run(ctx context.Context) {
 		}
 		text := s.stat.lost(err)
 		s.warn("lost processor: " + s.o.Name + " " + text)
-		if served && time.Since(began) > stableLife*pause {
+		if served > stableLife*pause {
 			pause = min(firstPause, usual)
 		}
 		t := time.NewTimer(pause)
@@ -122,7 +121,7 @@ func (s *Supervisor) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		t.Stop()
-		if pause = min(2*pause, lastPause); served {
+		if pause = min(2*pause, lastPause); served > 0 {
 			pause = min(pause, usual)
 		}
 	}
@@ -133,11 +132,12 @@ func isReset(err error) bool {
 	return errors.As(err, &op) && !op.Timeout()
 }
 
-// live runs the program once; served says that it has registered.
-func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
+// live runs the program once; served is how long, from when it had registered: one
+// that is slow to start, and to end, has served nobody meanwhile.
+func (s *Supervisor) live(ctx context.Context) (served time.Duration, err error) {
 	proc, err := s.start(ctx)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer proc.End()
 	s.mu.Lock()
@@ -148,8 +148,9 @@ func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
 	defer stop()
 	p, err := open(conn, s.o, &s.stat)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
+	began := time.Now()
 	s.set(p)
 	s.tryEnded()
 	select {
@@ -157,9 +158,10 @@ func (s *Supervisor) live(ctx context.Context) (served bool, err error) {
 	case <-ctx.Done():
 	}
 	s.set(nil)
+	served = max(time.Since(began), 1)
 	err = p.Err()
 	p.Close()
-	return true, err
+	return served, err
 }
 
 // set makes p the program that sessions get.
