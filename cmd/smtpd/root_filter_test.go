@@ -13,7 +13,7 @@ import (
 )
 
 // identityFilter says who and where it is, and lets everything pass.
-const identityFilter = `echo "i am $(id -un) $(id -gn) groups $(id -G | wc -w) in $(pwd) $([ -e /etc/passwd ] && echo outside || echo inside)" >&2
+const identityFilter = `echo "i am $(id -un) $(id -gn) groups $(id -G | wc -w) in $(pwd) $([ -e /etc/passwd ] && echo outside || echo inside), $(cat /proc/self/timerslack_ns)" >&2
 while IFS= read -r line && [ "$line" != "config|ready" ]; do :; done
 echo "register|filter|smtp-in|mail-from"
 echo "register|ready"
@@ -48,8 +48,8 @@ filter "c" proc-exec "/bin/sh %[1]s" user "alice" group "daemon"
 filter "d" proc-exec "inside -v 'two words'" user "alice" chroot "%[2]s"
 `, script, root) + strings.Replace(rootConf, "listen on 127.0.0.1", `listen on 127.0.0.1 filter { "a", "b", "c", "d" }`, 1)
 	d := startRoot(t, conf)
-	said := []string{`a: i am alice alice groups 1 in / outside`, `b: i am _smtpd _smtpd groups 1 in / outside`,
-		`c: i am alice daemon groups 1 in / outside`, `d: -v,two words: / has bin lib`}
+	said := []string{`a: i am alice alice groups 1 in / outside, 50000`, `b: i am _smtpd _smtpd groups 1 in / outside, 50000`,
+		`c: i am alice daemon groups 1 in / outside, 50000`, `d: -v,two words: / has bin lib`}
 	for _, re := range said {
 		if err := d.waitLog(regexp.MustCompile(regexp.QuoteMeta(re)), 1); err != nil {
 			t.Errorf("%v\n%s", err, d.log())

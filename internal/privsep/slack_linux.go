@@ -23,7 +23,8 @@ func withSlack(start func() error) error {
 }
 
 // ExactTime runs start, and what it starts has the timers of any process: the
-// commands of users do not keep our slack.
+// commands of users and filters do not keep our slack. Table programs do: ours are
+// as busy as the processes are.
 func ExactTime(start func() error) error {
 	return slack(start, func(now int) int { return min(now, exactSlack) })
 }

@@ -15,6 +15,7 @@ import (
 	"smtpd/internal/imsg"
 	"smtpd/internal/ipc"
 	"smtpd/internal/mail"
+	"smtpd/internal/privsep"
 	"smtpd/table"
 )
 
@@ -83,7 +84,7 @@ func (s *server) startNear(p *config.Proc) (filter.Process, error) {
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := g.cmd.StderrPipe()
 	if err == nil {
-		err = g.cmd.Start()
+		err = privsep.ExactTime(g.cmd.Start)
 	}
 	if err != nil {
 		conn.Close()
