@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"net"
 	"strings"
 
 	"smtpd/internal/config"
@@ -77,9 +78,20 @@ func (c *checker) localMethod(a *config.Action, n *actionStmt) {
 	}
 }
 
+// validLMTP reports whether s can be the destination of LMTP. What a format makes
+// of it is seen when there is mail.
 func validLMTP(s string) bool {
 	i := strings.LastIndexByte(s, ':')
-	return strings.HasPrefix(s, "/") || i > 0 && i < len(s)-1
+	switch {
+	case strings.HasPrefix(s, "/"):
+		return true
+	case i <= 0 || i == len(s)-1:
+		return false
+	case strings.Contains(s, "%{"):
+		return true
+	}
+	port, err := net.LookupPort("tcp", s[i+1:])
+	return err == nil && port > 0
 }
 
 func (c *checker) localOption(a *config.Action, o *option, seen *once) {

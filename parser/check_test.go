@@ -56,6 +56,8 @@ func TestErrors(t *testing.T) {
 		"auth before host":      {"table s { a = \"b:c\" }\naction x relay auth <s> host smtps://a@b", "2: auth may not be specified without host"},
 		"forward-only user":     {"action x forward-only user vmail", "1: user may not be specified for forward-only"},
 		"lmtp":                  {"action x lmtp \"localhost\"", "1: invalid lmtp destination: localhost"},
+		"lmtp port":             {"action x lmtp \"localhost:99999\"", "1: invalid lmtp destination: localhost:99999"},
+		"lmtp service":          {"action x lmtp \"localhost:nosuch\"", "1: invalid lmtp destination: localhost:nosuch"},
 		"lmtp rcpt-to twice":    {"action x lmtp \"/s\" rcpt-to user nobody rcpt-to", "1: rcpt-to already specified for this dispatcher"},
 		"verify-rcpt of mbox":   {"action x mbox verify-rcpt", "1: syntax error: found \"verify-rcpt\""},
 		"mail-from":             {"action x relay mail-from \"@\"", "1: mail-from"},
