@@ -81,7 +81,12 @@ func TestShelve(t *testing.T) {
 			w.many(e, &config.Relay{}, 3, fmt.Sprintf("d%d.test", i))
 		}
 		w.pass(3 * time.Second)
-		last := w.holds[e.lastRelay]
+		e.mu.Lock()
+		key := e.lastRelay
+		e.mu.Unlock()
+		w.mu.Lock()
+		last := w.holds[key]
+		w.mu.Unlock()
 		if n := w.count("^release"); last != 3 || n != 0 {
 			t.Errorf("%d of 3 held, %d releases:\n%s", last, n, w.text())
 		}

@@ -27,6 +27,12 @@ func (f *recorder) note(format string, args ...any) {
 	f.seen = append(f.seen, fmt.Sprintf(format, args...))
 }
 
+func (f *recorder) all() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.seen)
+}
+
 func (f *recorder) Ask(_ context.Context, p Phase, param string) Verdict {
 	f.note("? %s %s", p, param)
 	if v, ok := f.rcpts[param]; ok && p == PhaseRcptTo {
@@ -145,7 +151,7 @@ protocol-client|QUIT
 protocol-server|221 2.0.0 Bye
 link-disconnect`
 	want = strings.Replace(want, "SIZE\n", fmt.Sprint(u.b.stored()[0].size)+"\n", 1)
-	if got := strings.Join(f.seen, "\n"); got != want {
+	if got := strings.Join(f.all(), "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if !strings.HasSuffix(u.b.stored()[0].body, "\n\n.dot\n") || !f.closed {
@@ -304,7 +310,7 @@ func TestFilterForged(t *testing.T) {
 		t.Fatal(got)
 	}
 	body := u.b.stored()[0].body
-	if seen := strings.Join(f.seen, "\n"); strings.Contains(seen, "forged") || strings.Contains(body, "forged") {
+	if seen := strings.Join(f.all(), "\n"); strings.Contains(seen, "forged") || strings.Contains(body, "forged") {
 		t.Errorf("seen:\n%s\nstored:\n%s", seen, body)
 	}
 	for _, want := range []string{"Authentication-Results: mx.example.org;\n\tdkim=pass\nReceived: ",
@@ -348,7 +354,7 @@ func TestFilterLongReply(t *testing.T) {
 				if !ok || len(line) > 510 || !utf8.ValidString(line) {
 					t.Errorf("line %d: %d octets, %q", i, len(line), line)
 				}
-				if !slices.Contains(f.seen, "protocol-server|"+line) {
+				if !slices.Contains(f.all(), "protocol-server|"+line) {
 					t.Errorf("not reported: %q", line)
 				}
 				text = append(text, part)

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -283,11 +284,12 @@ func newSetup() *setup {
 	sm := config.Defaults().SMTP
 	sm.AuthDelay = 0
 	sm.CommandTimeout, sm.DataTimeout = 20*time.Second, 20*time.Second
-	var n uint64 = 0x6212680100d3b740
+	var n atomic.Uint64
+	n.Store(0x6212680100d3b740)
 	c := &Config{Listener: l, SMTP: sm, Name: "mx.example.org", ADMD: "mx.example.org", Backend: b,
 		Actions: map[string]*config.Action{"local": {Name: "local", Method: config.MethodMaildir}},
 		Log:     log.New(lb, log.FormPlain), Stat: &stat.Set{},
-		Now: func() time.Time { return stamp }, Rand: func() uint64 { n++; return n }}
+		Now: func() time.Time { return stamp }, Rand: func() uint64 { return n.Add(1) }}
 	return &setup{c: c, l: l, b: b, log: lb, client: netip.MustParseAddrPort("127.0.0.1:40000")}
 }
 

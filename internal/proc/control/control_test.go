@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,16 +309,16 @@ func TestShowInParts(t *testing.T) {
 
 // A command under way has no lines for a while.
 func TestShowUnderWay(t *testing.T) {
-	n := 0
+	var n atomic.Int32
 	h := start(t, true, map[imsg.Role]answers{imsg.Queue: func(imsg.Msg) (imsg.Msg, *os.File) {
-		if n++; n == 1 {
+		if n.Add(1) == 1 {
 			return &imsg.Lines{More: true}, nil
 		}
 		return &imsg.Lines{Text: []byte("done\n")}, nil
 	}})
 	rows, _, err := h.do("show", "queue verify")
-	if got := strings.Join(rows, ""); got != "done\n" || err != nil || n != 2 {
-		t.Errorf("got %q, %v after %d questions", got, err, n)
+	if got := strings.Join(rows, ""); got != "done\n" || err != nil || n.Load() != 2 {
+		t.Errorf("got %q, %v after %d questions", got, err, n.Load())
 	}
 }
 

@@ -22,7 +22,9 @@ func TestRootAlias(t *testing.T) {
 	if h.log.has(warning) {
 		t.Errorf("root has an alias: %q", h.log.all())
 	}
+	h.parent.mu.Lock()
 	h.parent.users["root"] = &imsg.UserInfo{Found: true, Name: "root", Home: "/root"}
+	h.parent.mu.Unlock()
 	h.config <- next
 	h.log.wait(t, warning+` "local" (`)
 }

@@ -1,6 +1,7 @@
 package mda
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,12 @@ func (w *writes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (w *writes) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.list)
+}
+
 // TestLinesGather: a line that comes alone waits for nothing; those behind it
 // are written together, and none is left.
 func TestLinesGather(t *testing.T) {
@@ -31,21 +38,19 @@ func TestLinesGather(t *testing.T) {
 		l := newLines(log.New(w, log.FormPlain))
 		print := func(b *log.Batch) { b.Event(1, "mda delivery") }
 		l.add(print)
-		if len(w.list) != 1 {
-			t.Fatalf("got %q; want the first line at once", w.list)
+		if got := w.all(); len(got) != 1 {
+			t.Fatalf("got %q; want the first line at once", got)
 		}
 		for range 3 {
 			l.add(print)
 		}
-		if len(w.list) != 1 {
-			t.Errorf("got %q; want the others to wait", w.list)
+		if got := w.all(); len(got) != 1 {
+			t.Errorf("got %q; want the others to wait", got)
 		}
 		synctest.Wait()
 		<-time.After(2 * gatherTime)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if len(w.list) != 2 || strings.Count(w.list[1], "mda delivery\n") != 3 {
-			t.Errorf("got %q; want three lines in the second write", w.list)
+		if got := w.all(); len(got) != 2 || strings.Count(got[1], "mda delivery\n") != 3 {
+			t.Errorf("got %q; want three lines in the second write", got)
 		}
 	})
 }

@@ -307,6 +307,20 @@ func (h *house) asParent(r *ipc.Request) {
 	r.Reply(&imsg.DeliverStarted{}, near)
 }
 
+// worker is the far end of the worker that was started as number i.
+func (h *house) worker(i int) *ipc.Link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.workers[i]
+}
+
+// starts is what parent was asked to start so far.
+func (h *house) starts() []imsg.DeliverStart {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.started)
+}
+
 // wait waits for what queue hears.
 func (h *house) wait(what string, ok func() bool) {
 	h.t.Helper()
@@ -458,8 +472,8 @@ func TestUnprivileged(t *testing.T) {
 	if r := h.result(0x200000001); r.Status.Code != 451 || !strings.Contains(r.Line, "connect: No such file") {
 		t.Errorf("another's by LMTP: %+v", r)
 	}
-	if n := len(h.started); n == 0 || int(h.started[n-1].UID) != os.Getuid() {
-		t.Errorf("started %+v", h.started)
+	if all := h.starts(); len(all) == 0 || int(all[len(all)-1].UID) != os.Getuid() {
+		t.Errorf("started %+v", all)
 	}
 	want := 250
 	if os.Getuid() == 0 {
@@ -556,7 +570,7 @@ func TestWorkerDies(t *testing.T) {
 	started := newPipe(t, h.users["alice"].Home+"/started")
 	h.transfer(e)
 	started.heard(1)
-	h.workers[0].Close()
+	h.worker(0).Close()
 	if r := h.result(e.ID); r.Status.Code != 451 || r.Line != "the delivery process died" {
 		t.Errorf("got %+v", r)
 	}
@@ -564,12 +578,12 @@ func TestWorkerDies(t *testing.T) {
 		t.Errorf("logged %s", h.log)
 	}
 	h.transfer(envelope(0x200000001, "md", "alice"))
-	if r := h.result(0x200000001); !r.Status.OK() || len(h.started) != 2 {
-		t.Errorf("got %+v, %d workers", r, len(h.started))
+	if r := h.result(0x200000001); !r.Status.OK() || len(h.starts()) != 2 {
+		t.Errorf("got %+v, %d workers", r, len(h.starts()))
 	}
 	// One that left while it had nothing to do is no reason to fail.
 	h.env.Log.SetVerbose(true)
-	h.workers[1].Close()
+	h.worker(1).Close()
 	h.log.wait(t, "debug: mda: the delivery process of uid "+fmt.Sprint(h.users["alice"].UID)+" has ended")
 	h.transfer(envelope(0x300000001, "md", "alice"))
 	if r := h.result(0x300000001); !r.Status.OK() {
@@ -768,10 +782,8 @@ func TestIdleWorkers(t *testing.T) {
 			}
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.started) != 6 {
-		t.Errorf("%d workers started for 6 users", len(h.started))
+	if n := len(h.starts()); n != 6 {
+		t.Errorf("%d workers started for 6 users", n)
 	}
 }
 

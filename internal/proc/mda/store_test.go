@@ -89,11 +89,11 @@ func (s *lmtpStore) serve(c net.Conn) {
 	}
 }
 
-// storeHouse has 100 users, and an action for the store.
+// storeHouse has 100 users, an action for the store, and a wrapper.
 func storeHouse(t *testing.T, act config.Action) *house {
 	return newHouse(t, func(c *config.Config, h *house) {
 		act.Name, act.Method = "store", config.MethodLMTP
-		c.Actions["store"] = &act
+		c.Actions["store"], c.Wrappers = &act, map[string]string{"w": "cat >/dev/null"}
 		h.users["vmail"] = imsg.UserInfo{Found: true, Name: "vmail", UID: 4000, GID: 4000, Home: "/home/vmail"}
 		for i := range 100 {
 			for _, name := range []string{"u", "no", "full", "slow"} {
@@ -137,11 +137,9 @@ func TestStoreByTCP(t *testing.T) {
 			t.Errorf("%s: got %+v; want %d", name, r, want)
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	want := []imsg.DeliverStart{{User: ctl.DaemonUser, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/", Store: true}}
-	if !slices.Equal(h.started, want) {
-		t.Errorf("started %+v; want %+v", h.started, want)
+	if got := h.starts(); !slices.Equal(got, want) {
+		t.Errorf("started %+v; want %+v", got, want)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,14 +177,13 @@ func TestStoreIdentity(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			h := storeHouse(t, tt.act)
-			h.state.conf.Wrappers = map[string]string{"w": "cat >/dev/null"}
 			e := envelope(0x100000001, "store", "u1")
 			h.transfer(e)
 			r := h.result(e.ID)
 			if ok := r.Status.OK(); ok != (tt.act.Dest == s.addr || tt.act.Dest == alone) && tt.act.Wrapper == "" {
 				t.Errorf("got %+v", r)
 			}
-			if w := h.started; len(w) != 1 || w[0].UID != tt.uid || w[0].Store != tt.tcp {
+			if w := h.starts(); len(w) != 1 || w[0].UID != tt.uid || w[0].Store != tt.tcp {
 				t.Errorf("started %+v; want uid %d, for a store %v", w, tt.uid, tt.tcp)
 			}
 		})
@@ -203,7 +200,7 @@ func TestStoreWorkerDies(t *testing.T) {
 	for range maxPlain {
 		<-s.held
 	}
-	h.workers[0].Close()
+	h.worker(0).Close()
 	close(s.slow)
 	died := 0
 	for i := range 40 {

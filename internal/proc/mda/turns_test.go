@@ -187,7 +187,9 @@ func TestModelAlone(t *testing.T) {
 		m.left.Wait()
 		m.send(0)
 		time.Sleep(flowTime + turnCheck)
+		m.mu.Lock()
 		m.late = nil
+		m.mu.Unlock()
 		m.send(50)
 		m.left.Wait()
 		if most := flowTime + turnCheck + modelStart + modelMail; m.late[0] > most {

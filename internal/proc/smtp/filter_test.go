@@ -110,7 +110,9 @@ func TestTableCopies(t *testing.T) {
 	l.Filter = []string{"f"}
 	w.conf.Filters = map[string]*config.Filter{"f": {Name: "f", Phase: "ehlo", Cond: "helo", Decision: "reject", Text: "550 no",
 		Match: config.Match{Table: "file"}}}
+	w.mu.Lock() // it answers already
 	w.bad, w.copying = "one.test", make(chan struct{}, 1)
+	w.mu.Unlock()
 	w.start()
 	checks := func() int {
 		w.mu.Lock()
