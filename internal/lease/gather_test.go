@@ -26,7 +26,7 @@ func TestResultsGather(t *testing.T) {
 		}, nil, nil)
 		near.Serve(func(*ipc.Request) {}, nil, nil)
 		ipc.ConnectMemory(near, far)
-		r := New(near, func() []mail.EnvelopeID { return nil }, func([]imsg.Result) {})
+		r := New(near)
 		before := 0
 		r.Before = func() { before++ }
 		ctx, cancel := context.WithCancel(t.Context())

@@ -1,11 +1,12 @@
 // Package lease is what a process that delivers owes queue for the envelopes it
 // has been given: a queue that is new is told which these are, and results are
-// kept until a queue has them. It owns the results that queue has not confirmed,
-// and must never forget one before that.
+// kept until a queue has them. It owns the list of those envelopes and the results
+// that queue has not confirmed, and must never forget one before that.
 package lease
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,28 +37,106 @@ type Results struct {
 	// Before, when set before Run, is called before each call: what it writes is
 	// there when queue hears of the ends.
 	Before func()
+	// Again, set before Run, is given what Take put aside; it must not block.
+	Again func(*imsg.Transfer)
+	// Changed, when set before the first Take, is told by how many the envelopes
+	// that are held have changed.
+	Changed func(int)
 
-	link    *ipc.Link
-	held    func() []mail.EnvelopeID
-	settled func([]imsg.Result)
-	wake    chan struct{} // room for one
+	link *ipc.Link
+	wake chan struct{} // room for one
 
 	mu      sync.Mutex
+	held    map[mail.EnvelopeID]*after // from Take until queue has the result, or Drop
 	pending []imsg.Result
 
 	last time.Time // a call was made; of the goroutine that makes them
 }
 
+// after is what comes for an envelope once queue has the result of its attempt.
+type after struct {
+	again *imsg.Transfer // another attempt; nil: none yet
+	retry bool           // it is worth one
+}
+
 // New gives results for the queue at the other end of link, whose Serve must be
-// given Attached. held lists the envelopes that are held, which they are until
-// settled is told that queue has their results.
-func New(link *ipc.Link, held func() []mail.EnvelopeID, settled func([]imsg.Result)) *Results {
-	return &Results{link: link, held: held, settled: settled, wake: make(chan struct{}, 1)}
+// given Attached.
+func New(link *ipc.Link) *Results {
+	return &Results{link: link, wake: make(chan struct{}, 1), held: map[mail.EnvelopeID]*after{}}
+}
+
+// Take has the envelopes of a Transfer held. It leaves in t those that were not,
+// and reports whether there are any. One that is held has a result that queue took,
+// and handed the envelope over again, before we heard that it took it: it is put
+// aside until then.
+func (r *Results) Take(t *imsg.Transfer) bool {
+	r.mu.Lock()
+	envs := t.Envelopes[:0]
+	for i := range t.Envelopes {
+		e := &t.Envelopes[i]
+		n := r.held[e.ID]
+		switch {
+		case e.ID.Message() != t.Message:
+		case n != nil: // its text is asked for when it is needed
+			n.again = &imsg.Transfer{Message: t.Message, Envelopes: []mail.Envelope{*e}, Size: t.Size}
+		default:
+			r.held[e.ID] = &after{}
+			envs = append(envs, *e)
+		}
+	}
+	t.Envelopes = envs
+	r.mu.Unlock()
+	r.changed(len(envs))
+	return len(envs) > 0
+}
+
+// Drop has envelopes held no longer, which go back to queue without a result.
+func (r *Results) Drop(ids []mail.EnvelopeID) {
+	r.mu.Lock()
+	before := len(r.held)
+	for _, id := range ids {
+		delete(r.held, id)
+	}
+	n := len(r.held) - before
+	r.mu.Unlock()
+	r.changed(n)
+}
+
+func (r *Results) changed(n int) {
+	if r.Changed != nil && n != 0 {
+		r.Changed(n)
+	}
+}
+
+// Retry tells queue that envelopes are worth another attempt now: of those that
+// are held, once it has their results.
+func (r *Results) Retry(ids []mail.EnvelopeID) {
+	now := ids[:0]
+	r.mu.Lock()
+	for _, id := range ids {
+		if n := r.held[id]; n != nil {
+			n.retry = true
+		} else {
+			now = append(now, id)
+		}
+	}
+	r.mu.Unlock()
+	r.sendRetry(now)
+}
+
+func (r *Results) sendRetry(ids []mail.EnvelopeID) {
+	for len(ids) > 0 {
+		n := min(len(ids), imsg.MaxItems)
+		_ = r.link.Send(&imsg.Retry{IDs: ids[:n]}, nil) // else they are tried when they would have been
+		ids = ids[n:]
+	}
 }
 
 // Attached tells a queue, before anything else, what is held.
 func (r *Results) Attached() {
-	ids := r.held()
+	r.mu.Lock()
+	ids := slices.Collect(maps.Keys(r.held))
+	r.mu.Unlock()
 	for {
 		n := min(len(ids), imsg.MaxItems)
 		last := n == len(ids)
@@ -122,12 +201,40 @@ func (r *Results) send(ctx context.Context) {
 			pause(ctx, retryPause)
 			continue
 		}
-		r.settled(batch)
-		r.mu.Lock()
-		if r.pending = r.pending[n:]; len(r.pending) == 0 {
-			r.pending = nil
+		r.settle(batch)
+	}
+}
+
+// settle forgets the first results, which queue has, and that their envelopes are
+// held.
+func (r *Results) settle(batch []imsg.Result) {
+	var retry []mail.EnvelopeID
+	var again []*imsg.Transfer
+	r.mu.Lock()
+	before := len(r.held)
+	for i := range batch {
+		res := &batch[i]
+		n := r.held[res.ID]
+		if n == nil {
+			continue
 		}
-		r.mu.Unlock()
+		delete(r.held, res.ID)
+		if n.retry {
+			retry = append(retry, res.ID)
+		}
+		if n.again != nil && res.Status.Temporary() { // else queue has it no more
+			again = append(again, n.again)
+		}
+	}
+	n := len(r.held) - before
+	if r.pending = r.pending[len(batch):]; len(r.pending) == 0 {
+		r.pending = nil
+	}
+	r.mu.Unlock()
+	r.changed(n)
+	r.sendRetry(retry)
+	for _, t := range again {
+		r.Again(t)
 	}
 }
 

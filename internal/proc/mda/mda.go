@@ -9,10 +9,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -44,12 +42,10 @@ type state struct {
 
 	mu      sync.Mutex
 	conf    *config.Config
-	held    map[mail.EnvelopeID]struct{} // from Transfer until queue has the result
 	users   map[userKey]*user
 	stopped bool
 
-	envelopes interface{ Add(int64) } // gauge mda.envelope
-	inline    budget
+	inline budget
 }
 
 // Run delivers until ctx ends. Then no more is taken, deliveries under way are
@@ -68,6 +64,7 @@ func (s *state) serve(ctx context.Context) error {
 	lookups, stopLookups := context.WithCancel(context.Background())
 	defer stopLookups()
 	var tasks sync.WaitGroup
+	s.results.Again = func(t *imsg.Transfer) { s.transfer(lookups, t, &tasks) }
 	s.peers.Queue.Serve(func(r *ipc.Request) {
 		if t, ok := r.Msg.(*imsg.Transfer); ok {
 			s.transfer(lookups, t, &tasks)
@@ -103,10 +100,10 @@ func (s *state) serve(ctx context.Context) error {
 }
 
 func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
-	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), held: map[mail.EnvelopeID]struct{}{}, users: map[userKey]*user{},
-		envelopes: env.Stat.Counter("mda.envelope")}
-	s.results, s.lines = lease.New(p.Queue, s.holding, s.settled), newLines(env.Log)
-	s.results.Before = s.lines.flush
+	s := &state{env: env, peers: p, conf: conf, uid: os.Getuid(), users: map[userKey]*user{}}
+	s.results, s.lines = lease.New(p.Queue), newLines(env.Log)
+	envelopes := env.Stat.Counter("mda.envelope")
+	s.results.Before, s.results.Changed = s.lines.flush, func(n int) { envelopes.Add(int64(n)) }
 	s.pool = newPool(env)
 	s.pool.finished, s.pool.hold, s.pool.release = s.finished, s.hold, s.release
 	s.pool.setLimits(conf.MDA)
@@ -132,28 +129,21 @@ func (s *state) follow(ctx context.Context) {
 	}
 }
 
-// transfer takes envelopes over from queue. One that is ours already is left
-// out: its result is on the way.
+// transfer takes envelopes over from queue.
 func (s *state) transfer(ctx context.Context, t *imsg.Transfer, tasks *sync.WaitGroup) {
-	b := s.newBody(t)
-	defer b.release()
 	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
+	conf, stopped := s.conf, s.stopped
+	s.mu.Unlock()
+	if stopped || !s.results.Take(t) {
 		return
 	}
-	conf := s.conf
-	jobs := make([]*job, 0, len(t.Envelopes))
+	b := s.newBody(t)
+	defer b.release()
+	jobs := make([]*job, len(t.Envelopes))
 	for i := range t.Envelopes {
 		e := &t.Envelopes[i]
-		if _, ours := s.held[e.ID]; ours || e.ID.Message() != t.Message {
-			continue
-		}
-		s.held[e.ID] = struct{}{}
-		s.envelopes.Add(1)
-		jobs = append(jobs, &job{env: e, conf: conf, act: conf.Actions[e.Dispatcher], body: b, session: mail.SessionID(rand.Uint64())})
+		jobs[i] = &job{env: e, conf: conf, act: conf.Actions[e.Dispatcher], body: b, session: mail.SessionID(rand.Uint64())}
 	}
-	s.mu.Unlock()
 	for _, j := range oneCopy(jobs) {
 		b.retain()
 		s.begin(ctx, j, tasks)
@@ -210,25 +200,6 @@ func (s *state) identified(j *job) {
 	s.pool.submit(j)
 }
 
-// holding lists the envelopes that are ours.
-func (s *state) holding() []mail.EnvelopeID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.held))
-}
-
-// settled is told which results queue has.
-func (s *state) settled(done []imsg.Result) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range done {
-		if _, ours := s.held[done[i].ID]; ours {
-			delete(s.held, done[i].ID)
-			s.envelopes.Add(-1)
-		}
-	}
-}
-
 // finished logs the end of a delivery and keeps it for queue, for each envelope
 // that it was made for.
 func (s *state) finished(j *job, r *imsg.DeliverResult) {
@@ -254,12 +225,7 @@ func (s *state) hold(key uint64, j *job) {
 		ids = append(ids, e.ID)
 	}
 	j.body.release()
-	s.mu.Lock()
-	for _, id := range ids {
-		delete(s.held, id)
-	}
-	s.mu.Unlock()
-	s.envelopes.Add(-int64(len(ids)))
+	s.results.Drop(ids)
 	_ = s.peers.Queue.Send(&imsg.Hold{IDs: ids, Key: key}, nil) // a queue that is gone forgets its leases anyway
 }
 

@@ -9,8 +9,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 
 	"smtpd/internal/config"
@@ -49,10 +47,6 @@ type state struct {
 
 	mu   sync.Mutex
 	conf *config.Config
-	held map[mail.EnvelopeID]uint16 // from Transfer until queue has the result; the attempt
-	// retry are those of held that are worth another attempt once queue has the
-	// result.
-	retry map[mail.EnvelopeID]bool
 }
 
 // Run relays until ctx ends. Then no more is taken, transactions under way are
@@ -67,11 +61,13 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 	s := newState(env, p, conf)
 	submit, submitted := ipc.Async(maxSubmits, s.submit)
 	show, shown := ipc.Async(1, s.show)
-	p.Queue.Serve(func(r *ipc.Request) {
-		if t, ok := r.Msg.(*imsg.Transfer); ok && s.hold(t) {
+	transfer := func(r *ipc.Request) {
+		if t, ok := r.Msg.(*imsg.Transfer); ok && s.results.Take(t) {
 			submit(r)
 		}
-	}, s.results.Attached, nil)
+	}
+	s.results.Again = func(t *imsg.Transfer) { transfer(&ipc.Request{Msg: t}) }
+	p.Queue.Serve(transfer, s.results.Attached, nil)
 	p.Lookup.Serve(func(*ipc.Request) {}, nil, nil)
 	p.Keys.Serve(func(*ipc.Request) {}, nil, nil)
 	p.Control.Serve(func(r *ipc.Request) {
@@ -99,13 +95,12 @@ func Run(ctx context.Context, env *privsep.Env, p Peers) error {
 }
 
 func newState(env *privsep.Env, p Peers, conf *config.Config) *state {
-	s := &state{env: env, peers: p, conf: conf, held: map[mail.EnvelopeID]uint16{},
-		retry:  map[mail.EnvelopeID]bool{},
+	s := &state{env: env, peers: p, conf: conf,
 		tables: &tables{link: p.Lookup, next: map[string]int{}},
 		trust:  &trust{keys: p.Keys}}
 	s.tables.set(conf)
 	s.trust.set(conf)
-	s.results = lease.New(p.Queue, s.holding, s.settled)
+	s.results = lease.New(p.Queue)
 	for _, name := range []string{"mta.connector", "mta.domain", "mta.envelope", "mta.host", "mta.relay",
 		"mta.route", "mta.session", "mta.source", "mta.task", "mta.task.running"} {
 		env.Stat.Set(name, 0)
@@ -132,24 +127,6 @@ func (s *state) follow(ctx context.Context) {
 		case <-s.env.Switches: // queue stops leasing while mta is paused
 		}
 	}
-}
-
-// hold notes the envelopes of a Transfer as ours. One that is ours already is
-// left out: its result is on the way.
-func (s *state) hold(t *imsg.Transfer) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	envs := t.Envelopes[:0]
-	for i := range t.Envelopes {
-		e := &t.Envelopes[i]
-		if _, ours := s.held[e.ID]; ours || e.ID.Message() != t.Message {
-			continue
-		}
-		s.held[e.ID] = e.Retry
-		envs = append(envs, *e)
-	}
-	t.Envelopes = envs
-	return len(envs) > 0
 }
 
 // submit hands a Transfer to the engine, each action's envelopes for
@@ -185,29 +162,6 @@ func (s *state) unknownAction(m *mta.Message) {
 		s.Done(&mta.Report{Envelope: e, Sender: e.Sender, Source: "-", Relay: e.Dest.Domain, Status: st,
 			Stat: st.Text, Line: st.Text})
 	}
-}
-
-// holding lists the envelopes that are ours.
-func (s *state) holding() []mail.EnvelopeID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.held))
-}
-
-// settled is told which results queue has.
-func (s *state) settled(done []imsg.Result) {
-	var retry []mail.EnvelopeID
-	s.mu.Lock()
-	for i := range done {
-		id := done[i].ID
-		delete(s.held, id)
-		if s.retry[id] {
-			delete(s.retry, id)
-			retry = append(retry, id)
-		}
-	}
-	s.mu.Unlock()
-	s.sendRetry(retry)
 }
 
 // Done implements mta.Observer: it logs and keeps the result.
@@ -262,12 +216,7 @@ func (s *state) Gauge(name string, v int64) { s.env.Stat.Set(name, v) }
 
 // Hold implements mta.Observer.
 func (s *state) Hold(key uint64, ids []mail.EnvelopeID) {
-	s.mu.Lock()
-	for _, id := range ids {
-		delete(s.held, id)
-		delete(s.retry, id)
-	}
-	s.mu.Unlock()
+	s.results.Drop(ids)
 	for len(ids) > 0 {
 		n := min(len(ids), imsg.MaxItems)
 		// A queue that is gone forgets its leases anyway.
@@ -281,26 +230,5 @@ func (s *state) Release(key uint64, count int) {
 	_ = s.peers.Queue.Send(&imsg.Release{Key: key, Count: count}, nil) // a new queue holds nothing
 }
 
-// Retry implements mta.Observer. What queue does not know the end of yet has to
-// wait for that.
-func (s *state) Retry(ids []mail.EnvelopeID) {
-	now := ids[:0]
-	s.mu.Lock()
-	for _, id := range ids {
-		if _, ours := s.held[id]; ours {
-			s.retry[id] = true
-		} else {
-			now = append(now, id)
-		}
-	}
-	s.mu.Unlock()
-	s.sendRetry(now)
-}
-
-func (s *state) sendRetry(ids []mail.EnvelopeID) {
-	for len(ids) > 0 {
-		n := min(len(ids), imsg.MaxItems)
-		_ = s.peers.Queue.Send(&imsg.Retry{IDs: ids[:n]}, nil) // else they are tried when they would have been
-		ids = ids[n:]
-	}
-}
+// Retry implements mta.Observer.
+func (s *state) Retry(ids []mail.EnvelopeID) { s.results.Retry(ids) }
