@@ -269,7 +269,7 @@ func snail(a *authority, w way, m letter) error {
 		url = "smtps://"
 	}
 	args := []string{"-n", "-S", "v15-compat", "-S", "tls-verify=strict", "-S", "tls-ca-file=" + a.path("ca.crt"), "-S", "tls-ca-no-defaults",
-		"-S", "from=sender@example.org", "-S", "hostname=client.test", "-S", "sendwait", "-C", "X-Token: " + m.token, "-s", "test"}
+		"-S", "from=sender@example.org", "-S", "hostname=client.test", "-S", "sendwait", "-S", "ttycharset=utf-8", "-C", "X-Token: " + m.token, "-s", "test"}
 	if w.tls == "starttls" {
 		args = append(args, "-S", "smtp-use-starttls")
 	}

@@ -20,7 +20,8 @@ import (
 )
 
 // insideVar marks the copy of the test binary that runs in name spaces of its
-// own, where users, spool and network belong to the test.
+// own, where users, spool and network belong to the test; it names the folder that
+// has the spool and the homes.
 const insideVar = "SMTPD_TEST_INSIDE"
 
 // asRoot runs the calling test again in private mount, network and pid name
@@ -41,9 +42,14 @@ func asRoot(t *testing.T) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
+		world, err := os.MkdirTemp("", "smtpd-world")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(world)
 		cmd := exec.Command("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
 			exe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+limit)
-		cmd.Env = append(os.Environ(), insideVar+"=1", binsVar+"="+bins)
+		cmd.Env = append(os.Environ(), insideVar+"="+world, binsVar+"="+bins)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("in name spaces: %v\n%s", err, tail(out, 60))
@@ -64,7 +70,7 @@ func tail(b []byte, lines int) string {
 
 const worldScript = `set -e
 ip link set lo up
-w=$(mktemp -d /tmp/smtpd-world.XXXXXX)
+w=$SMTPD_TEST_INSIDE
 mkdir -p /run /var/spool /home /var/empty
 mount -t tmpfs tmpfs /run
 mkdir "$w/spool" "$w/home"
