@@ -260,6 +260,15 @@ func (d *daemon) children() map[string]int {
 	return roles
 }
 
+// child waits until a role has a process, and gives its pid: never 0, which
+// kill(2) takes for the whole group, go test and what called it included.
+func (d *daemon) child(t *testing.T, role string) int {
+	t.Helper()
+	pid := 0
+	waitFor(t, role+" to run", func() bool { pid = d.children()[role]; return pid != 0 })
+	return pid
+}
+
 // below maps pid -> role of the living processes that the daemon started.
 func (d *daemon) below() map[int]string {
 	found := map[int]string{}

@@ -90,7 +90,7 @@ func TestRootChange(t *testing.T) {
 	}
 	if os.Getenv(roundsVar) != "" { // make torture: it takes the 40 seconds of the limit
 		t.Run("hangs", func(t *testing.T) {
-			pid := d.children()["mda"]
+			pid := d.child(t, "mda")
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}

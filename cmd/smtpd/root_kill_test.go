@@ -149,7 +149,7 @@ match from any for domain run.test action run
 	l := &ledger{acked: map[string]string{}}
 	for range 2 {
 		l.send(3*users, 8, to, nil)
-		_ = syscall.Kill(d.children()["mda"], syscall.SIGKILL)
+		_ = syscall.Kill(d.child(t, "mda"), syscall.SIGKILL)
 	}
 	waitEmpty(t, d, 2*time.Minute)
 	close(watching)

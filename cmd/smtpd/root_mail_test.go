@@ -276,7 +276,7 @@ func TestRootSyncsBeforeItAccepts(t *testing.T) {
 		return
 	}
 	d := startRoot(t, rootConf, "-P", "mda", "-P", "mta")
-	pid := d.children()["queue"]
+	pid := d.child(t, "queue")
 	out := filepath.Join(t.TempDir(), "trace")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -235,12 +235,15 @@ func rcptCode(t *testing.T, addr, rcpt string) string {
 // killTable kills the program of a table, a child of lookup.
 func killTable(t *testing.T, d *daemon, name string) {
 	t.Helper()
-	pid := strconv.Itoa(d.children()["lookup"])
+	pid := strconv.Itoa(d.child(t, "lookup"))
 	out, err := exec.Command("pgrep", "-P", pid, "-x", name).Output()
 	if err != nil {
 		t.Fatalf("no %s below lookup (%s): %v", name, pid, err)
 	}
-	n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err) // kill(2) takes 0 for our whole group
+	}
 	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
