@@ -35,7 +35,11 @@ func TestRootSurvivesKillOfAll(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
-	sinkDir := relaySink(t)
+	sink, err := startSink("127.0.0.1:2525", filepath.Join(t.TempDir(), "sink"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(sink.close)
 	l := &ledger{acked: map[string]string{}}
 	rounds, perRound := killRounds(t)
 	var lives []life
@@ -57,12 +61,14 @@ func TestRootSurvivesKillOfAll(t *testing.T) {
 		close(stop)
 		<-done
 		waitFor(t, "all processes to end", func() bool { return len(workersAlive()) == 0 })
+		// What they sent before is kept in this life: else it looks like the next one's.
+		waitFor(t, "the sink to have read all", func() bool { return sink.sessions.Load() == 0 })
 		lives = append(lives, life{begin, endsIn(d.log())})
 	}
 	lives = append(lives, life{start: time.Now()})
 	d := startRoot(t, rootConf)
 	waitEmpty(t, d, 3*time.Minute)
-	dirs := []string{"/home/alice/Maildir/new", sinkDir}
+	dirs := []string{"/home/alice/Maildir/new", sink.dir}
 	l.check(t, collect(t, dirs...), true)
 	checkCopies(t, lives, copies(t, dirs...))
 	if err := d.stop(); err != nil {

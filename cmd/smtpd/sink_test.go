@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	gosmtp "github.com/emersion/go-smtp"
@@ -22,6 +23,8 @@ type sink struct {
 	srv  *gosmtp.Server
 	addr string
 	dir  string
+
+	sessions atomic.Int64 // with clients
 
 	mu    sync.Mutex
 	n     int
@@ -65,7 +68,10 @@ func startSink(addr, dir string, set ...func(*gosmtp.Server)) (*sink, error) {
 func (s *sink) close() { _ = s.srv.Close() }
 
 // NewSession implements gosmtp.Backend.
-func (s *sink) NewSession(*gosmtp.Conn) (gosmtp.Session, error) { return &sinkSession{s: s}, nil }
+func (s *sink) NewSession(*gosmtp.Conn) (gosmtp.Session, error) {
+	s.sessions.Add(1)
+	return &sinkSession{s: s}, nil
+}
 
 type sinkSession struct {
 	s    *sink
@@ -108,7 +114,7 @@ func (c *sinkSession) Data(r io.Reader) error {
 }
 
 func (c *sinkSession) Reset()        { c.from, c.to = "", nil }
-func (c *sinkSession) Logout() error { return nil }
+func (c *sinkSession) Logout() error { c.s.sessions.Add(-1); return nil }
 
 // dialogue plays a file of "C: line" and "S: prefix" lines over conn: a C line
 // is sent with CRLF (with \xNN for other octets, and without CRLF when it ends
